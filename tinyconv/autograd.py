@@ -1,0 +1,596 @@
+"""The engine: operations, the graph that they record, and the walk back through it.
+
+An operation (`Op`) is a forward function on plain arrays and one vector-Jacobian product (VJP)
+per input.  Calling it on Tensors records a `Node`; edges point from a node to its inputs only, so
+the graph has no cycle and is freed by reference counting.  `grad` walks it, consumers before
+producers, and calls each node's VJPs.
+
+Reference: Baydin et al., Automatic differentiation in machine learning: a survey, JMLR 2018.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ContextDecorator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from tinyconv.backend import Array, array_module, backend_of
+from tinyconv.context import context
+from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError
+from tinyconv.samples import Sample
+
+if TYPE_CHECKING:
+    from tinyconv.tensor import Tensor
+
+Vjp: TypeAlias = Callable[..., Any]
+
+_FLOAT32 = np.dtype(np.float32)
+
+OPS: dict[str, Op] = {}  # every operation there is
+tick = itertools.count(1).__next__  # the engine's clock: nodes and in-place writes are dated
+
+
+# ---------------------------------------------------------------------------------- the graph
+
+
+class Meta(NamedTuple):
+    """What is left of an array that no VJP reads."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+class Node:
+    """One recorded call: where a tensor came from, and what its VJPs will read.
+
+    A node does not hold its output's array unless a VJP reads it; that is why it is not the
+    Tensor itself (measured: docs/architecture.md).
+    """
+
+    __slots__ = (
+        "__weakref__", "aux", "dtype", "hooks", "inputs", "op", "params", "saved", "scope", "seq",
+        "shape", "stamps",
+    )
+
+    def __init__(
+        self, op: Op, inputs: tuple[Edge | None, ...], saved: list[Any], stamps: list[Any],
+        params: dict[str, Any], shape: tuple[int, ...], dtype: Any, aux: Any,
+    ) -> None:
+        self.op = op
+        self.inputs = inputs  # None where no gradient is wanted
+        self.saved: list[Any] | None = saved  # [output, *inputs]; None once freed
+        self.stamps = stamps  # when each of them was last written, shared with its tensor
+        self.params = params
+        self.shape = shape
+        self.dtype = dtype
+        self.aux = aux
+        self.seq = tick()
+        self.scope = context.scope
+        self.hooks: list[Callable[[Any], Any]] | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name} -> {self.shape} {self.dtype}{' in ' + self.scope if self.scope else ''}>"
+
+
+class Variable:
+    """What the engine needs of a Tensor; `tinyconv.tensor.Tensor` adds what people call."""
+
+    __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad", "stamp")
+
+    tensor_type: type[Tensor]  # set by tensor.py: the class that operations return
+    seq = 0  # a leaf is older than every node
+
+    data: Array
+    grad: Tensor | None
+    requires_grad: bool
+    node: Node | None  # None for a leaf
+    stamp: list[int]  # [date of the last in-place write], one list for all views of the memory
+    hooks: list[Callable[[Any], Any]] | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim  # type: ignore[no-any-return]
+
+    @property
+    def inputs(self) -> tuple[Edge | None, ...]:
+        return () if self.node is None else self.node.inputs
+
+
+Edge: TypeAlias = Node | Variable  # a Variable where the edge ends at a leaf
+
+
+def wrap(data: Array, node: Node | None = None, stamp: list[int] | None = None) -> Tensor:
+    """A Tensor around an array, no questions asked."""
+    out = Variable.tensor_type.__new__(Variable.tensor_type)
+    out.data = data
+    out.grad = None
+    out.requires_grad = node is not None
+    out.node = node
+    out.stamp = [0] if stamp is None else stamp
+    out.hooks = None
+    return out
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, Variable)
+
+
+# ----------------------------------------------------------------------------- the operations
+
+
+class Op:
+    """An operation: called on Tensors it computes and records; called on arrays it just computes.
+
+    The second is what makes a first-order backward pass cheap: a VJP is written once, in
+    operations, and runs on plain arrays unless the gradient itself must be differentiable.
+    """
+
+    def __init__(self, forward: Callable[..., Any], name: str, *, view: bool, same: Sequence[int] | None,
+                 samples: Sequence[Sample]) -> None:
+        self.forward = forward
+        self.name = name
+        self.view = view  # the output may share the first input's memory
+        self.vjps: tuple[Vjp | None, ...] = ()
+        self.fused: Vjp | None = None
+        self.samples = list(samples)
+        self.__doc__ = forward.__doc__
+        self.__name__ = name
+        parameters = inspect.signature(forward).parameters.values()
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.arity = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self.keywords = [p.name for p in keywords]
+        self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
+        self._same = same
+        self.same: Sequence[int] = same or ()
+        self._reads: dict[tuple[bool, ...], list[bool]] = {}
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def defvjp(self, *vjps: Vjp | None, fused: Vjp | None = None, samples: Sequence[Sample] = ()) -> None:
+        """One VJP per array input (None: no gradient): ``lambda g, y, *inputs, **params: ...``.
+
+        g is the gradient of the output y.  Name an argument with a leading underscore when only
+        its shape and dtype are read: its values are then not kept for the backward pass.
+        A variadic operation has one VJP, ``lambda i, g, y, *inputs, **params``, for input i.
+
+        fused: all gradients of a first-order backward at once,
+        ``(g, y, aux, *inputs, **params) -> tuple``; it may read the auxiliary arrays ``aux`` that
+        the forward returned as ``(y, aux)``.  The VJPs serve every higher order.
+        """
+        self.vjps = vjps
+        self.fused = fused
+        self.samples += samples
+        if self._same is None:
+            self.same = tuple(i for i, vjp in enumerate(vjps) if vjp is not None)
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        if len(args) > self.arity and not self.variadic:  # sum(x, 1) means sum(x, dim=1)
+            params.update(zip(self.keywords, args[self.arity :], strict=False))
+            args = args[: self.arity]
+        if self.defaults:
+            params = {**self.defaults, **params}
+        arrays = []
+        plain = True
+        recording = False
+        for arg in args:
+            if isinstance(arg, Variable):
+                plain = False
+                recording = recording or arg.requires_grad
+                arrays.append(arg.data)
+            else:
+                arrays.append(arg)
+        if plain:
+            out = self.forward(*args, **params)
+            return out[0] if self.fused is not None else out
+        if len(arrays) > 1:
+            arrays = self._agree(arrays)
+        try:
+            data = self.forward(*arrays, **params)
+        except ValueError as error:
+            raise self._explained(error, arrays) from error
+        aux = None
+        if self.fused is not None:
+            data, aux = data
+        if isinstance(data, np.generic):  # a NumPy reduction returned a scalar
+            data = np.asarray(data)
+        if not (recording and self.vjps and context.grad_enabled):
+            result = wrap(data)
+        else:
+            result = self._record(args, arrays, params, data, aux)
+        if self.view and data.base is not None:
+            result.stamp = args[0].stamp
+        if aux is not None:
+            return result, aux
+        return result
+
+    def _record(self, args: Sequence[Any], arrays: list[Any], params: dict[str, Any], data: Array, aux: Any) -> Tensor:
+        wanted = tuple([isinstance(a, Variable) and a.requires_grad for a in args])
+        reads = self._reads.get(wanted) or self._find_reads(wanted)
+        result = wrap(data)
+        saved: list[Any] = [data if reads[0] else None]
+        stamps: list[Any] = [result.stamp if reads[0] else None]
+        edges: list[Edge | None] = []
+        for arg, array, want, read in zip(args, arrays, wanted, reads[1:], strict=True):
+            edge = (arg.node or arg) if want else None
+            edges.append(edge)
+            if read:
+                saved.append(array)
+                stamps.append(arg.stamp if isinstance(arg, Variable) else None)
+            else:
+                saved.append(edge if edge is not None else _meta(array))
+                stamps.append(None)
+        result.requires_grad = True
+        result.node = Node(self, tuple(edges), saved, stamps, params, data.shape, data.dtype, aux)
+        return result
+
+    def _find_reads(self, wanted: tuple[bool, ...]) -> list[bool]:
+        """Which of (output, *inputs) must be kept, when gradients are wanted of ``wanted``."""
+        if self.variadic:
+            reads = [self._vjp_reads(self.vjps[0], len(wanted), skip=1)]
+        else:
+            reads = [self._vjp_reads(v, len(wanted)) for v, want in zip(self.vjps, wanted, strict=True) if want and v]
+        if self.fused:
+            fused = self._vjp_reads(self.fused, len(wanted) + 1)
+            reads.append([fused[0], *fused[2:]])
+        found = [any(column) for column in zip(*reads, strict=True)] if reads else [False] * (len(wanted) + 1)
+        self._reads[wanted] = found
+        return found
+
+    @staticmethod
+    def _vjp_reads(vjp: Vjp | None, n_inputs: int, skip: int = 0) -> list[bool]:
+        """By name: a leading underscore means that the values are not read."""
+        assert vjp is not None
+        names = []
+        for p in list(inspect.signature(vjp).parameters.values())[1 + skip :]:
+            if p.kind is p.VAR_POSITIONAL:
+                names += [p.name] * (n_inputs + 1 - len(names))
+            elif p.kind is p.POSITIONAL_OR_KEYWORD:
+                names.append(p.name)
+        return [not name.startswith("_") for name in names]
+
+    def _agree(self, arrays: list[Any]) -> list[Any]:
+        """Operands of one dtype and one device, or an error; numbers take the tensor's dtype."""
+        same = range(len(arrays)) if self.variadic and self.same else self.same
+        if len(same) < 2:
+            return arrays
+        first = arrays[same[0]]
+        kind = type(first)
+        for i in same:
+            other = arrays[i]
+            if type(other) is not kind or other.dtype is not first.dtype:
+                return self._promote(arrays, same)
+        return arrays
+
+    def _promote(self, arrays: list[Any], same: Sequence[int]) -> list[Any]:
+        # np.float64(2) counts as the number 2: it must not widen float32
+        arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
+        numbers = [i for i in same if type(arrays[i]) in (int, float, bool)]
+        tensors = [i for i in same if i not in numbers and arrays[i] is not None]
+        for i in tensors:
+            if not hasattr(arrays[i], "dtype"):
+                raise DTypeError(self.name, f"operand {i} is a {type(arrays[i]).__name__}; make it a tensor: tc.tensor(...)")
+        if len({type(arrays[i]) for i in tensors}) > 1:
+            devices = " and ".join(f"operand {i} on {backend_of(arrays[i]).device}" for i in tensors)
+            raise DeviceError(self.name, f"{devices}; move one: x.to(y.device)")
+        floats = {arrays[i].dtype for i in tensors if arrays[i].dtype.kind == "f"}
+        if len(floats) > 1:
+            listed = " and ".join(f"operand {i} is {arrays[i].dtype}" for i in tensors)
+            target = min(floats, key=lambda d: abs(d.itemsize - 4))
+            raise DTypeError(self.name, f"{listed}; convert one: x.to(tc.{target})")
+        if not floats and any(type(arrays[i]) is float for i in numbers):
+            floats = {_FLOAT32}
+        if floats:
+            (target,) = floats
+            for i in tensors:
+                arrays[i] = arrays[i].astype(target, copy=False)
+        return arrays
+
+    def _explained(self, error: ValueError, arrays: Sequence[Any]) -> Exception:
+        """NumPy's complaint with the operation's name and the operands' shapes in front."""
+        if isinstance(error, ShapeError):
+            return error
+        shapes = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
+        return ShapeError(self.name, f"operands {shapes}: {error}")
+
+
+def _meta(array: Any) -> Any:
+    return Meta(array.shape, array.dtype) if hasattr(array, "dtype") else array
+
+
+def op(forward: Callable[..., Any] | None = None, *, name: str | None = None, view: bool = False,
+       same: Sequence[int] | None = None, samples: Sequence[Sample] = ()) -> Any:
+    """Make an operation of a function on arrays and register it in OPS.
+
+    The function takes arrays as positional arguments and everything else as keywords.
+    view: the output may share its first input's memory.  same: the positions of the inputs that
+    must agree in dtype (default: those with a VJP).  samples: what to test it with.
+    """
+
+    def register(function: Callable[..., Any]) -> Op:
+        made = Op(function, name or function.__name__, view=view, same=same, samples=samples)
+        OPS[made.name] = made
+        return made
+
+    return register if forward is None else register(forward)
+
+
+# ------------------------------------------------------------------------------------ the walk
+
+
+def _order(roots: Iterable[Edge]) -> list[Edge]:
+    """All that the roots depend on, newest first.
+
+    A node is younger than its inputs, so newest first is a topological order: when the walk
+    reaches a node, every consumer has already sent its share of the gradient.
+    """
+    seen = set(roots)
+    stack = list(seen)
+    while stack:
+        for edge in stack.pop().inputs:
+            if edge is not None and edge not in seen:
+                seen.add(edge)
+                stack.append(edge)
+    return sorted(seen, key=lambda edge: edge.seq, reverse=True)
+
+
+def _leading_to(targets: Iterable[Edge], order: list[Edge]) -> set[Edge]:
+    """The part of the graph through which the targets are reached."""
+    needed = set(targets)
+    for node in reversed(order):
+        if node not in needed and any(edge in needed for edge in node.inputs):
+            needed.add(node)
+    return needed
+
+
+def _walk(
+    roots: dict[Edge, Any], targets: Sequence[Edge] | None, retain_graph: bool, create_graph: bool
+) -> dict[Edge, Any]:
+    """Gradients of the targets (None: of all leaves), given those of the roots.
+
+    Gradients travel as plain arrays, as Tensors when ``create_graph``.  A gradient is dropped as
+    soon as it was passed on, a node's saved arrays too unless ``retain_graph``.
+    """
+    order = _order(roots)
+    wanted = None if targets is None else set(targets)
+    needed = None if wanted is None else _leading_to(wanted, order)
+    pending = dict(roots)
+    finished: dict[Edge, Any] = {}
+    with grad_mode(create_graph):
+        for node in order:
+            g = pending.pop(node, None)
+            if g is None:
+                continue
+            if node.hooks:
+                g = _run_hooks(node.hooks, g)
+            if (isinstance(node, Variable)) if wanted is None else (node in wanted):
+                finished[node] = g
+            if isinstance(node, Variable) or (needed is not None and node not in needed):
+                continue
+            for edge, share in _vjp(node, g, needed, create_graph):
+                if edge in pending:
+                    pending[edge] = pending[edge] + share
+                else:
+                    pending[edge] = share
+            if not retain_graph:
+                node.saved = node.aux = None
+            del g
+    return finished
+
+
+def _vjp(node: Node, g: Any, needed: set[Edge] | None, create_graph: bool) -> list[tuple[Edge, Any]]:
+    """What one node sends to each of its inputs."""
+    op, saved = node.op, node.saved
+    if saved is None:
+        raise GraphError(
+            op.name,
+            "this graph was already walked and freed. Run the forward pass again, or keep the "
+            "graph with backward(retain_graph=True) the first time",
+        )
+    if context.last_write > node.seq:
+        _check_unwritten(node)
+    if create_graph:
+        saved = _as_tensors(node, saved)
+    elif op.fused is not None:
+        shares = op.fused(g, saved[0], node.aux, *saved[1:], **node.params)
+        return [(e, s) for e, s in zip(node.inputs, shares, strict=True)
+                if e is not None and (needed is None or e in needed)]
+    out = []
+    for i, edge in enumerate(node.inputs):
+        if edge is None or (needed is not None and edge not in needed):
+            continue
+        if op.variadic:
+            share = op.vjps[0](i, g, *saved, **node.params)  # type: ignore[misc]
+        else:
+            vjp = op.vjps[i]
+            if vjp is None:
+                continue
+            share = vjp(g, *saved, **node.params)
+        if share.shape != edge.shape:
+            raise ShapeError(op.name, f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}")
+        out.append((edge, share))
+    return out
+
+
+def _as_tensors(node: Node, saved: list[Any]) -> list[Any]:
+    """The saved arrays, joined to the graph again so that their VJPs can be differentiated."""
+    tensors: list[Any] = []
+    for array, stamp, edge in zip(saved, node.stamps, (node, *node.inputs), strict=True):
+        if not hasattr(array, "strides"):  # a number, or a shape without values
+            tensors.append(array)
+        elif isinstance(edge, Variable):
+            tensors.append(edge)
+        else:
+            tensors.append(wrap(array, edge, stamp))
+    return tensors
+
+
+def _check_unwritten(node: Node) -> None:
+    for i, stamp in enumerate(node.stamps):
+        if stamp is not None and stamp[0] > node.seq:
+            what = "its output" if i == 0 else f"its input {i - 1}"
+            scope = f" in {node.scope}" if node.scope else ""
+            raise GraphError(
+                node.op.name,
+                f"the backward pass{scope} needs {what}, which was overwritten in place after the "
+                "forward pass. Write it after backward(), or compute with a copy: x.clone()",
+            )
+
+
+def _run_hooks(hooks: Iterable[Callable[[Any], Any]], g: Any) -> Any:
+    plain = not is_tensor(g)
+    for hook in hooks:
+        tensor = wrap(g) if plain else g
+        replaced = hook(tensor)
+        if replaced is not None:
+            g = replaced.data if plain else replaced
+    return g
+
+
+# --------------------------------------------------------------------------- the two entrances
+
+
+def _seed(output: Variable, gradient: Any, caller: str) -> Any:
+    """The gradient that the walk starts with at one output."""
+    if not output.requires_grad:
+        raise GraphError(
+            caller,
+            f"the output {output.shape} does not require grad: nothing that it was computed from "
+            "does, or it was computed under no_grad(). Set x.requires_grad_() before the forward pass",
+        )
+    if gradient is None:
+        if output.data.size != 1:
+            raise ShapeError(
+                caller,
+                f"the output has shape {output.shape}; only a scalar has a gradient without being "
+                f"told which direction. Reduce it, y.sum().backward(), or pass gradient of shape {output.shape}",
+            )
+        return array_module(output.data).ones_like(output.data)
+    if gradient.shape != output.shape:
+        raise ShapeError(caller, f"gradient has shape {gradient.shape}, the output {output.shape}")
+    if gradient.dtype != output.dtype:
+        raise DTypeError(caller, f"gradient is {gradient.dtype}, the output {output.dtype}; "
+                                 f"convert it: gradient.to(tc.{output.dtype})")
+    return gradient
+
+
+def _roots(outputs: Sequence[Variable], gradients: Sequence[Any], create_graph: bool, caller: str) -> dict[Edge, Any]:
+    roots: dict[Edge, Any] = {}
+    for output, gradient in zip(outputs, gradients, strict=True):
+        seed = _seed(output, gradient, caller)
+        if create_graph:
+            seed = seed if is_tensor(seed) else wrap(seed)
+        else:
+            seed = seed.data if is_tensor(seed) else seed
+        edge = output.node or output
+        roots[edge] = roots[edge] + seed if edge in roots else seed
+    return roots
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Any, ...]:
+    """Gradients of the sum of ``outputs`` with respect to each of ``inputs``, as a tuple.
+
+    grad_outputs: the vector of the vector-Jacobian product, one per output (None for scalars).
+    retain_graph: keep the graph for another walk (default: the value of ``create_graph``).
+    create_graph: make the gradients differentiable themselves.
+    allow_unused: None instead of a GraphError for an input that the outputs do not depend on.
+
+    Nothing is written to ``.grad``.  Same meaning as torch.autograd.grad.
+    """
+    outs = [outputs] if is_tensor(outputs) else list(outputs)
+    ins = [inputs] if is_tensor(inputs) else list(inputs)
+    seeds = [grad_outputs] if grad_outputs is None or is_tensor(grad_outputs) else list(grad_outputs)
+    if len(seeds) != len(outs):
+        if seeds != [None]:
+            raise ValueError(f"grad: {len(outs)} outputs but {len(seeds)} grad_outputs")
+        seeds = [None] * len(outs)
+    for i, x in enumerate(ins):
+        if not x.requires_grad:
+            raise GraphError("grad", f"input {i} {x.shape} does not require grad; call x.requires_grad_() before the forward pass")
+    targets: list[Edge] = [x.node or x for x in ins]
+    retain = create_graph if retain_graph is None else retain_graph
+    found = _walk(_roots(outs, seeds, create_graph, "grad"), targets, retain, create_graph)
+    unused = [i for i, edge in enumerate(targets) if edge not in found]
+    if unused and not allow_unused:
+        raise GraphError("grad", f"the outputs do not depend on input {unused[0]} {ins[unused[0]].shape}; "
+                                 "pass allow_unused=True to get None for it")
+    grads = [found.get(edge) for edge in targets]
+    return tuple(g if g is None or is_tensor(g) else wrap(g) for g in grads)
+
+
+def backward(
+    output: Variable, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+) -> None:
+    """Add the gradient of ``output`` to ``.grad`` of every leaf that it depends on."""
+    retain = create_graph if retain_graph is None else retain_graph
+    roots = _roots([output], [gradient], create_graph, "backward")
+    for leaf, g in _walk(roots, None, retain, create_graph).items():
+        assert isinstance(leaf, Variable)
+        if not is_tensor(g):
+            g = wrap(g.copy())  # a VJP may return a view, or one array for two inputs
+        with grad_mode(create_graph):
+            leaf.grad = g if leaf.grad is None else leaf.grad + g
+
+
+# ------------------------------------------------------------------------------------- modes
+
+
+class grad_mode(ContextDecorator):
+    """Record operations, or do not, inside a ``with`` block or a decorated function."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.before: list[bool] = []  # a stack: one object may decorate a recursive function
+
+    def __enter__(self) -> None:
+        self.before.append(context.grad_enabled)
+        context.grad_enabled = self.enabled
+
+    def __exit__(self, *_: object) -> None:
+        context.grad_enabled = self.before.pop()
+
+
+class no_grad(grad_mode):
+    """Nothing inside is recorded: for evaluation and for writing parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(grad_mode):
+    """Record again inside a `no_grad` block."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+def is_grad_enabled() -> bool:
+    return context.grad_enabled

@@ -1,0 +1,114 @@
+"""Backends: one small object per array library, and its heavy kernels.
+
+A heavy kernel is looked up in the backend's layers from the fastest to the reference; the first
+layer that has the kernel wins.  So a faster implementation overrides one kernel at a time and the
+reference, written once in plain ``xp`` code, stands behind all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinyconv.backend import cpu, naive, reference, special
+from tinyconv.backend.array import Array, array_module, register_array_type
+from tinyconv.errors import DeviceError
+
+__all__ = [
+    "BACKENDS", "Array", "Backend", "array_module", "backend_named", "backend_of", "kernels",
+    "register_array_type",
+]
+
+
+class Backend:
+    """One array library.
+
+    device:  the name that users write, "cpu"
+    xp:      its namespace (``numpy``)
+    layers:  modules of kernels, fastest first; attribute access finds a kernel in them
+    """
+
+    def __init__(self, device: str, xp: ModuleType, layers: dict[str, list[ModuleType]]) -> None:
+        self.device = device
+        self.xp = xp
+        self.choices = layers
+        self._found: list[str] = []  # kernels that were looked up, now plain attributes
+        self.use("fast")
+
+    def use(self, choice: str) -> None:
+        """Pick an implementation: "fast", "reference" or "naive"."""
+        for name in self._found:
+            del self.__dict__[name]
+        self._found = []
+        self.choice = choice
+        self.layers = self.choices[choice]
+
+    def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
+        """The array in host memory."""
+        return np.asarray(x)
+
+    def __getattr__(self, kernel: str) -> Any:
+        for layer in self.__dict__.get("layers", ()):
+            if hasattr(layer, kernel):
+                found = getattr(layer, kernel)
+                self.__dict__[kernel] = found
+                self._found.append(kernel)
+                return found
+        raise AttributeError(f"backend {self.device!r} has no kernel {kernel!r}")
+
+
+CPU = Backend(
+    "cpu",
+    np,
+    {
+        "fast": [cpu, reference, special],
+        "reference": [reference, special],
+        "naive": [naive, reference, special],
+    },
+)
+BACKENDS = {"cpu": CPU}
+_OF_MODULE = {np: CPU}
+
+
+def backend_of(x: Array) -> Backend:
+    """The backend that holds the array ``x``."""
+    return _OF_MODULE[array_module(x)]
+
+
+def backend_named(device: str | None) -> Backend:
+    """The backend of a device name (None means "cpu"); DeviceError names those there are."""
+    try:
+        return BACKENDS["cpu" if device is None else str(device)]
+    except KeyError:
+        known = ", ".join(repr(name) for name in BACKENDS)
+        raise DeviceError("device", f"no backend for {device!r}; there is {known}") from None
+
+
+@contextmanager
+def _restore(backends: dict[Backend, str]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for backend, choice in backends.items():
+            backend.use(choice)
+
+
+def kernels(choice: str) -> Any:
+    """Pick the implementation of the heavy kernels, conv2d's above all.
+
+    ``tc.kernels("naive")``      loops over every multiply-add: for reading, and as an oracle
+    ``tc.kernels("reference")``  windows and a matrix product
+    ``tc.kernels("fast")``       the default: the fastest that covers the case
+
+    Acts at once; used as ``with tc.kernels("naive"):`` it is undone at the end of the block.
+    """
+    before = {backend: backend.choice for backend in BACKENDS.values()}
+    for backend in before:
+        if choice not in backend.choices:
+            raise ValueError(f"kernels: {choice!r} is none of {', '.join(backend.choices)}")
+        backend.use(choice)
+    return _restore(before)

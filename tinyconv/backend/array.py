@@ -1,0 +1,36 @@
+"""Which library does an array belong to?  One dictionary look-up on its type."""
+
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: the two share an interface, not a base class
+
+_MODULES: dict[type, ModuleType] = {np.ndarray: np, float: np, int: np, bool: np}
+
+
+def array_module(x: Array) -> Any:
+    """The namespace (``numpy``, ``cupy``) whose functions accept ``x``.
+
+    Raises TypeError for anything that is not an array or a number.
+    """
+    try:
+        return _MODULES[type(x)]
+    except KeyError:
+        return _discover(type(x))
+
+
+def register_array_type(array_type: type, module: ModuleType) -> None:
+    """Tell `array_module` that arrays of ``array_type`` are handled by ``module``."""
+    _MODULES[array_type] = module
+
+
+def _discover(array_type: type) -> ModuleType:
+    if issubclass(array_type, (np.ndarray, np.generic)):
+        register_array_type(array_type, np)
+        return np
+    raise TypeError(
+        f"a {array_type.__name__} is not an array that tinyconv computes with; "
+        "make it a tensor first: tc.tensor(value)"
+    )

@@ -1,0 +1,546 @@
+"""The heavy kernels again, faster, in plain NumPy: whatever is not here the reference does.
+
+Four ideas carry all of it:
+1. Channels last. Arrays are (N,C,H,W) to the caller and (N,H,W,C) in memory, so that a patch is a
+   few long runs, and what a matrix product writes is the next layer's input.
+2. Blocks that stay in cache. A few images, or a few rows of one, go through all steps before the
+   next block is read; no array as large as the whole batch's patches ever exists.
+3. Two convolutions. `_correlate` is the forward pass, and also the gradient of the input: one
+   stride-1 correlation with flipped weights for each of the sh*sw phases of a strided one.
+4. Threads over blocks. Each thread takes one contiguous span of them and results are combined in
+   order: bit-identical from run to run at one thread count.
+
+Axes: N batch, C channels, H W image, O output channels, OH OW output image, KH KW kernel,
+P pixels (N*H*W). Arguments and results are those of `tinyconv.backend.reference`.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from tinyconv.backend import reference
+from tinyconv.backend.array import Array
+from tinyconv.backend.reference import Padding, Pair
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BLOCK = 2**17  # numbers in a block of patches: half of a megabyte, so that it stays in the L2 cache
+SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
+WORTH_THREADS = 2**18  # numbers below which waking another thread costs more than it saves
+
+# ------------------------------------------------------------------------------- threads
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _default_threads() -> int:
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else _usable_cores()
+
+
+_threads = _default_threads()
+
+
+def get_num_threads() -> int:
+    """The number of threads that a kernel uses: OMP_NUM_THREADS, else the usable cores."""
+    return _threads
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use `n` threads. Raises ValueError unless n >= 1."""
+    global _threads
+    if n < 1:
+        raise ValueError(f"set_num_threads: {n} threads cannot compute anything; give 1 or more")
+    _threads = int(n)
+
+
+@cache
+def _workers(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, "tinyconv")
+
+
+os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
+
+
+class _SingleThreadedBlas:
+    """While entered, a matrix product runs on the thread that asks for it.
+
+    The setting is global to the process: the first to enter saves it, the last to leave restores.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.libraries: list[Any] | None = None
+        self.before: list[int] = []
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.libraries is None:
+                found = ThreadpoolController().lib_controllers
+                self.libraries = [library for library in found if library.user_api == "blas"]
+            if self.depth == 0:
+                self.before = [library.get_num_threads() for library in self.libraries]
+                for library in self.libraries:
+                    library.set_num_threads(1)
+            self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                for library, n in zip(self.libraries or (), self.before, strict=True):
+                    library.set_num_threads(n)
+
+
+_single_threaded_blas = _SingleThreadedBlas()
+
+
+def _in_spans(job: Callable[[Sequence[T]], R], blocks: Sequence[T], work: int) -> list[R]:
+    """job(span) for contiguous spans of `blocks`, one span per thread; results in order."""
+    n = min(_threads, len(blocks)) if work >= WORTH_THREADS else 1
+    cuts = [len(blocks) * i // n for i in range(n + 1)]
+    spans = [blocks[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    with _single_threaded_blas:
+        others = [
+            _workers(n - 1).submit(copy_context().run, job, span) for span in spans[1:]
+        ]  # the context carries np.errstate
+        return [job(spans[0]), *(other.result() for other in others)]
+
+
+_local = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    """An uninitialised array that this thread uses again; the next call by `name` returns it too."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    buffer = getattr(_local, name, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, np.uint8)
+        setattr(_local, name, buffer)
+    return buffer[:size].view(dtype).reshape(shape)
+
+
+# --------------------------------------------------------------------------- convolution
+
+Block = tuple[slice, slice]  # images, rows
+
+
+def _blocks(images: int, rows: int, row_size: int) -> list[Block]:
+    """Cut (images, rows) into whole images, or where one is too large, into bands of its rows."""
+    fit = max(1, BLOCK // row_size)
+    if fit >= rows:
+        step = fit // rows
+        return [(slice(n, min(n + step, images)), slice(0, rows)) for n in range(0, images, step)]
+    bands = [slice(r, min(r + fit, rows)) for r in range(0, rows, fit)]
+    return [(slice(n, n + 1), band) for n in range(images) for band in bands]
+
+
+def _crop(x: Array, images: slice, rows: Pair, cols: Pair) -> Array:
+    """x[images, rows, cols] of x (N,H,W,C), with zeros where the ranges leave the image."""
+    x = x[images]
+    n, H, W, C = x.shape
+    (top, bottom), (left, right) = rows, cols
+    inside = top >= 0 and left >= 0 and bottom <= H and right <= W
+    if inside and x.strides[3] == x.itemsize:
+        return x[:, top:bottom, left:right]
+    y = _scratch("crop", (n, bottom - top, right - left, C), x.dtype)
+    r0, r1 = max(0, -top), max(0, min(H, bottom) - top)
+    c0, c1 = max(0, -left), max(0, min(W, right) - left)
+    y[:, :r0] = y[:, r1:] = y[:, r0:r1, :c0] = y[:, r0:r1, c1:] = 0
+    y[:, r0:r1, c0:c1] = x[:, top + r0 : top + r1, left + c0 : left + c1]
+    return y
+
+
+def _patches(
+    x: Array, block: Block, columns: int, kernel_size: Pair, stride: Pair, dilation: Pair,
+    origin: Pair,
+) -> Array:
+    """The patches of one block as a matrix (P, KH*KW*C); window (0,0) of x starts at `origin`."""
+    images, rows = block
+    (KH, KW), (sh, sw), (dh, dw) = kernel_size, stride, dilation
+    top, left = origin[0] + rows.start * sh, origin[1]
+    height, width = rows.stop - rows.start, columns
+    bottom = top + (height - 1) * sh + (KH - 1) * dh + 1
+    right = left + (width - 1) * sw + (KW - 1) * dw + 1
+    x = _crop(x, images, (top, bottom), (left, right))
+    n, _, _, C = x.shape
+    P = n * height * width
+    if KH == KW == sh == sw == 1:
+        return x.reshape(P, C)
+    s = x.strides
+    windows = np.lib.stride_tricks.as_strided(
+        x, (n, height, width, KH, KW, C), (s[0], s[1] * sh, s[2] * sw, s[1] * dh, s[2] * dw, s[3])
+    )
+    if KW * C >= 32:
+        matrix = _scratch("patches", (P, KH * KW * C), x.dtype)
+        np.copyto(matrix.reshape(windows.shape), windows)
+    else:  # runs along KW and C are too short to copy: store the matrix by columns, as runs of OW
+        matrix = _scratch("patches", (KH * KW * C, P), x.dtype)
+        np.copyto(
+            matrix.reshape(KH, KW, C, n, height, width), windows.transpose(3, 4, 5, 0, 1, 2)
+        )
+        matrix = matrix.T
+    return matrix
+
+
+def _pieces(rows: int, row_work: int) -> int:
+    """Into how many equal pieces to cut a product, so that each is small for OpenBLAS."""
+    for n in range(1, rows // 96 + 1):
+        if rows % n == 0 and rows // n * row_work <= SMALL_PRODUCT:
+            return n
+    return 1
+
+
+def _correlate(
+    x: Array, w: Array, y: Array, *, stride: Pair, dilation: Pair, origin: Pair
+) -> None:
+    """y[n,i,j] = sum over kh, kw of x[n, i*sh + kh*dh + origin, j*sw + kw*dw + origin] @ w[kh,kw].
+
+    x (N,H,W,C), w (KH,KW,C,O), y (N,OH,OW,O), any strides; outside of the image x is zero.
+    """
+    KH, KW, C, O = w.shape
+    N, OH, OW, _ = y.shape
+    K = KH * KW * C
+    w = np.ascontiguousarray(w).reshape(K, O)
+
+    def job(blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            rows = _patches(x, block, OW, (KH, KW), stride, dilation, origin)
+            target = y[block]
+            direct = target.flags.c_contiguous
+            product = target if direct else _scratch("product", target.shape, y.dtype)
+            n = _pieces(len(rows), K * O)
+            np.matmul(rows.reshape(n, -1, K), w, out=product.reshape(n, -1, O))
+            if not direct:
+                target[...] = product
+
+    _in_spans(job, _blocks(N, OH, OW * max(K, O)), N * OH * OW * max(K, O))
+
+
+def _covers(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.dtype in (np.float32, np.float64) and a.size > 0 and b.size > 0
+
+
+def _groups(n: int, *channels: int) -> Iterator[tuple[slice, ...]]:
+    """For each of n groups, its slice of every one of the given numbers of channels."""
+    for i in range(n):
+        yield tuple(slice(c // n * i, c // n * (i + 1)) for c in channels)
+
+
+def _channels_last(x: Array) -> Array:
+    return x.transpose(0, 2, 3, 1)
+
+
+def _empty(N: int, C: int, H: int, W: int, dtype: Any) -> Array:
+    """(N,C,H,W) to the caller, channels-last in memory."""
+    return np.empty((N, H, W, C), dtype).transpose(0, 3, 1, 2)
+
+
+def conv2d(
+    x: Array, w: Array, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> Array:
+    """See `reference.conv2d`."""
+    if not _covers(x, w):
+        return reference.conv2d(
+            x, w, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
+    (top, bottom), (left, right) = padding
+    N, C, H, W = x.shape
+    size = reference.output_size(
+        (top + H + bottom, left + W + right), w.shape[2:], stride, dilation
+    )
+    y = _empty(N, len(w), *size, x.dtype)
+    for cs, os_ in _groups(groups, C, len(w)):
+        _correlate(
+            _channels_last(x[:, cs]), w[os_].transpose(2, 3, 1, 0), _channels_last(y[:, os_]),
+            stride=stride, dilation=dilation, origin=(-top, -left),
+        )
+    return y
+
+
+def _phases(
+    size: int, out_size: int, kernel: int, stride: int, pad: int, dilation: int
+) -> Iterator[tuple[slice, slice, int, int]]:
+    """Along one axis: the input at start::stride meets only some taps of the kernel.
+
+    With i = start + stride*t, i + pad = stride*o + dilation*k has solutions for every step-th k
+    from some `first` on, and o falls by `dilation'` from one to the next: a stride-1 correlation
+    with these taps in reverse. Yields (input slice, taps, dilation', origin); no taps: zero.
+    """
+    step = stride // np.gcd(stride, dilation)
+    spread = dilation * step // stride
+    for start in range(min(stride, size)):
+        hits = (k for k in range(kernel) if (start + pad - k * dilation) % stride == 0)
+        first = next(hits, kernel)
+        taps = slice(first, kernel, step)
+        origin = (start + pad - first * dilation) // stride
+        last = len(range(first, kernel, step)) - 1
+        yield slice(start, size, stride), taps, int(spread), int(origin - spread * last)
+
+
+def conv2d_input(
+    g: Array, w: Array, *, input_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    groups: int,
+) -> Array:
+    """See `reference.conv2d_input`."""
+    if not _covers(g, w):
+        return reference.conv2d_input(
+            g, w, input_size=input_size, stride=stride, padding=padding, dilation=dilation,
+            groups=groups,
+        )
+    C = w.shape[1] * groups
+    dx = _empty(len(g), C, *input_size, g.dtype)
+    phases = [
+        list(_phases(*axis))
+        for axis in zip(
+            input_size, g.shape[2:], w.shape[2:], stride, (padding[0][0], padding[1][0]), dilation,
+            strict=True,
+        )
+    ]
+    for rows, kh, dh, top in phases[0]:
+        for cols, kw, dw, left in phases[1]:
+            for cs, os_ in _groups(groups, C, len(w)):
+                target = _channels_last(dx[:, cs, rows, cols])
+                taps = w[os_, :, kh, kw]
+                if taps.size:
+                    _correlate(
+                        _channels_last(g[:, os_]), taps[:, :, ::-1, ::-1].transpose(2, 3, 0, 1),
+                        target, stride=(1, 1), dilation=(dh, dw), origin=(top, left),
+                    )
+                else:
+                    target[...] = 0
+    return dx
+
+
+def conv2d_weight(
+    x: Array, g: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    groups: int,
+) -> Array:
+    """See `reference.conv2d_weight`."""
+    if not _covers(x, g):
+        return reference.conv2d_weight(
+            x, g, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation,
+            groups=groups,
+        )
+    C, O = x.shape[1], g.shape[1]
+    dw = np.empty((O, C // groups, *kernel_size), x.dtype)
+    for cs, os_ in _groups(groups, C, O):
+        dw[os_] = _correlate_weight(
+            _channels_last(x[:, cs]), _channels_last(g[:, os_]), kernel_size,
+            stride=stride, dilation=dilation, origin=(-padding[0][0], -padding[1][0]),
+        ).transpose(3, 2, 0, 1)
+    return dw
+
+
+def _correlate_weight(
+    x: Array, g: Array, kernel_size: Pair, *, stride: Pair, dilation: Pair, origin: Pair
+) -> Array:
+    """The adjoint of `_correlate` in w: x (N,H,W,C), g (N,OH,OW,O) to (KH,KW,C,O)."""
+    C = x.shape[3]
+    N, OH, OW, O = g.shape
+    K = kernel_size[0] * kernel_size[1] * C
+
+    def job(blocks: Sequence[Block]) -> Array:
+        total = np.zeros((K, O), x.dtype)
+        for block in blocks:
+            rows = _patches(x, block, OW, kernel_size, stride, dilation, origin)
+            n = _pieces(len(rows), K * O)
+            pixels = g[block].reshape(n, -1, O)
+            total += np.matmul(rows.reshape(n, -1, K).transpose(0, 2, 1), pixels).sum(0)
+        return total
+
+    totals = _in_spans(job, _blocks(N, OH, OW * max(K, O)), N * OH * OW * max(K, O))
+    return sum(totals[1:], totals[0]).reshape(*kernel_size, C, O)
+
+
+# ------------------------------------------------------------------- batch norm and ReLU
+
+
+def _channel_rows(x: Array) -> Array:
+    """x (N,C,...) channels-last as a matrix (rows, L): each row holds L/C pixels.
+
+    NumPy's inner loop is one row; rows of a mere 16 channels would be all overhead.
+    """
+    last = x.transpose(0, *range(2, x.ndim), 1)
+    C = x.shape[1]
+    length, axis = C, x.ndim - 2
+    while length < 256 and axis > 0:
+        length *= last.shape[axis]
+        axis -= 1
+    return np.ascontiguousarray(last).reshape(-1, length)
+
+
+def _row_blocks(rows: Array) -> list[slice]:
+    step = max(1, BLOCK // 2 // rows.shape[1])
+    return [slice(i, min(i + step, len(rows))) for i in range(0, len(rows), step)]
+
+
+def _like(rows: Array, x: Array) -> Array:
+    """Back from `_channel_rows` to the shape of x."""
+    N, C, *size = x.shape
+    return rows.reshape(N, *size, C).transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
+
+
+def batch_norm(
+    x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """See `reference.batch_norm`.
+
+    The variance comes from the deviations of each block from its own means, and the blocks are
+    put together as in Chan, Golub and LeVeque (1983): as accurate as two passes, but reads x once.
+    """
+    if not _covers(x, x):
+        return reference.batch_norm(x, weight, bias, eps)
+    C = x.shape[1]
+    rows = _channel_rows(x)
+    length = rows.shape[1]
+    blocks = _row_blocks(rows)
+
+    def statistics(span: Sequence[slice]) -> list[tuple[int, Array, Array]]:
+        found = []
+        for block in span:
+            part = rows[block]
+            ones = np.ones(len(part), x.dtype)
+            mean = ones @ part
+            mean /= len(part)
+            deviation = np.subtract(part, mean, out=_scratch("bn", part.shape, x.dtype))
+            np.multiply(deviation, deviation, out=deviation)
+            found.append((len(part), mean, ones @ deviation))
+        return found
+
+    parts = [part for span in _in_spans(statistics, blocks, x.size) for part in span]
+    counts = np.repeat([float(n) for n, _, _ in parts], length // C)[:, None]
+    means = np.concatenate([m for _, m, _ in parts]).reshape(-1, C).astype(np.float64)
+    squares = np.concatenate([q for _, _, q in parts]).reshape(-1, C).astype(np.float64)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    var = (squares.sum(0) + (counts * (means - mean) ** 2).sum(0)) / total
+
+    scale = 1 / np.sqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    scales = np.tile(scale.astype(x.dtype), length // C)
+    shifts = np.tile(shift.astype(x.dtype), length // C)
+    y = np.empty_like(rows)
+
+    def normalise(span: Sequence[slice]) -> None:
+        for block in span:
+            part = np.multiply(rows[block], scales, out=y[block])
+            part += shifts
+
+    _in_spans(normalise, blocks, x.size)
+    return _like(y, x), mean.astype(x.dtype), var.astype(x.dtype)
+
+
+def batch_norm_backward(
+    g: Array, x: Array, weight: Array | None, mean: Array, var: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    """See `reference.batch_norm_backward`."""
+    if not _covers(x, g):
+        return reference.batch_norm_backward(g, x, weight, mean, var, eps)
+    C = x.shape[1]
+    xs, gs = _channel_rows(x), _channel_rows(g)
+    length = xs.shape[1]
+    blocks = _row_blocks(xs)
+
+    def tile(v: Array) -> Array:
+        return np.tile(v.astype(x.dtype, copy=False), length // C)
+
+    means = tile(mean)
+
+    def sums(span: Sequence[slice]) -> list[tuple[Array, Array]]:
+        found = []
+        for block in span:
+            part = gs[block]
+            ones = np.ones(len(part), x.dtype)
+            product = np.subtract(xs[block], means, out=_scratch("bn", part.shape, x.dtype))
+            product *= part
+            found.append((ones @ part, ones @ product))
+        return found
+
+    found = [part for span in _in_spans(sums, blocks, x.size) for part in span]
+    sum_g, sum_gd = (
+        np.concatenate([part[i] for part in found]).reshape(-1, C).sum(0, dtype=np.float64)
+        for i in (0, 1)
+    )
+    inverse = 1 / np.sqrt(var.astype(np.float64) + eps)
+    scale = inverse if weight is None else inverse * weight
+    total = x.size // C
+    slopes, offsets, scales = tile(inverse**2 * sum_gd / total), tile(sum_g / total), tile(scale)
+    dx = np.empty_like(xs)
+
+    def combine(span: Sequence[slice]) -> None:
+        for block in span:
+            part = np.subtract(xs[block], means, out=dx[block])
+            part *= slopes
+            part += offsets
+            np.subtract(gs[block], part, out=part)
+            part *= scales
+
+    _in_spans(combine, blocks, x.size)
+    return _like(dx, x), (inverse * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
+
+
+def _flat(x: Array) -> Array | None:
+    """x as a vector in the order of its memory; None where it has holes."""
+    dense = x.transpose(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
+    return dense.reshape(-1) if dense.flags.c_contiguous else None
+
+
+def _flat_blocks(x: Array) -> list[slice]:
+    return [slice(i, i + BLOCK // 4) for i in range(0, len(x), BLOCK // 4)]
+
+
+def relu(x: Array) -> Array:
+    """See `reference.relu`."""
+    source = _flat(x)
+    if source is None or x.size < WORTH_THREADS:
+        return reference.relu(x)
+    y = np.empty_like(x)
+    target = _flat(y)
+
+    def job(span: Sequence[slice]) -> None:
+        both = slice(span[0].start, span[-1].stop)
+        np.maximum(source[both], 0, out=target[both])
+
+    _in_spans(job, _flat_blocks(source), x.size)
+    return y
+
+
+def relu_backward(g: Array, y: Array) -> Array:
+    """See `reference.relu_backward`."""
+    ys = _flat(y)
+    if ys is None or not _covers(g, y):
+        return reference.relu_backward(g, y)
+    if g.strides != y.strides:
+        same = np.empty_like(y)
+        same[...] = g
+        g = same
+    dx = np.empty_like(y)
+    gs, target = _flat(g), _flat(dx)
+
+    def job(span: Sequence[slice]) -> None:
+        for block in span:
+            positive = _scratch("positive", ys[block].shape, y.dtype)
+            np.greater(ys[block], 0, out=positive, casting="unsafe")
+            np.multiply(gs[block], positive, out=target[block])
+
+    _in_spans(job, _flat_blocks(ys), y.size)
+    return dx

@@ -1,0 +1,39 @@
+"""Errors that teach: where, what came in, what was expected, the arithmetic, a fix that works."""
+
+from tinyconv.context import context
+
+
+class TinyconvError(Exception):
+    """Base of every error raised on purpose; the message starts with the module's path."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{where(name)}: {message}")
+
+
+class ShapeError(TinyconvError, ValueError):
+    """Shapes that do not fit, with the numbers."""
+
+
+class DTypeError(TinyconvError, TypeError):
+    """Element types that must not be mixed, or that an operation cannot use."""
+
+
+class DeviceError(TinyconvError, RuntimeError):
+    """Arrays of two devices, or a device that is not there."""
+
+
+class GraphError(TinyconvError, RuntimeError):
+    """A graph that is freed, overwritten, or that does not reach what was asked for."""
+
+
+def where(name: str) -> str:
+    """``layer1.0 Conv2d(1->8, k3)`` inside that layer; ``block: add`` in a hand-written forward.
+
+    The layer's own short form replaces the operation's name when the layer *is* the operation.
+    """
+    module = context.module
+    if module is None:
+        return name
+    brief = module.brief()
+    layer = " ".join(part for part in (context.scope, brief) if part)
+    return layer if module.is_layer else f"{layer}: {name}"

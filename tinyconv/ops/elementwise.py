@@ -1,0 +1,434 @@
+"""Elementwise operations: a table of derivatives.
+
+Binary operations broadcast as NumPy's do; `unbroadcast` is broadcasting's adjoint.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tinyconv.autograd import op
+from tinyconv.backend import Array, array_module, backend_of
+from tinyconv.ops.shape import unbroadcast
+from tinyconv.samples import bools, positive, sample
+
+BINARY = [sample((3, 4), (3, 4)), sample((3, 4), (4,)), sample((2, 1, 3), (4, 1)), sample((3,), 2.5), sample(1.5, (3,))]
+
+# --- arithmetic
+
+
+@op
+def add(a: Array, b: Array) -> Array:
+    """a + b"""
+    return a + b
+
+
+add.defvjp(
+    lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
+    lambda g, _y, _a, _b: unbroadcast(g, _b.shape),
+    samples=BINARY,
+)
+
+
+@op
+def sub(a: Array, b: Array) -> Array:
+    """a - b"""
+    return a - b
+
+
+sub.defvjp(
+    lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
+    lambda g, _y, _a, _b: unbroadcast(-g, _b.shape),
+    samples=BINARY,
+)
+
+
+@op
+def mul(a: Array, b: Array) -> Array:
+    """a * b"""
+    return a * b
+
+
+mul.defvjp(
+    lambda g, _y, _a, b: unbroadcast(g * b, _a.shape),
+    lambda g, _y, a, _b: unbroadcast(g * a, _b.shape),
+    samples=BINARY,
+)
+
+
+@op
+def div(a: Array, b: Array) -> Array:
+    """a / b; integers are divided as float32."""
+    if getattr(a, "dtype", None) is not None and a.dtype.kind in "biu":
+        a = a.astype(np.float32)
+    elif getattr(b, "dtype", None) is not None and b.dtype.kind in "biu":
+        b = b.astype(np.float32)
+    return a / b
+
+
+div.defvjp(
+    lambda g, _y, _a, b: unbroadcast(g / b, _a.shape),
+    lambda g, y, _a, b: unbroadcast(-g * y / b, b.shape),
+    samples=[positive(*s.args) for s in BINARY],
+)
+
+
+@op
+def neg(x: Array) -> Array:
+    """-x"""
+    return -x
+
+
+neg.defvjp(lambda g, _y, _x: -g, samples=[sample((3, 4))])
+
+
+@op
+def pow(a: Array, b: Array) -> Array:
+    """a ** b"""
+    return a**b
+
+
+def _power_rule(g: Any, a: Any, b: Any) -> Any:
+    """b a^(b-1), which is 0 for b = 0 also where a = 0."""
+    if not hasattr(b, "shape"):
+        return g * (b * a ** (b - 1)) if b != 0 else g * zeros_like(a)
+    return g * where(b == 0, 0.0, b * a ** where(b == 0, 1.0, b - 1))
+
+
+def _exponential_rule(g: Any, y: Any, a: Any) -> Any:
+    """y log a, whose limit is 0 where a = 0."""
+    base = a if hasattr(a, "shape") else y * 0 + a
+    return g * y * log(where(base == 0, 1.0, base))
+
+
+pow.defvjp(
+    lambda g, _y, a, b: unbroadcast(_power_rule(g, a, b), a.shape),
+    lambda g, y, a, b: unbroadcast(_exponential_rule(g, y, a), b.shape),
+    samples=[positive((3, 4), 2), positive((3, 4), 0.5), positive((3, 4), (4,)), positive(2.0, (3,)), sample((3,), 3)],
+)
+
+# --- functions of one variable
+
+
+@op
+def exp(x: Array) -> Array:
+    """e^x"""
+    return array_module(x).exp(x)
+
+
+exp.defvjp(lambda g, y, _x: g * y, samples=[sample((3, 4)), sample(())])
+
+
+@op
+def log(x: Array) -> Array:
+    """Natural logarithm."""
+    return array_module(x).log(x)
+
+
+log.defvjp(lambda g, _y, x: g / x, samples=[positive((3, 4))])
+
+
+@op
+def log1p(x: Array) -> Array:
+    """log(1 + x), accurate for small x."""
+    return array_module(x).log1p(x)
+
+
+log1p.defvjp(lambda g, _y, x: g / (1 + x), samples=[positive((3, 4))])
+
+
+@op
+def sqrt(x: Array) -> Array:
+    """Square root."""
+    return array_module(x).sqrt(x)
+
+
+sqrt.defvjp(lambda g, y, _x: g / (2 * y), samples=[positive((3, 4))])
+
+
+@op
+def rsqrt(x: Array) -> Array:
+    """1 / sqrt(x)"""
+    return 1 / array_module(x).sqrt(x)
+
+
+rsqrt.defvjp(lambda g, y, _x: g * (-0.5 * y * y * y), samples=[positive((3, 4))])
+
+
+@op
+def sin(x: Array) -> Array:
+    """Sine."""
+    return array_module(x).sin(x)
+
+
+sin.defvjp(lambda g, _y, x: g * cos(x), samples=[sample((3, 4))])
+
+
+@op
+def cos(x: Array) -> Array:
+    """Cosine."""
+    return array_module(x).cos(x)
+
+
+cos.defvjp(lambda g, _y, x: -g * sin(x), samples=[sample((3, 4))])
+
+
+@op
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent."""
+    return array_module(x).tanh(x)
+
+
+tanh.defvjp(lambda g, y, _x: g * (1 - y * y), samples=[sample((3, 4))])
+
+
+@op
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x), without overflow on either side."""
+    xp = array_module(x)
+    e = xp.exp(-abs_(x))
+    return xp.where(x >= 0, 1, e) / (1 + e)
+
+
+sigmoid.defvjp(lambda g, y, _x: g * (y * (1 - y)), samples=[sample((3, 4))])
+
+
+@op
+def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    """log(1 + e^(beta x)) / beta; x itself where beta x > threshold, as in PyTorch."""
+    xp = array_module(x)
+    z = beta * x
+    return xp.where(z > threshold, x, (xp.maximum(z, 0) + xp.log1p(xp.exp(-abs_(z)))) / beta)
+
+
+softplus.defvjp(
+    lambda g, _y, x, *, beta, threshold: g * where(beta * x > threshold, 1.0, sigmoid(beta * x)),
+    samples=[sample((3, 4)), sample((3, 4), beta=2.0), sample((3, 4), beta=3.0, threshold=2.0)],
+)
+
+
+@op
+def erf(x: Array) -> Array:
+    """The error function, 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
+    return backend_of(x).erf(x)
+
+
+erf.defvjp(lambda g, _y, x: g * (1.1283791670955126 * exp(-x * x)), samples=[sample((3, 4))])
+
+# --- piecewise
+
+
+@op(name="abs")
+def abs_(x: Array) -> Array:
+    """|x|; the derivative at 0 is 0."""
+    return array_module(x).abs(x)
+
+
+abs_.defvjp(lambda g, _y, x: g * sign(x), samples=[sample((3, 4))])
+
+
+@op(samples=[sample((3, 4))])
+def sign(x: Array) -> Array:
+    """-1, 0 or 1"""
+    return array_module(x).sign(x)
+
+
+@op
+def relu(x: Array) -> Array:
+    """max(x, 0); the derivative at 0 is 0."""
+    return backend_of(x).relu(x)
+
+
+relu.defvjp(lambda g, y, _x: relu_backward(g, y), samples=[sample((3, 4)), sample((2, 3, 4, 5))])
+
+
+@op
+def relu_backward(g: Array, y: Array) -> Array:
+    """g where y > 0, else 0: linear in g, piecewise constant in y."""
+    return backend_of(g).relu_backward(g, y)
+
+
+relu_backward.defvjp(lambda h, _z, _g, y: relu_backward(h, y), None, samples=[sample((3, 4), (3, 4))])
+
+
+@op
+def clamp(x: Array, *, min: float | None = None, max: float | None = None) -> Array:
+    """x limited to [min, max]; None is no limit.  The gradient passes at the limits, as in PyTorch."""
+    xp = array_module(x)
+    x = x if min is None else xp.maximum(x, min)
+    return x if max is None else xp.minimum(x, max)
+
+
+def _within(x: Any, low: float | None, high: float | None) -> Any:
+    if low is None or high is None:
+        return x <= high if low is None else x >= low
+    return (x >= low) & (x <= high)
+
+
+clamp.defvjp(
+    lambda g, _y, x, *, min, max: where(_within(x, min, max), g, 0.0),
+    samples=[sample((3, 4), min=-0.5, max=0.7), sample((3, 4), min=0.1), sample((3, 4), max=0.3)],
+)
+
+
+@op
+def maximum(a: Array, b: Array) -> Array:
+    """The larger of a and b; a tie shares the gradient equally, as in PyTorch."""
+    return array_module(a).maximum(a, b)
+
+
+maximum.defvjp(
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, g, 0.0)), a.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, g, 0.0)), b.shape),
+    samples=BINARY,
+)
+
+
+@op
+def minimum(a: Array, b: Array) -> Array:
+    """The smaller of a and b; a tie shares the gradient equally, as in PyTorch."""
+    return array_module(a).minimum(a, b)
+
+
+minimum.defvjp(
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, g, 0.0)), a.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, g, 0.0)), b.shape),
+    samples=BINARY,
+)
+
+
+@op(name="where")
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """a where the condition holds, else b."""
+    return array_module(condition).where(condition, a, b)
+
+
+where.defvjp(
+    None,
+    lambda g, _y, c, _a, _b: unbroadcast(where(c, g, 0.0), _a.shape),
+    lambda g, _y, c, _a, _b: unbroadcast(where(c, 0.0, g), _b.shape),
+    samples=[sample(bools(3, 4), (3, 4), (4,)), sample(bools(4), (3, 4), 2.0), sample(bools(2, 1), 0.0, (3,))],
+)
+
+# --- dtype and identity
+
+
+@op(name="to_dtype")
+def to_dtype(x: Array, *, dtype: Any) -> Array:
+    """The same numbers in another element type; the gradient is cast back."""
+    return x.astype(dtype)
+
+
+to_dtype.defvjp(lambda g, _y, _x, *, dtype: to_dtype(g, dtype=_x.dtype), samples=[sample((3, 4), dtype=np.float64)])
+
+
+@op
+def clone(x: Array) -> Array:
+    """A copy; memory layout is kept."""
+    return x.copy("K")
+
+
+clone.defvjp(lambda g, _y, _x: g, samples=[sample((3, 4))])
+
+
+@op(samples=[sample((3, 4))])
+def zeros_like(x: Array) -> Array:
+    """Zeros of the shape, dtype and device of x."""
+    return array_module(x).zeros_like(x)
+
+
+@op(samples=[sample((3, 4))])
+def ones_like(x: Array) -> Array:
+    """Ones of the shape, dtype and device of x."""
+    return array_module(x).ones_like(x)
+
+
+# --- comparisons and logic: booleans, without gradients
+
+COMPARED = [sample((3, 4), (3, 4)), sample((3, 4), (4,)), sample((3, 4), 0.25)]
+
+
+@op(same=(0, 1), samples=COMPARED)
+def eq(a: Array, b: Array) -> Array:
+    """a == b"""
+    return a == b
+
+
+@op(same=(0, 1), samples=COMPARED)
+def ne(a: Array, b: Array) -> Array:
+    """a != b"""
+    return a != b
+
+
+@op(same=(0, 1), samples=COMPARED)
+def lt(a: Array, b: Array) -> Array:
+    """a < b"""
+    return a < b
+
+
+@op(same=(0, 1), samples=COMPARED)
+def le(a: Array, b: Array) -> Array:
+    """a <= b"""
+    return a <= b
+
+
+@op(same=(0, 1), samples=COMPARED)
+def gt(a: Array, b: Array) -> Array:
+    """a > b"""
+    return a > b
+
+
+@op(same=(0, 1), samples=COMPARED)
+def ge(a: Array, b: Array) -> Array:
+    """a >= b"""
+    return a >= b
+
+
+@op(samples=[sample(bools(3, 4), bools(4))])
+def logical_and(a: Array, b: Array) -> Array:
+    """a and b"""
+    return array_module(a).logical_and(a, b)
+
+
+@op(samples=[sample(bools(3, 4), bools(4))])
+def logical_or(a: Array, b: Array) -> Array:
+    """a or b"""
+    return array_module(a).logical_or(a, b)
+
+
+@op(samples=[sample(bools(3, 4))])
+def logical_not(a: Array) -> Array:
+    """not a"""
+    return array_module(a).logical_not(a)
+
+
+@op(samples=[sample((3, 4))])
+def isnan(x: Array) -> Array:
+    """Which elements are not a number?"""
+    return array_module(x).isnan(x)
+
+
+@op(samples=[sample((3, 4))])
+def isfinite(x: Array) -> Array:
+    """Which elements are neither infinite nor NaN?"""
+    return array_module(x).isfinite(x)
+
+
+@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+def floor_divide(a: Array, b: Array) -> Array:
+    """floor(a / b)"""
+    return a // b
+
+
+@op(same=(0, 1))
+def remainder(a: Array, b: Array) -> Array:
+    """a - floor(a / b) b: the sign is the divisor's."""
+    return a % b
+
+
+remainder.defvjp(
+    lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
+    lambda g, _y, a, b: unbroadcast(-g * (a // b), b.shape),
+    samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
+)
+

@@ -1,0 +1,154 @@
+"""Picking entries by position, and its adjoint: adding at positions."""
+
+from typing import Any
+
+import numpy as np
+
+from tinyconv.autograd import op
+from tinyconv.backend import Array, array_module
+from tinyconv.errors import ShapeError
+from tinyconv.ops.shape import Shape
+from tinyconv.samples import ints, sample
+
+# --- x[index]
+
+INDEXES: list[Any] = [
+    1,
+    (slice(None), -1),
+    (Ellipsis, None, slice(0, 3, 2)),
+    (np.array([0, 2, 0]),),
+    (np.array([[0], [1]]), slice(1, 3)),
+    (np.array([True, False, True]),),
+]
+
+
+@op(view=True)
+def getitem(x: Array, *, index: Any) -> Array:
+    """x[index]: integers, slices, None, Ellipsis, arrays of integers or booleans."""
+    return x[index]
+
+
+getitem.defvjp(
+    lambda g, _y, _x, *, index: put_add(g, index=index, shape=_x.shape),
+    samples=[sample((3, 4), index=index) for index in INDEXES],
+)
+
+
+@op
+def put_add(g: Array, *, index: Any, shape: Shape) -> Array:
+    """Zeros of ``shape`` with g added at [index]; positions named twice add up."""
+    xp = array_module(g)
+    out = xp.zeros(shape, g.dtype)
+    if is_basic(index):
+        out[index] = g
+    else:
+        xp.add.at(out, index, g)
+    return out
+
+
+put_add.defvjp(
+    lambda h, _y, _g, *, index, shape: getitem(h, index=index),
+    samples=[sample(np.empty((3, 4))[index].shape, index=index, shape=(3, 4)) for index in INDEXES],
+)
+
+
+def is_basic(index: Any) -> bool:
+    """Integers, slices, None and Ellipsis: no position can be named twice."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or isinstance(part, (int, slice)) and not isinstance(part, bool)
+               for part in parts)
+
+
+# --- gather and scatter along one axis
+
+
+@op(name="gather")
+def _gather(x: Array, index: Array, *, dim: int) -> Array:
+    """out[i][j] = x[index[i][j]][j] for dim = 0."""
+    return x[_grid(index, dim)]
+
+
+@op(name="scatter_add")
+def _scatter_add(x: Array, index: Array, src: Array, *, dim: int) -> Array:
+    """x with src added: out[index[i][j]][j] += src[i][j] for dim = 0."""
+    out = x.copy()
+    array_module(x).add.at(out, _grid(index, dim), src[tuple(slice(n) for n in index.shape)])
+    return out
+
+
+def _grid(index: Array, dim: int) -> tuple[Array, ...]:
+    """The full index arrays of a gather: the given one along dim, counting elsewhere."""
+    xp = array_module(index)
+    grid = [xp.arange(n).reshape((n,) + (1,) * (index.ndim - 1 - i)) for i, n in enumerate(index.shape)]
+    grid[dim] = index
+    return tuple(grid)
+
+
+def _scattered(g: Any, shape: Shape, index: Any, dim: int) -> Any:
+    return _scatter_into(g, index, shape=shape, dim=dim)
+
+
+@op(name="scatter_into")
+def _scatter_into(g: Array, index: Array, *, shape: Shape, dim: int) -> Array:
+    """Zeros of ``shape`` with g added: gather's adjoint."""
+    xp = array_module(g)
+    out = xp.zeros(shape, g.dtype)
+    xp.add.at(out, _grid(index, dim), g)
+    return out
+
+
+_gather.defvjp(
+    lambda g, _y, _x, index, *, dim: _scatter_into(g, index, shape=_x.shape, dim=dim),
+    None,
+    samples=[sample((4, 3), ints(2, 3, high=4), dim=0), sample((3, 4), ints(3, 5, high=4), dim=-1)],
+)
+_scatter_into.defvjp(
+    lambda h, _y, _g, index, *, shape, dim: _gather(h, index, dim=dim),
+    None,
+    samples=[sample((2, 3), ints(2, 3, high=4), shape=(4, 3), dim=0)],
+)
+_scatter_add.defvjp(
+    lambda g, _y, _x, _index, _src, *, dim: g,
+    None,
+    lambda g, _y, _x, index, _src, *, dim: _like_source(_gather(g, index, dim=dim), _src.shape),
+    samples=[sample((4, 3), ints(2, 3, high=4), (2, 3), dim=0), sample((2, 4), ints(2, 3, high=4), (2, 5), dim=1)],
+)
+
+
+def _like_source(g: Any, shape: Shape) -> Any:
+    """A source larger than the index is read only in part: zeros for the rest."""
+    if g.shape == shape:
+        return g
+    return put_add(g, index=tuple(slice(n) for n in g.shape), shape=shape)
+
+
+# --- as PyTorch spells them
+
+
+def gather(x: Any, dim: int, index: Any) -> Any:
+    """Entries of x along ``dim``: out[i][j] = x[index[i][j]][j] for dim = 0.
+
+    index: integers of x's number of axes, each 0 <= i < x.shape[dim].
+    """
+    _check_range("gather", index, x.shape[dim])
+    return _gather(x, index, dim=dim)
+
+
+def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
+    """x with ``src`` added at ``index`` along ``dim``: `gather`'s counterpart."""
+    _check_range("scatter_add", index, x.shape[dim])
+    return _scatter_add(x, index, src, dim=dim)
+
+
+def index_select(x: Any, dim: int, index: Any) -> Any:
+    """The entries ``index`` (1-D) along ``dim``."""
+    _check_range("index_select", index, x.shape[dim])
+    return x[(slice(None),) * (dim % x.ndim) + (index,)]
+
+
+def _check_range(name: str, index: Any, size: int) -> None:
+    values = index.data if hasattr(index, "node") else index
+    if values.dtype.kind not in "iu":
+        raise ShapeError(name, f"index is {values.dtype}; it must hold integers")
+    if array_module(values) is np and values.size and not (0 <= values.min() and values.max() < size):
+        raise ShapeError(name, f"index holds {values.min()}..{values.max()}, the axis has positions 0..{size - 1}")

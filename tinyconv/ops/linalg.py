@@ -1,0 +1,133 @@
+"""Products: matmul and einsum."""
+
+import builtins
+from typing import Any
+
+from tinyconv.autograd import op
+from tinyconv.backend import Array, array_module
+from tinyconv.errors import ShapeError
+from tinyconv.ops.shape import broadcast_to, permute, reshape, unbroadcast
+from tinyconv.samples import sample
+
+
+@op(name="matmul")
+def _matmul(a: Array, b: Array) -> Array:
+    """Matrix product of the last two axes; the others broadcast."""
+    return array_module(a).matmul(a, b)
+
+
+def _t(x: Any) -> Any:
+    """The last two axes exchanged."""
+    return permute(x, dims=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+_matmul.defvjp(
+    lambda g, _y, _a, b: unbroadcast(_matmul(g, _t(b)), _a.shape),
+    lambda g, _y, a, _b: unbroadcast(_matmul(_t(a), g), _b.shape),
+    samples=[sample((3, 4), (4, 2)), sample((2, 3, 4), (4, 2)), sample((2, 1, 3, 4), (5, 4, 2))],
+)
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """a @ b.  1-D operands are a row on the left, a column on the right, as in NumPy and PyTorch."""
+    if a.ndim == 0 or b.ndim == 0:
+        raise ShapeError("matmul", f"operands {a.shape} and {b.shape}: both need at least one axis; use a * b")
+    left, right = a.shape[-1], b.shape[-2 if b.ndim > 1 else -1]
+    if left != right:
+        raise ShapeError("matmul", f"{a.shape} @ {b.shape}: {left} columns on the left meet {right} rows on the right"
+                         + _transpose_hint(a, b))
+    row, column = a.ndim == 1, b.ndim == 1
+    a = reshape(a, shape=(1, *a.shape)) if row else a
+    b = reshape(b, shape=(*b.shape, 1)) if column else b
+    y = _matmul(a, b)
+    shape = y.shape[:-2] + y.shape[-2:-1] * (not row) + y.shape[-1:] * (not column)
+    return reshape(y, shape=shape) if row or column else y
+
+
+def _transpose_hint(a: Any, b: Any) -> str:
+    if b.ndim > 1 and a.shape[-1] == b.shape[-1]:
+        return "; did you mean a @ b.transpose(-1, -2)?"
+    if a.ndim > 1 and a.shape[-2] == b.shape[-2 if b.ndim > 1 else -1]:
+        return "; did you mean a.transpose(-1, -2) @ b?"
+    return ""
+
+
+@op(name="einsum")
+def _einsum(*xs: Array, subscripts: str) -> Array:
+    """Einstein's summation, explicit form, no label twice in one operand."""
+    return array_module(xs[0]).einsum(subscripts, *xs, optimize=True)
+
+
+def _einsum_vjp(i: int, g: Any, xs: Any, subscripts: str) -> Any:
+    """The others times g, summed onto the labels of operand i; a label only it had is repeated."""
+    inputs, output = subscripts.split("->")
+    labels = inputs.split(",")
+    mine, others = labels[i], labels[:i] + labels[i + 1 :]
+    reachable = [c for c in mine if c in output or builtins.any(c in other for other in others)]
+    rest = [x for k, x in enumerate(xs) if k != i]
+    y = _einsum(g, *rest, subscripts=f"{','.join([output, *others])}->{''.join(reachable)}")
+    y = reshape(y, shape=tuple(n if c in reachable else 1 for c, n in zip(mine, xs[i].shape, strict=True)))
+    return broadcast_to(y, shape=xs[i].shape)
+
+
+_einsum.defvjp(
+    lambda i, g, _y, *xs, subscripts: _einsum_vjp(i, g, xs, subscripts),
+    samples=[
+        sample((2, 3), (3, 4), subscripts="ij,jk->ik"),
+        sample((2, 3), subscripts="ij->j"),
+        sample((2, 3, 4), (2, 4, 3), subscripts="bij,bji->b"),
+        sample((2, 3), (3,), (3, 4), subscripts="ij,j,jk->k"),
+    ],
+)
+
+
+def einsum(equation: str, *operands: Any) -> Any:
+    """Einstein's summation convention: ``einsum("bij,bjk->bik", a, b)``.
+
+    Implicit output, ``...`` and a label twice in one operand (the diagonal) work as in PyTorch.
+    """
+    equation = equation.replace(" ", "")
+    left, _, right = equation.partition("->")
+    labels = left.split(",")
+    if len(labels) != len(operands):
+        raise ShapeError("einsum", f"{equation!r} names {len(labels)} operands, {len(operands)} were given")
+    dots = max((x.ndim - len(l.replace("...", "")) for l, x in zip(labels, operands, strict=True) if "..." in l), default=0)
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation][:dots]
+    if "->" not in equation:
+        flat = left.replace(",", "").replace("...", "")
+        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(flat) if flat.count(c) == 1))
+    ready, names = [], []
+    for label, x in zip(labels, operands, strict=True):
+        extra = x.ndim - len(label.replace("...", ""))
+        if extra < 0 or (extra and "..." not in label):
+            raise ShapeError("einsum", f"{label!r} in {equation!r} does not fit an operand of shape {x.shape}")
+        name, x = _diagonals(label.replace("...", "".join(free[dots - extra :])), x)
+        ready.append(x)
+        names.append(name)
+    sizes: dict[str, int] = {}
+    for name, x in zip(names, ready, strict=True):
+        for c, n in zip(name, x.shape, strict=True):
+            if sizes.setdefault(c, n) != n and n != 1 and sizes[c] != 1:
+                raise ShapeError("einsum", f"label {c!r} of {equation!r} is {sizes[c]} in one operand and {n} in another")
+            sizes[c] = max(sizes[c], n)
+    ready = [broadcast_to(x, shape=tuple(sizes[c] for c in name)) for name, x in zip(names, ready, strict=True)]
+    return _einsum(*ready, subscripts=f"{','.join(names)}->{right.replace('...', ''.join(free))}")
+
+
+def _diagonals(label: str, x: Any) -> tuple[str, Any]:
+    """Take the diagonal where a label stands twice: "iij" becomes "ij"."""
+    for c in label:
+        while label.count(c) > 1:
+            i, j = label.index(c), label.rindex(c)
+            rest = [k for k in range(x.ndim) if k not in (i, j)]
+            x = permute(x, dims=(i, j, *rest))
+            xp = array_module(x.data if hasattr(x, "node") else x)
+            along = xp.arange(x.shape[0])
+            x = x[along, along]
+            label = c + "".join(label[k] for k in rest)
+    return label, x
+
+
+def outer(a: Any, b: Any) -> Any:
+    """out[i, j] = a[i] b[j] of two vectors."""
+    return reshape(a, shape=(-1, 1)) * reshape(b, shape=(1, -1))

@@ -1,0 +1,303 @@
+"""Reductions.  ``dim`` is None (all axes), an axis or a tuple of axes; ``keepdim`` keeps them at length 1."""
+
+import builtins
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyconv.autograd import op, wrap
+from tinyconv.backend import Array, array_module
+from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.ops.elementwise import exp, ones_like, sqrt, where, zeros_like
+from tinyconv.ops.index import gather
+from tinyconv.ops.shape import broadcast_to, flip, permute, reshape
+from tinyconv.samples import positive, sample
+
+Dim = int | tuple[int, ...] | None
+
+OVER = [
+    sample((3, 4)),
+    sample((3, 4), dim=1),
+    sample((2, 3, 4), dim=(0, -1), keepdim=True),
+    sample((2, 3, 4), dim=1, keepdim=True),
+    sample((2, 3, 4), dim=(0, 2)),
+    sample(()),
+]
+
+
+def spread(g: Any, like: Any, dim: Dim, keepdim: bool) -> Any:
+    """Broadcast a reduction's gradient over the axes that were reduced."""
+    if not keepdim:
+        g = reshape(g, shape=kept_shape(like.shape, dim))
+    return broadcast_to(g, shape=like.shape)
+
+
+def kept_shape(shape: tuple[int, ...], dim: Dim) -> tuple[int, ...]:
+    """``shape`` with the reduced axes at length 1."""
+    axes = axes_of(dim, len(shape))
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+def axes_of(dim: Dim, ndim: int) -> tuple[int, ...]:
+    """The reduced axes, as non-negative numbers."""
+    if dim is None:
+        return tuple(range(ndim))
+    return tuple(d % builtins.max(ndim, 1) for d in ((dim,) if isinstance(dim, int) else dim))
+
+
+def count(shape: tuple[int, ...], dim: Dim) -> int:
+    """How many entries are reduced to one."""
+    return math.prod(shape[i] for i in axes_of(dim, len(shape))) if shape else 1
+
+
+# --- linear
+
+
+@op
+def sum(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Array:
+    """The sum; booleans and integers are summed as int64."""
+    return x.sum(axis=_axis(dim), keepdims=keepdim, dtype=dtype)
+
+
+sum.defvjp(lambda g, _y, _x, *, dim, keepdim, dtype: spread(g, _x, dim, keepdim), samples=OVER)
+
+
+@op
+def mean(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
+    """The mean; defined for floating-point tensors."""
+    if x.dtype.kind != "f":
+        raise DTypeError("mean", f"the input is {x.dtype}, a mean needs floats: x.float().mean()")
+    return x.mean(axis=_axis(dim), keepdims=keepdim)
+
+
+mean.defvjp(
+    lambda g, _y, _x, *, dim, keepdim: spread(g / count(_x.shape, dim), _x, dim, keepdim),
+    samples=OVER,
+)
+
+
+@op
+def cumsum(x: Array, *, dim: int) -> Array:
+    """Running sums along one axis."""
+    return x.cumsum(dim)
+
+
+cumsum.defvjp(
+    lambda g, _y, _x, *, dim: flip(cumsum(flip(g, dims=(dim,)), dim=dim), dims=(dim,)),
+    samples=[sample((3, 4), dim=0), sample((3, 4), dim=-1)],
+)
+
+# --- extremes
+
+
+def _share_of_ties(g: Any, y: Any, x: Any, dim: Dim, keepdim: bool) -> Any:
+    """Equal shares for all entries that reach the extreme."""
+    hit = x == spread(y, x, dim, keepdim)
+    ties = sum(where(hit, ones_like(x), 0.0), dim=dim, keepdim=keepdim)
+    return where(hit, spread(g / ties, x, dim, keepdim), 0.0)
+
+
+@op
+def amax(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
+    """The largest entry; ties share the gradient equally, as in PyTorch."""
+    return x.max(axis=_axis(dim), keepdims=keepdim)
+
+
+amax.defvjp(lambda g, y, x, *, dim, keepdim: _share_of_ties(g, y, x, dim, keepdim), samples=OVER)
+
+
+@op
+def amin(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
+    """The smallest entry; ties share the gradient equally, as in PyTorch."""
+    return x.min(axis=_axis(dim), keepdims=keepdim)
+
+
+amin.defvjp(lambda g, y, x, *, dim, keepdim: _share_of_ties(g, y, x, dim, keepdim), samples=OVER)
+
+ALONG = [sample((3, 4)), sample((3, 4), dim=1), sample((2, 3, 4), dim=1, keepdim=True)]
+
+
+@op(samples=ALONG)
+def argmax(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
+    """Where the largest entry is: the first one, int64."""
+    return _arg(x.argmax, x, dim, keepdim)
+
+
+@op(samples=ALONG)
+def argmin(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
+    """Where the smallest entry is: the first one, int64."""
+    return _arg(x.argmin, x, dim, keepdim)
+
+
+def _arg(find: Any, x: Array, dim: int | None, keepdim: bool) -> Array:
+    found = find(dim)
+    return found.reshape(kept_shape(x.shape, dim)) if keepdim else found
+
+
+# --- products, norms, log-sum-exp
+
+
+@op
+def prod(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
+    """The product."""
+    return x.prod(axis=dim, keepdims=keepdim)
+
+
+def _product_of_others(x: Any, dim: int) -> Any:
+    """For each entry along the last axis the product of the others; right also where x is 0."""
+    n = x.shape[-1]
+    xp = array_module(x.data if hasattr(x, "node") else x)
+    table = broadcast_to(reshape(x, shape=(*x.shape[:-1], 1, n)), shape=(*x.shape[:-1], n, n))
+    return prod(where(xp.eye(n, dtype=bool), 1.0, table), dim=-1)
+
+
+def _prod_vjp(g: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
+    if dim is None:
+        return spread(g, x, None, keepdim) * reshape(_product_of_others(reshape(x, shape=(-1,)), -1), shape=x.shape)
+    order = tuple(i for i in range(x.ndim) if i != dim % x.ndim) + (dim % x.ndim,)
+    back = tuple(order.index(i) for i in range(x.ndim))
+    return spread(g, x, dim, keepdim) * permute(_product_of_others(permute(x, dims=order), -1), dims=back)
+
+
+prod.defvjp(
+    lambda g, _y, x, *, dim, keepdim: _prod_vjp(g, x, dim, keepdim),
+    samples=[sample((2, 3)), sample((3, 4), dim=0), sample((2, 3, 2), dim=1, keepdim=True)],
+)
+
+
+@op
+def logsumexp(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
+    """log of the sum of e^x, without overflow."""
+    xp = array_module(x)
+    top = x.max(axis=_axis(dim), keepdims=True)
+    top = xp.where(xp.isfinite(top), top, 0)  # all -inf: e^(x - 0) = 0, and the result is -inf
+    y = xp.log(xp.exp(x - top).sum(axis=_axis(dim), keepdims=True)) + top
+    return y if keepdim else y.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes_of(dim, x.ndim)))
+
+
+logsumexp.defvjp(
+    lambda g, y, x, *, dim, keepdim: spread(g, x, dim, keepdim) * exp(x - spread(y, x, dim, keepdim)),
+    samples=OVER[1:],
+)
+
+
+@op(name="norm2")
+def _norm2(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
+    """Euclidean length; the gradient at 0 is 0."""
+    return array_module(x).sqrt((x * x).sum(axis=_axis(dim), keepdims=keepdim))
+
+
+_norm2.defvjp(
+    lambda g, y, x, *, dim, keepdim: x * spread(g / where(y == 0, 1.0, y), x, dim, keepdim),
+    samples=OVER[:-1],
+)
+
+
+def _axis(dim: Any) -> Any:
+    return tuple(dim) if isinstance(dim, list) else dim
+
+
+# --- made of the operations above
+
+
+class MaxResult(NamedTuple):
+    """Values and where they were found."""
+
+    values: Any
+    indices: Any
+
+
+def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
+    if dim is None:
+        return extreme(x)
+    indices = arg(x, dim=dim, keepdim=True)
+    values = gather(x, dim, indices)
+    if not keepdim:
+        values, indices = values.squeeze(dim), indices.squeeze(dim)
+    return MaxResult(values, indices)
+
+
+def max(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The largest entry; with ``dim`` a pair (values, indices)."""
+    return _extreme(amax, argmax, x, dim, keepdim)
+
+
+def min(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The smallest entry; with ``dim`` a pair (values, indices)."""
+    return _extreme(amin, argmin, x, dim, keepdim)
+
+
+def var(x: Any, dim: Dim = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None) -> Any:
+    """Variance: the sum of squared deviations over (n - correction)."""
+    if unbiased is not None:
+        correction = int(unbiased)
+    centred = x - mean(x, dim=dim, keepdim=True)
+    n = count(x.shape, dim) - correction
+    if n <= 0:
+        raise ShapeError("var", f"{count(x.shape, dim)} entries leave {n} degrees of freedom after "
+                                f"correction={correction}; use correction=0")
+    return sum(centred * centred, dim=dim, keepdim=keepdim) / n
+
+
+def std(x: Any, dim: Dim = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None) -> Any:
+    """Standard deviation, the root of `var`."""
+    return sqrt(var(x, dim, correction, keepdim, unbiased))
+
+
+def norm(x: Any, p: float = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
+    """(sum |x|^p)^(1/p); p = inf is the largest |x|, p = 0 counts the non-zeros."""
+    if p == 2:
+        return _norm2(x, dim=dim, keepdim=keepdim)
+    size = abs(x)
+    if p == math.inf:
+        return amax(size, dim=dim, keepdim=keepdim)
+    if p == -math.inf:
+        return amin(size, dim=dim, keepdim=keepdim)
+    if p == 0:
+        return sum(where(x == 0, zeros_like(x), 1.0), dim=dim, keepdim=keepdim)
+    if p == 1:
+        return sum(size, dim=dim, keepdim=keepdim)
+    return sum(size**p, dim=dim, keepdim=keepdim) ** (1 / p)
+
+
+def all(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """Is every entry true?"""
+    return wrap(np.asarray((x.data != 0).all(axis=_axis(dim), keepdims=keepdim)))
+
+
+def any(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
+    """Is some entry true?"""
+    return wrap(np.asarray((x.data != 0).any(axis=_axis(dim), keepdims=keepdim)))
+
+
+# --- softmax
+
+
+@op
+def softmax(x: Array, *, dim: int) -> Array:
+    """e^x / sum e^x along one axis."""
+    e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
+    e /= e.sum(axis=dim, keepdims=True)
+    return e
+
+
+softmax.defvjp(
+    lambda g, y, _x, *, dim: y * (g - sum(g * y, dim=dim, keepdim=True)),
+    samples=[sample((3, 4), dim=1), sample((3, 4), dim=0), sample((2, 3, 2), dim=-2)],
+)
+
+
+@op
+def log_softmax(x: Array, *, dim: int) -> Array:
+    """log of softmax, without overflow."""
+    xp = array_module(x)
+    y = x - x.max(axis=dim, keepdims=True)
+    y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))
+    return y
+
+
+log_softmax.defvjp(
+    lambda g, y, _x, *, dim: g - exp(y) * sum(g, dim=dim, keepdim=True),
+    samples=[sample((3, 4), dim=1), sample((3, 4), dim=0), sample((2, 3, 2), dim=-2)],
+)

@@ -1,0 +1,234 @@
+"""Operations that move numbers without changing them; their adjoints move gradients back."""
+
+import builtins
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tinyconv.autograd import op
+from tinyconv.backend import Array, array_module
+from tinyconv.errors import ShapeError
+from tinyconv.samples import sample
+
+Shape = tuple[int, ...]
+
+
+def unbroadcast(g: Any, shape: Shape) -> Any:
+    """Sum a gradient back to the shape that was broadcast: broadcasting's adjoint."""
+    return g if g.shape == shape else sum_to(g, shape=shape)
+
+
+@op
+def sum_to(x: Array, *, shape: Shape) -> Array:
+    """Sum over the axes along which ``shape`` was broadcast to ``x.shape``."""
+    lead = x.ndim - len(shape)
+    stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 and x.shape[i + lead] != 1)
+    return x.sum(tuple(range(lead)) + stretched, keepdims=True).reshape(shape)
+
+
+sum_to.defvjp(
+    lambda g, _y, _x, *, shape: broadcast_to(g, shape=_x.shape),
+    samples=[sample((2, 3, 4), shape=(3, 1)), sample((2, 3), shape=()), sample((2, 3), shape=(2, 3))],
+)
+
+
+@op(view=True)
+def broadcast_to(x: Array, *, shape: Shape) -> Array:
+    """x repeated along new and length-1 axes, without a copy."""
+    return array_module(x).broadcast_to(x, shape)
+
+
+broadcast_to.defvjp(
+    lambda g, _y, _x, *, shape: unbroadcast(g, _x.shape),
+    samples=[sample((3, 1), shape=(2, 3, 4)), sample((), shape=(2, 2)), sample((2, 3), shape=(2, 3))],
+)
+
+
+@op(view=True)
+def reshape(x: Array, *, shape: Shape) -> Array:
+    """The same numbers, in row-major order, in another shape; one entry may be -1."""
+    return x.reshape(shape)
+
+
+reshape.defvjp(
+    lambda g, _y, _x, *, shape: reshape(g, shape=_x.shape),
+    samples=[sample((3, 4), shape=(2, 6)), sample((3, 4), shape=(-1,)), sample((2, 3, 4), shape=(2, -1))],
+)
+
+
+@op(view=True)
+def permute(x: Array, *, dims: Shape) -> Array:
+    """Axis i of the output is axis dims[i] of x."""
+    return x.transpose(dims)
+
+
+permute.defvjp(
+    lambda g, _y, _x, *, dims: permute(g, dims=inverse_permutation(dims)),
+    samples=[sample((2, 3, 4), dims=(2, 0, 1)), sample((2, 3, 4), dims=(0, -1, 1))],
+)
+
+
+def inverse_permutation(dims: Shape) -> Shape:
+    """The permutation that undoes ``dims``."""
+    positive = [d % len(dims) for d in dims]
+    return tuple(positive.index(i) for i in range(len(dims)))
+
+
+@op(view=True)
+def flip(x: Array, *, dims: Shape) -> Array:
+    """Reversed along the given axes: what makes a convolution of a cross-correlation."""
+    return array_module(x).flip(x, dims)
+
+
+flip.defvjp(
+    lambda g, _y, _x, *, dims: flip(g, dims=dims),
+    samples=[sample((2, 3, 4), dims=(1,)), sample((2, 3, 4), dims=(0, -1))],
+)
+
+
+@op
+def roll(x: Array, *, shifts: int | Shape, dims: int | Shape | None = None) -> Array:
+    """Moved cyclically; with dims=None, as one flat row."""
+    return array_module(x).roll(x, shifts, dims)
+
+
+roll.defvjp(
+    lambda g, _y, _x, *, shifts, dims: roll(g, shifts=_negated(shifts), dims=dims),
+    samples=[sample((3, 4), shifts=1, dims=1), sample((3, 4), shifts=(1, -2), dims=(0, 1)), sample((3, 4), shifts=5)],
+)
+
+
+def _negated(shifts: int | Shape) -> int | Shape:
+    return -shifts if isinstance(shifts, int) else tuple(-s for s in shifts)
+
+
+@op(name="cat")
+def _cat(*xs: Array, dim: int) -> Array:
+    """The tensors joined along one axis."""
+    return array_module(xs[0]).concatenate(xs, dim)
+
+
+def _piece(i: int, g: Any, xs: Sequence[Any], dim: int) -> Any:
+    start = builtins.sum(x.shape[dim] for x in xs[:i])
+    return narrow(g, dim, start, xs[i].shape[dim])
+
+
+_cat.defvjp(
+    lambda i, g, _y, *_xs, dim: _piece(i, g, _xs, dim),
+    samples=[sample((2, 3), (2, 1), (2, 2), dim=1), sample((2, 3), (1, 3), dim=-2)],
+)
+
+
+@op
+def pad_zeros(x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
+    """Zeros before and after, (before, after) for each axis; negative counts cut off."""
+    xp = array_module(x)
+    out = xp.zeros(tuple(n + a + b for n, (a, b) in zip(x.shape, padding, strict=True)), x.dtype)
+    inner = tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(out.shape, padding, strict=True))
+    outer = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, padding, strict=True))
+    out[inner] = x[outer]
+    return out
+
+
+pad_zeros.defvjp(
+    lambda g, _y, _x, *, padding: pad_zeros(g, padding=tuple((-a, -b) for a, b in padding)),
+    samples=[sample((3, 4), padding=((1, 2), (0, 3))), sample((3, 5), padding=((-1, 2), (2, -3)))],
+)
+
+
+# --- made of the operations above
+
+
+def narrow(x: Any, dim: int, start: int, length: int) -> Any:
+    """``length`` entries along ``dim``, from ``start``."""
+    index = [slice(None)] * x.ndim
+    index[dim] = slice(start, start + length)
+    return x[tuple(index)]
+
+
+def expand_shape(name: str, shape: Shape, sizes: Shape) -> Shape:
+    """What ``x.expand(sizes)`` means: -1 keeps an axis."""
+    lead = len(sizes) - len(shape)
+    if lead < 0:
+        raise ShapeError(name, f"{shape} has {len(shape)} axes and cannot be expanded to the {len(sizes)} of {sizes}")
+    full = (1,) * lead + shape
+    wanted = tuple(n if size == -1 else size for n, size in zip(full, sizes, strict=True))
+    for axis, (n, size) in enumerate(zip(full, wanted, strict=True)):
+        if n not in (1, size):
+            raise ShapeError(name, f"axis {axis} of {shape} has {n} entries and cannot be expanded to {size}")
+    return wanted
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Axes start_dim..end_dim as one, in row-major order."""
+    if x.ndim == 0:
+        return reshape(x, shape=(1,))
+    start, end = start_dim % x.ndim, end_dim % x.ndim
+    if start > end:
+        raise ShapeError("flatten", f"start_dim {start_dim} comes after end_dim {end_dim} for {x.shape}")
+    return reshape(x, shape=(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+
+
+def squeeze(x: Any, dim: int | Shape | None = None) -> Any:
+    """Without the axes of length 1; with ``dim``, only those."""
+    chosen = range(x.ndim) if dim is None else [d % max(x.ndim, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
+    return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in chosen))
+
+
+def unsqueeze(x: Any, dim: int) -> Any:
+    """A new axis of length 1 at position ``dim``."""
+    at = dim + x.ndim + 1 if dim < 0 else dim
+    if not 0 <= at <= x.ndim:
+        raise ShapeError("unsqueeze", f"dim {dim} is outside -{x.ndim + 1}..{x.ndim} for {x.shape}")
+    return reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
+
+
+def transpose(x: Any, dim0: int, dim1: int) -> Any:
+    """Two axes exchanged."""
+    dims = list(range(x.ndim))
+    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    return permute(x, dims=tuple(dims))
+
+
+def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """The tensors joined along one axis; the other axes must agree."""
+    if not tensors:
+        raise ShapeError("cat", "no tensors to join")
+    first = tensors[0]
+    for i, t in enumerate(tensors):
+        same = t.ndim == first.ndim and all(
+            a == b for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if k != dim % max(t.ndim, 1)
+        )
+        if not same:
+            raise ShapeError("cat", f"tensor 0 is {first.shape} and tensor {i} is {t.shape}: "
+                                    f"they must agree on every axis but dim {dim}")
+    return _cat(*tensors, dim=dim)
+
+
+def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """The tensors, all of one shape, along a new axis."""
+    for i, t in enumerate(tensors):
+        if t.shape != tensors[0].shape:
+            raise ShapeError("stack", f"tensor 0 is {tensors[0].shape} and tensor {i} is {t.shape}: all must be equal")
+    return cat([unsqueeze(t, dim) for t in tensors], dim)
+
+
+def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
+    """Pieces of ``size`` entries along ``dim``, the last one smaller; or of the sizes listed."""
+    n = x.shape[dim]
+    sizes = [min(size, n - i) for i in range(0, n, size)] if isinstance(size, int) else list(size)
+    if builtins.sum(sizes) != n:
+        raise ShapeError("split", f"sizes {sizes} add up to {builtins.sum(sizes)}, axis {dim} of {x.shape} has {n}")
+    starts = [builtins.sum(sizes[:i]) for i in range(len(sizes))]
+    return tuple(narrow(x, dim, start, length) for start, length in zip(starts, sizes, strict=True))
+
+
+def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
+    """At most ``chunks`` pieces of equal size, the last one smaller."""
+    return split(x, max(1, -(-x.shape[dim] // chunks)), dim)
+
+
+def unbind(x: Any, dim: int = 0) -> tuple[Any, ...]:
+    """The slices along ``dim``, without that axis."""
+    before = (slice(None),) * (dim % x.ndim)
+    return tuple(x[(*before, i)] for i in range(x.shape[dim]))

@@ -1,0 +1,112 @@
+"""Samples: how an operation says what to test it with.
+
+A sample is a call with shapes in the place of arrays:
+
+    sample((3, 4), (4,))                 # two float arrays
+    sample((3, 4), ints(5, high=3), dim=0)   # a float array and five indices 0..2
+
+Floats are drawn without ties and away from zero, so that neither a maximum nor a kink such as
+ReLU's makes the derivative ambiguous.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Draw:
+    """An array still to be drawn."""
+
+    shape: tuple[int, ...]
+    low: float = -2.0
+    high: float = 2.0
+    kind: str = "float"  # "float", "int" (low <= value < high) or "bool"
+
+    def array(self, rng: np.random.Generator, dtype: Any) -> Any:
+        if self.kind == "int":
+            return rng.integers(int(self.low), int(self.high), self.shape)
+        if self.kind == "bool":
+            return rng.random(self.shape) < 0.5
+        n = int(np.prod(self.shape))
+        steps = (rng.permutation(n) + 0.5 + rng.uniform(-0.2, 0.2, n)) / max(n, 1)
+        values = self.low + (self.high - self.low) * steps
+        gap = 0.1 * (self.high - self.low) / max(n, 1)
+        values[np.abs(values) < gap] = gap
+        return values.reshape(self.shape).astype(dtype)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call: ``args`` (Draw, tuple of Draw, constant) and keyword ``params``."""
+
+    args: tuple[Any, ...]
+    params: dict[str, Any] = field(default_factory=dict)
+    smooth: bool = True  # False: piecewise linear at places a numerical check would step over
+
+    def make(
+        self, rng: np.random.Generator, dtype: Any = np.float64, wrap: Callable[[Any], Any] = lambda a: a
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Draw the arrays; ``wrap`` turns each into what the callee takes (a Tensor, say)."""
+
+        def realise(value: Any) -> Any:
+            if isinstance(value, Draw):
+                return wrap(value.array(rng, dtype))
+            if isinstance(value, tuple) and any(isinstance(v, Draw) for v in value):
+                return tuple(realise(v) for v in value)
+            return value
+
+        args = [realise(arg) for arg in self.args]
+        return args, {name: realise(value) for name, value in self.params.items()}
+
+
+def floats(*shape: int, low: float = -2.0, high: float = 2.0) -> Draw:
+    """Floats in [low, high), no two equal."""
+    return Draw(shape, low, high)
+
+
+def ints(*shape: int, high: int, low: int = 0) -> Draw:
+    """Integers low <= i < high."""
+    return Draw(shape, low, high, "int")
+
+
+def bools(*shape: int) -> Draw:
+    """Fair coins."""
+    return Draw(shape, kind="bool")
+
+
+def sample(*args: Any, smooth: bool = True, **params: Any) -> Sample:
+    """A sample; a tuple of ints stands for a float array of that shape."""
+
+    def draw(arg: Any) -> Any:
+        is_shape = isinstance(arg, tuple) and all(type(n) is int for n in arg)
+        return Draw(arg) if is_shape else arg
+
+    return Sample(tuple(draw(arg) for arg in args), params, smooth)
+
+
+def positive(*args: Any, **params: Any) -> Sample:
+    """A sample whose floats lie in [0.5, 2.5): for log, sqrt and their like."""
+    drawn = sample(*args, **params)
+    return Sample(
+        tuple(Draw(a.shape, 0.5, 2.5) if isinstance(a, Draw) and a.kind == "float" else a for a in drawn.args),
+        drawn.params,
+    )
+
+
+# --- functions made of operations: they need no VJP of their own, only samples
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], list[Sample]]] = {}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def function(*samples: Sample, name: str | None = None) -> Callable[[F], F]:
+    """Register a function on Tensors under its name, with what to test it with."""
+
+    def register(f: F) -> F:
+        FUNCTIONS[name or f.__name__] = (f, list(samples))
+        return f
+
+    return register

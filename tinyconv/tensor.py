@@ -1,0 +1,637 @@
+"""Tensor: an array that remembers how it was computed.
+
+No mathematics here: operators and methods name the operations of `tinyconv.ops`.  Names,
+argument order and meaning are torch.Tensor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tinyconv import autograd
+from tinyconv.autograd import Node, Op, Variable, tick, wrap
+from tinyconv.backend import Array, backend_named, backend_of
+from tinyconv.context import context
+from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int64
+from tinyconv.errors import DTypeError, GraphError, ShapeError
+from tinyconv.ops import elementwise as e
+from tinyconv.ops import index as ix
+from tinyconv.ops import linalg as la
+from tinyconv.ops import reduce as r
+from tinyconv.ops import shape as s
+
+Dim = int | tuple[int, ...] | None
+
+
+class Tensor(Variable):
+    """An n-dimensional array with reverse-mode automatic differentiation.
+
+    data:           the array (numpy.ndarray); writing into it by hand is not noticed by backward
+    grad:           what backward() accumulated, a Tensor of the same shape, or None
+    requires_grad:  are operations on this tensor recorded?
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # np.ones(2) * t calls t.__rmul__ instead of building an object array
+
+    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None) -> None:
+        self.data = as_array(data, dtype, device)
+        self.grad = None
+        self.requires_grad = False
+        self.node = None
+        self.stamp = [0]
+        self.hooks = None
+        if requires_grad:
+            self.requires_grad_()
+
+    # --- what it is
+
+    @property
+    def device(self) -> str:
+        return backend_of(self.data).device
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.data.nbytes)
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.node is None
+
+    @property
+    def op(self) -> Op | None:
+        """The operation that computed this tensor; None for a leaf."""
+        return None if self.node is None else self.node.op
+
+    @property
+    def grad_fn(self) -> Node | None:
+        return self.node
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {} if self.node is None else self.node.params
+
+    @property
+    def scope(self) -> str:
+        """Attribute path of the module in which this tensor was computed."""
+        return "" if self.node is None else self.node.scope
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def numel(self) -> int:
+        return int(self.data.size)
+
+    def is_floating_point(self) -> bool:
+        return bool(self.data.dtype.kind == "f")
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d tensor; x.item() is its value")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.unbind(0))
+
+    def __repr__(self) -> str:
+        body = np.array2string(backend_of(self.data).to_numpy(self.data), separator=", ", prefix="tensor(", threshold=1000, precision=4)
+        notes = "" if self.dtype in (float32, int64, bool_) else f", dtype={self.dtype}"
+        if self.node is not None:
+            notes += f", op={self.node.op.name}"
+        elif self.requires_grad:
+            notes += ", requires_grad=True"
+        return f"tensor({body}{notes})"
+
+    # --- to Python and NumPy
+
+    def item(self) -> Any:
+        """The value of a tensor with one element, as a Python number."""
+        if self.data.size != 1:
+            raise ShapeError("item", f"the tensor has shape {self.shape}; only one element makes a number")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        return self.data.tolist()
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The array itself, without a copy; for a tensor of the graph, detach first."""
+        if self.requires_grad:
+            raise GraphError("numpy", "this tensor requires grad and NumPy would lose the graph; use x.detach().numpy()")
+        return backend_of(self.data).to_numpy(self.data)  # type: ignore[no-any-return]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        array = self.numpy()
+        return array.astype(dtype) if dtype is not None else array.copy() if copy else array
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.data.dtype.kind not in "iu":
+            raise DTypeError("index", f"a {self.dtype} tensor cannot be an index")
+        return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.data.size == 1 and spec else repr(self)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise GraphError("deepcopy", "only leaves can be copied deeply; use x.detach().clone()")
+        twin = type(self).__new__(type(self))
+        Tensor.__init__(twin, self.data.copy(), requires_grad=self.requires_grad)
+        twin.grad = None if self.grad is None else self.grad.detach().clone()
+        memo[id(self)] = twin
+        return twin
+
+    # --- the graph
+
+    def backward(self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+        """Add d self / d leaf to ``.grad`` of every leaf that requires grad.
+
+        gradient: what this tensor's gradient is; needed unless it has one element.
+        retain_graph: keep the graph for another backward (default: ``create_graph``).
+        create_graph: make the gradients differentiable.
+        """
+        autograd.backward(self, gradient, retain_graph, create_graph)
+
+    def detach(self) -> Tensor:
+        """The same memory, cut off from the graph."""
+        return wrap(self.data, stamp=self.stamp)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Record the operations on this leaf, or stop; returns the tensor."""
+        if not self.is_leaf:
+            if not requires_grad:
+                raise GraphError("requires_grad_", "only leaves can stop requiring grad; use x.detach()")
+            return self
+        if requires_grad and self.data.dtype.kind != "f":
+            raise DTypeError("requires_grad_", f"only floats have gradients, this tensor is {self.dtype}; use x.float()")
+        self.requires_grad = requires_grad
+        return self
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call ``hook(grad)`` when this tensor's gradient is complete; what it returns replaces it.
+
+        Returns a function that removes the hook.
+        """
+        if not self.requires_grad:
+            raise GraphError("register_hook", "this tensor does not require grad, its hook would never run")
+        owner = self.node or self
+        if owner.hooks is None:
+            owner.hooks = []
+        hooks = owner.hooks
+        hooks.append(hook)
+        return lambda: hooks.remove(hook)
+
+    # --- in place: for training loops; guarded, and noticed by a later backward
+
+    def _write(self, name: str, *others: Any) -> Array:
+        if context.grad_enabled and (self.requires_grad or any(getattr(o, "requires_grad", False) for o in others)):
+            kind = "a leaf that requires grad" if self.is_leaf else "a tensor of the graph"
+            raise GraphError(name, f"in-place writes are not recorded, and {kind} takes part. Compute a new tensor "
+                                   "(x = x + y), or write inside `with tc.no_grad():`")
+        self.stamp[0] = context.last_write = tick()
+        return self.data
+
+    def copy_(self, other: Any) -> Tensor:
+        """Overwrite with ``other``, broadcast and cast to this tensor's dtype."""
+        self._write("copy_", other)[...] = _value(other)
+        return self
+
+    def add_(self, other: Any, alpha: float = 1) -> Tensor:
+        """self += alpha * other"""
+        data = self._write("add_", other)
+        data += _value(other) if alpha == 1 else _value(other) * alpha
+        return self
+
+    def mul_(self, other: Any) -> Tensor:
+        """self *= other"""
+        data = self._write("mul_", other)
+        data *= _value(other)
+        return self
+
+    def zero_(self) -> Tensor:
+        return self.fill_(0)
+
+    def fill_(self, value: float) -> Tensor:
+        self._write("fill_")[...] = value
+        return self
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._write("x[...] = value", value)[_raw_index(index)] = _value(value)
+
+    # --- dtype and device
+
+    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
+        """Another dtype or device, or both: ``x.to(tc.float64)``, ``x.to("cpu")``, ``x.to(y)``."""
+        for target in targets:
+            if isinstance(target, Tensor):
+                device, dtype = target.device, target.dtype
+            elif isinstance(target, str) and not hasattr(np, target):
+                device = target
+            else:
+                dtype = target
+        if device is not None and backend_named(device) is not backend_of(self.data):
+            raise GraphError("to", f"no transfer from {self.device} to {device}")
+        wanted = self.dtype if dtype is None else as_dtype(dtype)
+        return self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)  # type: ignore[no-any-return]
+
+    def cpu(self) -> Tensor:
+        return self.to("cpu")
+
+    def float(self) -> Tensor:
+        return self.to(float32)
+
+    def double(self) -> Tensor:
+        return self.to(float64)
+
+    def half(self) -> Tensor:
+        return self.to(float16)
+
+    def long(self) -> Tensor:
+        return self.to(int64)
+
+    def bool(self) -> Tensor:
+        return self.to(bool_)
+
+    def clone(self) -> Tensor:
+        """A copy that stays in the graph."""
+        return e.clone(self)  # type: ignore[no-any-return]
+
+    def contiguous(self) -> Tensor:
+        """Row-major memory; the tensor itself if it has it."""
+        return self if self.data.flags.c_contiguous else s.reshape(s.reshape(self, shape=(-1,)), shape=self.shape)
+
+    # --- operators
+
+    def __add__(self, other: Any) -> Tensor:
+        return e.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return e.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return e.sub(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return e.sub(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return e.mul(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return e.mul(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return e.div(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return e.div(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return e.pow(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return e.pow(other, self)
+
+    def __floordiv__(self, other: Any) -> Tensor:
+        return e.floor_divide(self, other)
+
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return e.floor_divide(other, self)
+
+    def __mod__(self, other: Any) -> Tensor:
+        return e.remainder(self, other)
+
+    def __rmod__(self, other: Any) -> Tensor:
+        return e.remainder(other, self)
+
+    def __neg__(self) -> Tensor:
+        return e.neg(self)
+
+    def __abs__(self) -> Tensor:
+        return e.abs_(self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return la.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return la.matmul(wrap(other), self)
+
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return e.eq(self, other)
+
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return e.ne(self, other)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return e.lt(self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return e.le(self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return e.gt(self, other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return e.ge(self, other)
+
+    def __and__(self, other: Any) -> Tensor:
+        return e.logical_and(self, other)
+
+    def __or__(self, other: Any) -> Tensor:
+        return e.logical_or(self, other)
+
+    def __invert__(self) -> Tensor:
+        return e.logical_not(self)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return ix.getitem(self, index=_raw_index(index))
+
+    # --- elementwise
+
+    def add(self, other: Any) -> Tensor:
+        return e.add(self, other)
+
+    def sub(self, other: Any) -> Tensor:
+        return e.sub(self, other)
+
+    def mul(self, other: Any) -> Tensor:
+        return e.mul(self, other)
+
+    def div(self, other: Any) -> Tensor:
+        return e.div(self, other)
+
+    def pow(self, exponent: Any) -> Tensor:
+        return e.pow(self, exponent)
+
+    def neg(self) -> Tensor:
+        return e.neg(self)
+
+    def abs(self) -> Tensor:
+        return e.abs_(self)
+
+    def exp(self) -> Tensor:
+        return e.exp(self)
+
+    def log(self) -> Tensor:
+        return e.log(self)
+
+    def log1p(self) -> Tensor:
+        return e.log1p(self)
+
+    def sqrt(self) -> Tensor:
+        return e.sqrt(self)
+
+    def rsqrt(self) -> Tensor:
+        return e.rsqrt(self)
+
+    def sin(self) -> Tensor:
+        return e.sin(self)
+
+    def cos(self) -> Tensor:
+        return e.cos(self)
+
+    def tanh(self) -> Tensor:
+        return e.tanh(self)
+
+    def sigmoid(self) -> Tensor:
+        return e.sigmoid(self)
+
+    def relu(self) -> Tensor:
+        return e.relu(self)
+
+    def erf(self) -> Tensor:
+        return e.erf(self)
+
+    def sign(self) -> Tensor:
+        return e.sign(self)
+
+    def isnan(self) -> Tensor:
+        return e.isnan(self)
+
+    def isfinite(self) -> Tensor:
+        return e.isfinite(self)
+
+    def clamp(self, min: Any = None, max: Any = None) -> Tensor:
+        return e.clamp(self, min=min, max=max)
+
+    def maximum(self, other: Any) -> Tensor:
+        return e.maximum(self, other)
+
+    def minimum(self, other: Any) -> Tensor:
+        return e.minimum(self, other)
+
+    def where(self, condition: Tensor, other: Any) -> Tensor:
+        return e.where(condition, self, other)
+
+    def eq(self, other: Any) -> Tensor:
+        return e.eq(self, other)
+
+    def ne(self, other: Any) -> Tensor:
+        return e.ne(self, other)
+
+    def lt(self, other: Any) -> Tensor:
+        return e.lt(self, other)
+
+    def le(self, other: Any) -> Tensor:
+        return e.le(self, other)
+
+    def gt(self, other: Any) -> Tensor:
+        return e.gt(self, other)
+
+    def ge(self, other: Any) -> Tensor:
+        return e.ge(self, other)
+
+    # --- products
+
+    def matmul(self, other: Tensor) -> Tensor:
+        return la.matmul(self, other)
+
+    def outer(self, other: Tensor) -> Tensor:
+        return la.outer(self, other)
+
+    # --- reductions
+
+    def sum(self, dim: Dim = None, keepdim: Any = False, dtype: Any = None) -> Tensor:
+        return r.sum(self, dim=dim, keepdim=keepdim, dtype=dtype)
+
+    def mean(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
+        return r.mean(self, dim=dim, keepdim=keepdim)
+
+    def amax(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
+        return r.amax(self, dim=dim, keepdim=keepdim)
+
+    def amin(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
+        return r.amin(self, dim=dim, keepdim=keepdim)
+
+    def max(self, dim: int | None = None, keepdim: Any = False) -> Any:
+        return r.max(self, dim, keepdim)
+
+    def min(self, dim: int | None = None, keepdim: Any = False) -> Any:
+        return r.min(self, dim, keepdim)
+
+    def var(self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None) -> Tensor:
+        return r.var(self, dim, correction, keepdim, unbiased)
+
+    def std(self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None) -> Tensor:
+        return r.std(self, dim, correction, keepdim, unbiased)
+
+    def argmax(self, dim: int | None = None, keepdim: Any = False) -> Tensor:
+        return r.argmax(self, dim=dim, keepdim=keepdim)
+
+    def argmin(self, dim: int | None = None, keepdim: Any = False) -> Tensor:
+        return r.argmin(self, dim=dim, keepdim=keepdim)
+
+    def prod(self, dim: int | None = None, keepdim: Any = False) -> Tensor:
+        return r.prod(self, dim=dim, keepdim=keepdim)
+
+    def logsumexp(self, dim: Dim, keepdim: Any = False) -> Tensor:
+        return r.logsumexp(self, dim=dim, keepdim=keepdim)
+
+    def norm(self, p: Any = 2.0, dim: Dim = None, keepdim: Any = False) -> Tensor:
+        return r.norm(self, p, dim, keepdim)
+
+    def cumsum(self, dim: int) -> Tensor:
+        return r.cumsum(self, dim=dim)
+
+    def all(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
+        return r.all(self, dim, keepdim)
+
+    def any(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
+        return r.any(self, dim, keepdim)
+
+    def softmax(self, dim: int) -> Tensor:
+        return r.softmax(self, dim=dim)
+
+    def log_softmax(self, dim: int) -> Tensor:
+        return r.log_softmax(self, dim=dim)
+
+    # --- shape
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return s.reshape(self, shape=_shape(shape))
+
+    def view(self, *shape: Any) -> Tensor:
+        """Same as reshape: a view where memory allows."""
+        return s.reshape(self, shape=_shape(shape))
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        return s.flatten(self, start_dim, end_dim)
+
+    def squeeze(self, dim: Dim = None) -> Tensor:
+        return s.squeeze(self, dim)
+
+    def unsqueeze(self, dim: int) -> Tensor:
+        return s.unsqueeze(self, dim)
+
+    def transpose(self, dim0: int, dim1: int, *more: int) -> Tensor:
+        """Exchange two axes; with more than two arguments, permute."""
+        return s.permute(self, dims=(dim0, dim1, *more)) if more else s.transpose(self, dim0, dim1)
+
+    def permute(self, *dims: Any) -> Tensor:
+        return s.permute(self, dims=_shape(dims))
+
+    @property
+    def T(self) -> Tensor:
+        return s.permute(self, dims=tuple(reversed(range(self.ndim))))
+
+    def expand(self, *sizes: Any) -> Tensor:
+        return s.broadcast_to(self, shape=s.expand_shape("expand", self.shape, _shape(sizes)))
+
+    def broadcast_to(self, shape: tuple[int, ...]) -> Tensor:
+        return s.broadcast_to(self, shape=tuple(shape))
+
+    def flip(self, *dims: Any) -> Tensor:
+        return s.flip(self, dims=_shape(dims))
+
+    def roll(self, shifts: Any, dims: Any = None) -> Tensor:
+        return s.roll(self, shifts=shifts, dims=dims)
+
+    def split(self, size: Any, dim: int = 0) -> tuple[Tensor, ...]:
+        return s.split(self, size, dim)
+
+    def chunk(self, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+        return s.chunk(self, chunks, dim)
+
+    def unbind(self, dim: int = 0) -> tuple[Tensor, ...]:
+        return s.unbind(self, dim)
+
+    # --- positions
+
+    def gather(self, dim: int, index: Tensor) -> Tensor:
+        return ix.gather(self, dim, index)
+
+    def scatter_add(self, dim: int, index: Tensor, src: Tensor) -> Tensor:
+        return ix.scatter_add(self, dim, index, src)
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        return ix.index_select(self, dim, index)
+
+
+Variable.tensor_type = Tensor
+
+
+# --- values that people pass
+
+
+def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
+    """A new array of what ``tc.tensor`` accepts; Python floats become float32."""
+    xp = backend_named(device).xp
+    if isinstance(data, Tensor):
+        data = data.data
+    array = np.array(_plain(data)) if not hasattr(data, "dtype") else xp.array(data)
+    if dtype is None:
+        is_python_float = not hasattr(data, "dtype") and array.dtype == float64 and not _holds_arrays(data)
+        dtype = float32 if is_python_float else array.dtype
+        if array.size == 0 and not hasattr(data, "dtype"):
+            dtype = float32
+    return xp.asarray(array, dtype=as_dtype(dtype))
+
+
+def _plain(data: Any) -> Any:
+    """Nested sequences with Tensors inside, as nested sequences of arrays."""
+    if isinstance(data, Tensor):
+        return data.data
+    return [_plain(item) for item in data] if isinstance(data, (list, tuple)) else data
+
+
+def _holds_arrays(data: Any) -> bool:
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return hasattr(data, "dtype")
+
+
+def _value(other: Any) -> Any:
+    return other.data if isinstance(other, Tensor) else other
+
+
+def _raw_index(index: Any) -> Any:
+    """An index with arrays in the place of Tensors."""
+    if isinstance(index, tuple):
+        return tuple(_raw_index(part) for part in index)
+    if isinstance(index, Tensor):
+        return index.data
+    return np.asarray(index) if isinstance(index, list) else index
+
+
+def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = tuple(sizes[0])
+    return tuple(int(n) for n in sizes)
