@@ -14,7 +14,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -56,22 +56,38 @@ class Node:
     """
 
     __slots__ = (
-        "__weakref__", "aux", "dtype", "hooks", "inputs", "op", "params", "saved", "scope", "seq",
-        "shape", "stamps",
+        "__weakref__",
+        "aux",
+        "dtype",
+        "hooks",
+        "inputs",
+        "op",
+        "params",
+        "saved",
+        "scope",
+        "seq",
+        "shape",
+        "stamps",
     )
 
     def __init__(
-        self, op: Op, inputs: tuple[Edge | None, ...], saved: list[Any], stamps: list[Any],
-        params: dict[str, Any], shape: tuple[int, ...], dtype: Any, aux: Any,
+        self,
+        op: Op,
+        inputs: list[Edge | None],
+        saved: list[Any],
+        stamps: list[Any],
+        params: dict[str, Any],
+        output: Array,
+        aux: Any,
     ) -> None:
         self.op = op
-        self.inputs = inputs  # None where no gradient is wanted
+        self.inputs: Sequence[Edge | None] = inputs  # None where no gradient is wanted
         self.saved: list[Any] | None = saved  # [output, *inputs]; None once freed
         self.stamps = stamps  # when each of them was last written, shared with its tensor
         self.params = params
-        self.shape = shape
-        self.dtype = dtype
         self.aux = aux
+        self.shape: tuple[int, ...] = output.shape
+        self.dtype = output.dtype
         self.seq = tick()
         self.scope = context.scope
         self.hooks: list[Callable[[Any], Any]] | None = None
@@ -81,7 +97,8 @@ class Node:
         return len(self.shape)
 
     def __repr__(self) -> str:
-        return f"<{self.op.name} -> {self.shape} {self.dtype}{' in ' + self.scope if self.scope else ''}>"
+        where = f" in {self.scope}" if self.scope else ""
+        return f"<{self.op.name} -> {self.shape} {self.dtype}{where}>"
 
 
 class Variable:
@@ -101,7 +118,7 @@ class Variable:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape  # type: ignore[no-any-return]
+        return self.data.shape
 
     @property
     def dtype(self) -> Any:
@@ -109,10 +126,10 @@ class Variable:
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim  # type: ignore[no-any-return]
+        return self.data.ndim
 
     @property
-    def inputs(self) -> tuple[Edge | None, ...]:
+    def inputs(self) -> Sequence[Edge | None]:
         return () if self.node is None else self.node.inputs
 
 
@@ -145,8 +162,15 @@ class Op:
     operations, and runs on plain arrays unless the gradient itself must be differentiable.
     """
 
-    def __init__(self, forward: Callable[..., Any], name: str, *, view: bool, same: Sequence[int] | None,
-                 samples: Sequence[Sample]) -> None:
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        name: str,
+        *,
+        view: bool,
+        same: Sequence[int] | None,
+        samples: Sequence[Sample],
+    ) -> None:
         self.forward = forward
         self.name = name
         self.view = view  # the output may share the first input's memory
@@ -163,12 +187,15 @@ class Op:
         self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
         self._same = same
         self.same: Sequence[int] = same or ()
-        self._reads: dict[tuple[bool, ...], list[bool]] = {}
+        self.agree = len(self.same) > 1
+        self._reads: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
 
-    def defvjp(self, *vjps: Vjp | None, fused: Vjp | None = None, samples: Sequence[Sample] = ()) -> None:
+    def defvjp(
+        self, *vjps: Vjp | None, fused: Vjp | None = None, samples: Sequence[Sample] = ()
+    ) -> None:
         """One VJP per array input (None: no gradient): ``lambda g, y, *inputs, **params: ...``.
 
         g is the gradient of the output y.  Name an argument with a leading underscore when only
@@ -184,6 +211,7 @@ class Op:
         self.samples += samples
         if self._same is None:
             self.same = tuple(i for i, vjp in enumerate(vjps) if vjp is not None)
+        self.agree = len(self.same) > 1 or self.variadic
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         if len(args) > self.arity and not self.variadic:  # sum(x, 1) means sum(x, dim=1)
@@ -192,19 +220,30 @@ class Op:
         if self.defaults:
             params = {**self.defaults, **params}
         arrays = []
-        plain = True
-        recording = False
+        edges: list[Edge | None] = []
+        tensors = wanted = 0  # bit i: argument i is a Tensor; a gradient is wanted of it
+        bit = 1
         for arg in args:
             if isinstance(arg, Variable):
-                plain = False
-                recording = recording or arg.requires_grad
+                tensors |= bit
                 arrays.append(arg.data)
+                if arg.requires_grad:
+                    wanted |= bit
+                    edges.append(arg.node or arg)
+                else:
+                    edges.append(None)
             else:
                 arrays.append(arg)
-        if plain:
+                edges.append(None)
+            bit <<= 1
+        if not tensors:
             out = self.forward(*args, **params)
             return out[0] if self.fused is not None else out
-        if len(arrays) > 1:
+        if self.agree and (
+            len(arrays) != 2
+            or type(arrays[0]) is not type(arrays[1])
+            or arrays[0].dtype is not arrays[1].dtype
+        ):
             arrays = self._agree(arrays)
         try:
             data = self.forward(*arrays, **params)
@@ -215,54 +254,62 @@ class Op:
             data, aux = data
         if isinstance(data, np.generic):  # a NumPy reduction returned a scalar
             data = np.asarray(data)
-        if not (recording and self.vjps and context.grad_enabled):
-            result = wrap(data)
-        else:
-            result = self._record(args, arrays, params, data, aux)
+        result = wrap(data)
+        if wanted and self.vjps and context.grad_enabled:
+            result.requires_grad = True
+            result.node = self._record(args, arrays, edges, wanted, params, result, aux)
         if self.view and data.base is not None:
             result.stamp = args[0].stamp
-        if aux is not None:
-            return result, aux
-        return result
+        return result if aux is None else (result, aux)
 
-    def _record(self, args: Sequence[Any], arrays: list[Any], params: dict[str, Any], data: Array, aux: Any) -> Tensor:
-        wanted = tuple([isinstance(a, Variable) and a.requires_grad for a in args])
-        reads = self._reads.get(wanted) or self._find_reads(wanted)
-        result = wrap(data)
-        saved: list[Any] = [data if reads[0] else None]
-        stamps: list[Any] = [result.stamp if reads[0] else None]
-        edges: list[Edge | None] = []
-        for arg, array, want, read in zip(args, arrays, wanted, reads[1:], strict=True):
-            edge = (arg.node or arg) if want else None
-            edges.append(edge)
-            if read:
-                saved.append(array)
-                stamps.append(arg.stamp if isinstance(arg, Variable) else None)
+    def _record(
+        self,
+        args: Sequence[Any],
+        arrays: list[Any],
+        edges: list[Edge | None],
+        wanted: int,
+        params: dict[str, Any],
+        result: Tensor,
+        aux: Any,
+    ) -> Node:
+        """The node of this call.  It keeps the arrays that the wanted VJPs read, no others."""
+        saved: list[Any] = [None, *edges]
+        stamps: list[Any] = [None] * len(saved)
+        kept = self._reads.get((wanted, len(args)))
+        if kept is None:
+            kept = self._find_reads(wanted, len(args))
+        for i in kept:
+            if i == 0:
+                saved[0], stamps[0] = result.data, result.stamp
             else:
-                saved.append(edge if edge is not None else _meta(array))
-                stamps.append(None)
-        result.requires_grad = True
-        result.node = Node(self, tuple(edges), saved, stamps, params, data.shape, data.dtype, aux)
-        return result
+                arg = args[i - 1]
+                saved[i] = arrays[i - 1]
+                stamps[i] = arg.stamp if isinstance(arg, Variable) else None
+        for i, edge in enumerate(edges):
+            if edge is None and saved[i + 1] is None:  # a constant that is not read
+                saved[i + 1] = _meta(arrays[i])
+        return Node(self, edges, saved, stamps, params, result.data, aux)
 
-    def _find_reads(self, wanted: tuple[bool, ...]) -> list[bool]:
-        """Which of (output, *inputs) must be kept, when gradients are wanted of ``wanted``."""
+    def _find_reads(self, wanted: int, n: int) -> tuple[int, ...]:
+        """Which of (output, *inputs) must be kept when gradients are wanted of the bits set."""
         if self.variadic:
-            reads = [self._vjp_reads(self.vjps[0], len(wanted), skip=1)]
+            reads = [self._vjp_reads(self.vjps[0], n, skip=1)]
         else:
-            reads = [self._vjp_reads(v, len(wanted)) for v, want in zip(self.vjps, wanted, strict=True) if want and v]
+            reads = [
+                self._vjp_reads(v, n) for i, v in enumerate(self.vjps) if v and wanted >> i & 1
+            ]
         if self.fused:
-            fused = self._vjp_reads(self.fused, len(wanted) + 1)
-            reads.append([fused[0], *fused[2:]])
-        found = [any(column) for column in zip(*reads, strict=True)] if reads else [False] * (len(wanted) + 1)
-        self._reads[wanted] = found
-        return found
+            output, _aux, *inputs = self._vjp_reads(self.fused, n + 1)
+            reads.append([output, *inputs])
+        kept = tuple(i for i in range(n + 1) if any(read[i] for read in reads))
+        self._reads[wanted, n] = kept
+        return kept
 
     @staticmethod
     def _vjp_reads(vjp: Vjp | None, n_inputs: int, skip: int = 0) -> list[bool]:
         """By name: a leading underscore means that the values are not read."""
         assert vjp is not None
-        names = []
+        names: list[str] = []
         for p in list(inspect.signature(vjp).parameters.values())[1 + skip :]:
             if p.kind is p.VAR_POSITIONAL:
                 names += [p.name] * (n_inputs + 1 - len(names))
@@ -272,9 +319,7 @@ class Op:
 
     def _agree(self, arrays: list[Any]) -> list[Any]:
         """Operands of one dtype and one device, or an error; numbers take the tensor's dtype."""
-        same = range(len(arrays)) if self.variadic and self.same else self.same
-        if len(same) < 2:
-            return arrays
+        same = range(len(arrays)) if self.variadic else self.same
         first = arrays[same[0]]
         kind = type(first)
         for i in same:
@@ -290,9 +335,14 @@ class Op:
         tensors = [i for i in same if i not in numbers and arrays[i] is not None]
         for i in tensors:
             if not hasattr(arrays[i], "dtype"):
-                raise DTypeError(self.name, f"operand {i} is a {type(arrays[i]).__name__}; make it a tensor: tc.tensor(...)")
+                raise DTypeError(
+                    self.name,
+                    f"operand {i} is a {type(arrays[i]).__name__}; use tc.tensor(...)",
+                )
         if len({type(arrays[i]) for i in tensors}) > 1:
-            devices = " and ".join(f"operand {i} on {backend_of(arrays[i]).device}" for i in tensors)
+            devices = " and ".join(
+                f"operand {i} on {backend_of(arrays[i]).device}" for i in tensors
+            )
             raise DeviceError(self.name, f"{devices}; move one: x.to(y.device)")
         floats = {arrays[i].dtype for i in tensors if arrays[i].dtype.kind == "f"}
         if len(floats) > 1:
@@ -319,8 +369,24 @@ def _meta(array: Any) -> Any:
     return Meta(array.shape, array.dtype) if hasattr(array, "dtype") else array
 
 
-def op(forward: Callable[..., Any] | None = None, *, name: str | None = None, view: bool = False,
-       same: Sequence[int] | None = None, samples: Sequence[Sample] = ()) -> Any:
+@overload
+def op(forward: Callable[..., Any], /) -> Op: ...
+@overload
+def op(
+    *,
+    name: str | None = None,
+    view: bool = False,
+    same: Sequence[int] | None = None,
+    samples: Sequence[Sample] = (),
+) -> Callable[[Callable[..., Any]], Op]: ...
+def op(
+    forward: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    view: bool = False,
+    same: Sequence[int] | None = None,
+    samples: Sequence[Sample] = (),
+) -> Op | Callable[[Callable[..., Any]], Op]:
     """Make an operation of a function on arrays and register it in OPS.
 
     The function takes arrays as positional arguments and everything else as keywords.
@@ -399,7 +465,9 @@ def _walk(
     return finished
 
 
-def _vjp(node: Node, g: Any, needed: set[Edge] | None, create_graph: bool) -> list[tuple[Edge, Any]]:
+def _vjp(
+    node: Node, g: Any, needed: set[Edge] | None, create_graph: bool
+) -> list[tuple[Edge, Any]]:
     """What one node sends to each of its inputs."""
     op, saved = node.op, node.saved
     if saved is None:
@@ -414,8 +482,11 @@ def _vjp(node: Node, g: Any, needed: set[Edge] | None, create_graph: bool) -> li
         saved = _as_tensors(node, saved)
     elif op.fused is not None:
         shares = op.fused(g, saved[0], node.aux, *saved[1:], **node.params)
-        return [(e, s) for e, s in zip(node.inputs, shares, strict=True)
-                if e is not None and (needed is None or e in needed)]
+        return [
+            (e, s)
+            for e, s in zip(node.inputs, shares, strict=True)
+            if e is not None and (needed is None or e in needed)
+        ]
     out = []
     for i, edge in enumerate(node.inputs):
         if edge is None or (needed is not None and edge not in needed):
@@ -428,7 +499,9 @@ def _vjp(node: Node, g: Any, needed: set[Edge] | None, create_graph: bool) -> li
                 continue
             share = vjp(g, *saved, **node.params)
         if share.shape != edge.shape:
-            raise ShapeError(op.name, f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}")
+            raise ShapeError(
+                op.name, f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}"
+            )
         out.append((edge, share))
     return out
 
@@ -477,25 +550,31 @@ def _seed(output: Variable, gradient: Any, caller: str) -> Any:
         raise GraphError(
             caller,
             f"the output {output.shape} does not require grad: nothing that it was computed from "
-            "does, or it was computed under no_grad(). Set x.requires_grad_() before the forward pass",
+            "does, or it was computed under no_grad(). Call x.requires_grad_() before the forward",
         )
     if gradient is None:
         if output.data.size != 1:
             raise ShapeError(
                 caller,
                 f"the output has shape {output.shape}; only a scalar has a gradient without being "
-                f"told which direction. Reduce it, y.sum().backward(), or pass gradient of shape {output.shape}",
+                "told in which direction. Reduce it, y.sum().backward(), or pass a gradient of "
+                f"shape {output.shape}",
             )
         return array_module(output.data).ones_like(output.data)
     if gradient.shape != output.shape:
         raise ShapeError(caller, f"gradient has shape {gradient.shape}, the output {output.shape}")
     if gradient.dtype != output.dtype:
-        raise DTypeError(caller, f"gradient is {gradient.dtype}, the output {output.dtype}; "
-                                 f"convert it: gradient.to(tc.{output.dtype})")
+        raise DTypeError(
+            caller,
+            f"gradient is {gradient.dtype}, the output {output.dtype}; "
+            f"convert it: gradient.to(tc.{output.dtype})",
+        )
     return gradient
 
 
-def _roots(outputs: Sequence[Variable], gradients: Sequence[Any], create_graph: bool, caller: str) -> dict[Edge, Any]:
+def _roots(
+    outputs: Sequence[Variable], gradients: Sequence[Any], create_graph: bool, caller: str
+) -> dict[Edge, Any]:
     roots: dict[Edge, Any] = {}
     for output, gradient in zip(outputs, gradients, strict=True):
         seed = _seed(output, gradient, caller)
@@ -525,29 +604,40 @@ def grad(
 
     Nothing is written to ``.grad``.  Same meaning as torch.autograd.grad.
     """
-    outs = [outputs] if is_tensor(outputs) else list(outputs)
-    ins = [inputs] if is_tensor(inputs) else list(inputs)
-    seeds = [grad_outputs] if grad_outputs is None or is_tensor(grad_outputs) else list(grad_outputs)
+    outs: list[Any] = [outputs] if is_tensor(outputs) else list(outputs)
+    ins: list[Any] = [inputs] if is_tensor(inputs) else list(inputs)
+    if grad_outputs is None:
+        seeds: list[Any] = [None] * len(outs)
+    else:
+        seeds = [grad_outputs] if is_tensor(grad_outputs) else list(grad_outputs)
     if len(seeds) != len(outs):
-        if seeds != [None]:
-            raise ValueError(f"grad: {len(outs)} outputs but {len(seeds)} grad_outputs")
-        seeds = [None] * len(outs)
+        raise ValueError(f"grad: {len(outs)} outputs but {len(seeds)} grad_outputs")
     for i, x in enumerate(ins):
         if not x.requires_grad:
-            raise GraphError("grad", f"input {i} {x.shape} does not require grad; call x.requires_grad_() before the forward pass")
+            raise GraphError(
+                "grad",
+                f"input {i} {x.shape} does not require grad; call x.requires_grad_() before the "
+                "forward pass",
+            )
     targets: list[Edge] = [x.node or x for x in ins]
     retain = create_graph if retain_graph is None else retain_graph
     found = _walk(_roots(outs, seeds, create_graph, "grad"), targets, retain, create_graph)
     unused = [i for i, edge in enumerate(targets) if edge not in found]
     if unused and not allow_unused:
-        raise GraphError("grad", f"the outputs do not depend on input {unused[0]} {ins[unused[0]].shape}; "
-                                 "pass allow_unused=True to get None for it")
+        raise GraphError(
+            "grad",
+            f"the outputs do not depend on input {unused[0]} {ins[unused[0]].shape}; "
+            "pass allow_unused=True to get None for it",
+        )
     grads = [found.get(edge) for edge in targets]
     return tuple(g if g is None or is_tensor(g) else wrap(g) for g in grads)
 
 
 def backward(
-    output: Variable, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+    output: Variable,
+    gradient: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
 ) -> None:
     """Add the gradient of ``output`` to ``.grad`` of every leaf that it depends on."""
     retain = create_graph if retain_graph is None else retain_graph

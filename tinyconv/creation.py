@@ -12,7 +12,9 @@ from tinyconv.random import generator
 from tinyconv.tensor import Tensor, _shape
 
 
-def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def tensor(
+    data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor with a copy of ``data``: numbers, nested sequences, arrays or tensors.
 
     Python floats give float32, integers int64, booleans bool; NumPy arrays keep their dtype.
@@ -23,7 +25,9 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor that shares the array's memory."""
     if not isinstance(array, np.ndarray):
-        raise DTypeError("from_numpy", f"got a {type(array).__name__}, not a NumPy array; use tc.tensor(...)")
+        raise DTypeError(
+            "from_numpy", f"got a {type(array).__name__}, not a NumPy array; use tc.tensor(...)"
+        )
     as_dtype(array.dtype)
     return wrap(array)
 
@@ -37,52 +41,101 @@ def _number_type(value: Any) -> Any:
     return bool_ if isinstance(value, bool) else int64 if isinstance(value, int) else float32
 
 
-def zeros(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``."""
-    return _made(backend_named(device).xp.zeros(_shape(size), as_dtype(dtype or float32)), requires_grad)
+    return _made(
+        backend_named(device).xp.zeros(_shape(size), as_dtype(dtype or float32)), requires_grad
+    )
 
 
-def ones(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Ones."""
-    return _made(backend_named(device).xp.ones(_shape(size), as_dtype(dtype or float32)), requires_grad)
+    return _made(
+        backend_named(device).xp.ones(_shape(size), as_dtype(dtype or float32)), requires_grad
+    )
 
 
-def full(size: Any, fill_value: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def full(
+    size: Any,
+    fill_value: Any,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """``fill_value`` everywhere; its Python type gives the dtype."""
     kind = as_dtype(dtype or _number_type(fill_value))
     return _made(backend_named(device).xp.full(_shape((size,)), fill_value, kind), requires_grad)
 
 
-def arange(start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: str | None = None,
-           requires_grad: bool = False) -> Tensor:
+def arange(
+    start: Any,
+    end: Any = None,
+    step: Any = 1,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """start, start + step, ... below end; int64 when all are integers, else float32."""
     start, end = (0, start) if end is None else (start, end)
-    kind = as_dtype(dtype or (int64 if all(isinstance(v, int) for v in (start, end, step)) else float32))
+    kind = as_dtype(
+        dtype or (int64 if all(isinstance(v, int) for v in (start, end, step)) else float32)
+    )
     return _made(backend_named(device).xp.arange(start, end, step).astype(kind), requires_grad)
 
 
-def linspace(start: float, end: float, steps: int, dtype: Any = None, device: str | None = None,
-             requires_grad: bool = False) -> Tensor:
+def linspace(
+    start: float,
+    end: float,
+    steps: int,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """``steps`` numbers from start to end, both included."""
-    return _made(backend_named(device).xp.linspace(start, end, steps, dtype=as_dtype(dtype or float32)), requires_grad)
+    return _made(
+        backend_named(device).xp.linspace(start, end, steps, dtype=as_dtype(dtype or float32)),
+        requires_grad,
+    )
 
 
-def eye(n: int, m: int | None = None, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def eye(
+    n: int,
+    m: int | None = None,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """Ones on the diagonal of an (n, m) matrix."""
-    return _made(backend_named(device).xp.eye(n, m, dtype=as_dtype(dtype or float32)), requires_grad)
+    return _made(
+        backend_named(device).xp.eye(n, m, dtype=as_dtype(dtype or float32)), requires_grad
+    )
 
 
-def randn(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def randn(
+    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Normal with mean 0 and variance 1, drawn on the host so that every device gets the same."""
-    return _drawn(generator().standard_normal(_shape(size)), dtype or float32, device, requires_grad)
+    return _drawn(
+        generator().standard_normal(_shape(size)), dtype or float32, device, requires_grad
+    )
 
 
-def rand(*size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def rand(
+    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Uniform in [0, 1)."""
-    return _drawn(generator().random(_shape(size), np.float32), dtype or float32, device, requires_grad)
+    return _drawn(
+        generator().random(_shape(size), np.float32), dtype or float32, device, requires_grad
+    )
 
 
-def randint(low: int, high: Any = None, size: Any = None, dtype: Any = None, device: str | None = None) -> Tensor:
+def randint(
+    low: int, high: Any = None, size: Any = None, dtype: Any = None, device: str | None = None
+) -> Tensor:
     """Integers low <= i < high: ``randint(10, (3,))`` or ``randint(0, 10, (3,))``."""
     if size is None:
         low, high, size = 0, low, high
@@ -95,34 +148,50 @@ def randperm(n: int, device: str | None = None) -> Tensor:
 
 
 def _drawn(array: Array, dtype: Any, device: str | None, requires_grad: bool) -> Tensor:
-    return _made(backend_named(device).xp.asarray(np.asarray(array, as_dtype(dtype))), requires_grad)
+    return _made(
+        backend_named(device).xp.asarray(np.asarray(array, as_dtype(dtype))), requires_grad
+    )
 
 
 def _like(x: Tensor, dtype: Any, device: str | None) -> dict[str, Any]:
     return {"dtype": dtype or x.dtype, "device": device or backend_of(x.data).device}
 
 
-def zeros_like(x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(
+    x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Zeros of x's shape, dtype and device."""
     return zeros(x.shape, **_like(x, dtype, device), requires_grad=requires_grad)
 
 
-def ones_like(x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def ones_like(
+    x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Ones of x's shape, dtype and device."""
     return ones(x.shape, **_like(x, dtype, device), requires_grad=requires_grad)
 
 
-def full_like(x: Tensor, fill_value: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def full_like(
+    x: Tensor,
+    fill_value: Any,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """One value everywhere, in x's shape, dtype and device."""
     return full(x.shape, fill_value, **_like(x, dtype, device), requires_grad=requires_grad)
 
 
-def randn_like(x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def randn_like(
+    x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Normal numbers in x's shape, dtype and device."""
     return randn(x.shape, **_like(x, dtype, device), requires_grad=requires_grad)
 
 
-def rand_like(x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+def rand_like(
+    x: Tensor, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """Uniform numbers in [0, 1) in x's shape, dtype and device."""
     return rand(x.shape, **_like(x, dtype, device), requires_grad=requires_grad)
 

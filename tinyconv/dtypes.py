@@ -7,7 +7,12 @@ import numpy as np
 from tinyconv.errors import DTypeError
 
 float16, float32, float64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
-int8, int16, int32, int64 = np.dtype(np.int8), np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.int64)
+int8, int16, int32, int64 = (
+    np.dtype(np.int8),
+    np.dtype(np.int16),
+    np.dtype(np.int32),
+    np.dtype(np.int64),
+)
 uint8, bool_ = np.dtype(np.uint8), np.dtype(np.bool_)
 half, float_, double, long = float16, float32, float64, int64
 

@@ -47,7 +47,10 @@ class Sample:
     smooth: bool = True  # False: piecewise linear at places a numerical check would step over
 
     def make(
-        self, rng: np.random.Generator, dtype: Any = np.float64, wrap: Callable[[Any], Any] = lambda a: a
+        self,
+        rng: np.random.Generator,
+        dtype: Any = np.float64,
+        wrap: Callable[[Any], Any] = lambda a: a,
     ) -> tuple[list[Any], dict[str, Any]]:
         """Draw the arrays; ``wrap`` turns each into what the callee takes (a Tensor, say)."""
 
@@ -91,7 +94,10 @@ def positive(*args: Any, **params: Any) -> Sample:
     """A sample whose floats lie in [0.5, 2.5): for log, sqrt and their like."""
     drawn = sample(*args, **params)
     return Sample(
-        tuple(Draw(a.shape, 0.5, 2.5) if isinstance(a, Draw) and a.kind == "float" else a for a in drawn.args),
+        tuple(
+            Draw(a.shape, 0.5, 2.5) if isinstance(a, Draw) and a.kind == "float" else a
+            for a in drawn.args
+        ),
         drawn.params,
     )
 

@@ -17,11 +17,7 @@ from tinyconv.backend import Array, backend_named, backend_of
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int64
 from tinyconv.errors import DTypeError, GraphError, ShapeError
-from tinyconv.ops import elementwise as e
-from tinyconv.ops import index as ix
-from tinyconv.ops import linalg as la
-from tinyconv.ops import reduce as r
-from tinyconv.ops import shape as s
+from tinyconv.ops import elementwise as e, index as ix, linalg as la, reduce as r, shape as s
 
 Dim = int | tuple[int, ...] | None
 
@@ -37,7 +33,9 @@ class Tensor(Variable):
     __slots__ = ()
     __array_ufunc__ = None  # np.ones(2) * t calls t.__rmul__ instead of building an object array
 
-    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None) -> None:
+    def __init__(
+        self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None
+    ) -> None:
         self.data = as_array(data, dtype, device)
         self.grad = None
         self.requires_grad = False
@@ -100,7 +98,13 @@ class Tensor(Variable):
         return iter(self.unbind(0))
 
     def __repr__(self) -> str:
-        body = np.array2string(backend_of(self.data).to_numpy(self.data), separator=", ", prefix="tensor(", threshold=1000, precision=4)
+        body = np.array2string(
+            backend_of(self.data).to_numpy(self.data),
+            separator=", ",
+            prefix="tensor(",
+            threshold=1000,
+            precision=4,
+        )
         notes = "" if self.dtype in (float32, int64, bool_) else f", dtype={self.dtype}"
         if self.node is not None:
             notes += f", op={self.node.op.name}"
@@ -113,7 +117,9 @@ class Tensor(Variable):
     def item(self) -> Any:
         """The value of a tensor with one element, as a Python number."""
         if self.data.size != 1:
-            raise ShapeError("item", f"the tensor has shape {self.shape}; only one element makes a number")
+            raise ShapeError(
+                "item", f"the tensor has shape {self.shape}; only one element makes a number"
+            )
         return self.data.item()
 
     def tolist(self) -> Any:
@@ -122,8 +128,11 @@ class Tensor(Variable):
     def numpy(self) -> np.ndarray[Any, Any]:
         """The array itself, without a copy; for a tensor of the graph, detach first."""
         if self.requires_grad:
-            raise GraphError("numpy", "this tensor requires grad and NumPy would lose the graph; use x.detach().numpy()")
-        return backend_of(self.data).to_numpy(self.data)  # type: ignore[no-any-return]
+            raise GraphError(
+                "numpy",
+                "this tensor requires grad and NumPy would lose the graph; use x.detach().numpy()",
+            )
+        return backend_of(self.data).to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
@@ -160,7 +169,12 @@ class Tensor(Variable):
 
     # --- the graph
 
-    def backward(self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+    ) -> None:
         """Add d self / d leaf to ``.grad`` of every leaf that requires grad.
 
         gradient: what this tensor's gradient is; needed unless it has one element.
@@ -177,10 +191,15 @@ class Tensor(Variable):
         """Record the operations on this leaf, or stop; returns the tensor."""
         if not self.is_leaf:
             if not requires_grad:
-                raise GraphError("requires_grad_", "only leaves can stop requiring grad; use x.detach()")
+                raise GraphError(
+                    "requires_grad_", "only leaves can stop requiring grad; use x.detach()"
+                )
             return self
         if requires_grad and self.data.dtype.kind != "f":
-            raise DTypeError("requires_grad_", f"only floats have gradients, this tensor is {self.dtype}; use x.float()")
+            raise DTypeError(
+                "requires_grad_",
+                f"only floats have gradients, this tensor is {self.dtype}; use x.float()",
+            )
         self.requires_grad = requires_grad
         return self
 
@@ -190,7 +209,9 @@ class Tensor(Variable):
         Returns a function that removes the hook.
         """
         if not self.requires_grad:
-            raise GraphError("register_hook", "this tensor does not require grad, its hook would never run")
+            raise GraphError(
+                "register_hook", "this tensor does not require grad, its hook would never run"
+            )
         owner = self.node or self
         if owner.hooks is None:
             owner.hooks = []
@@ -201,10 +222,15 @@ class Tensor(Variable):
     # --- in place: for training loops; guarded, and noticed by a later backward
 
     def _write(self, name: str, *others: Any) -> Array:
-        if context.grad_enabled and (self.requires_grad or any(getattr(o, "requires_grad", False) for o in others)):
+        if context.grad_enabled and (
+            self.requires_grad or any(getattr(o, "requires_grad", False) for o in others)
+        ):
             kind = "a leaf that requires grad" if self.is_leaf else "a tensor of the graph"
-            raise GraphError(name, f"in-place writes are not recorded, and {kind} takes part. Compute a new tensor "
-                                   "(x = x + y), or write inside `with tc.no_grad():`")
+            raise GraphError(
+                name,
+                f"in-place writes are not recorded, and {kind} takes part. Compute a new tensor "
+                "(x = x + y), or write inside `with tc.no_grad():`",
+            )
         self.stamp[0] = context.last_write = tick()
         return self.data
 
@@ -249,7 +275,7 @@ class Tensor(Variable):
         if device is not None and backend_named(device) is not backend_of(self.data):
             raise GraphError("to", f"no transfer from {self.device} to {device}")
         wanted = self.dtype if dtype is None else as_dtype(dtype)
-        return self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)  # type: ignore[no-any-return]
+        return self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)
 
     def cpu(self) -> Tensor:
         return self.to("cpu")
@@ -271,11 +297,15 @@ class Tensor(Variable):
 
     def clone(self) -> Tensor:
         """A copy that stays in the graph."""
-        return e.clone(self)  # type: ignore[no-any-return]
+        return e.clone(self)
 
     def contiguous(self) -> Tensor:
         """Row-major memory; the tensor itself if it has it."""
-        return self if self.data.flags.c_contiguous else s.reshape(s.reshape(self, shape=(-1,)), shape=self.shape)
+        return (
+            self
+            if self.data.flags.c_contiguous
+            else s.reshape(s.reshape(self, shape=(-1,)), shape=self.shape)
+        )
 
     # --- operators
 
@@ -486,10 +516,14 @@ class Tensor(Variable):
     def min(self, dim: int | None = None, keepdim: Any = False) -> Any:
         return r.min(self, dim, keepdim)
 
-    def var(self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None) -> Tensor:
+    def var(
+        self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None
+    ) -> Tensor:
         return r.var(self, dim, correction, keepdim, unbiased)
 
-    def std(self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None) -> Tensor:
+    def std(
+        self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None
+    ) -> Tensor:
         return r.std(self, dim, correction, keepdim, unbiased)
 
     def argmax(self, dim: int | None = None, keepdim: Any = False) -> Tensor:
@@ -597,7 +631,9 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         data = data.data
     array = np.array(_plain(data)) if not hasattr(data, "dtype") else xp.array(data)
     if dtype is None:
-        is_python_float = not hasattr(data, "dtype") and array.dtype == float64 and not _holds_arrays(data)
+        is_python_float = (
+            not hasattr(data, "dtype") and array.dtype == float64 and not _holds_arrays(data)
+        )
         dtype = float32 if is_python_float else array.dtype
         if array.size == 0 and not hasattr(data, "dtype"):
             dtype = float32

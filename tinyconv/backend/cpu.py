@@ -32,7 +32,8 @@ from tinyconv.backend.reference import Padding, Pair
 T = TypeVar("T")
 R = TypeVar("R")
 
-BLOCK = 2**17  # numbers in a block of patches: half of a megabyte, so that it stays in the L2 cache
+BLOCK = 2**19  # numbers in a block of patches: a megabyte, so that it stays in cache
+SHORT_RUN = 8  # numbers below which a run is not worth copying as one
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
 WORTH_THREADS = 2**18  # numbers below which waking another thread costs more than it saves
 
@@ -136,65 +137,100 @@ def _scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
 
 # --------------------------------------------------------------------------- convolution
 
-Block = tuple[slice, slice]  # images, rows
+Block = tuple[slice, slice]  # images, rows of the output
+
+
+def _cut(n: int, largest: int) -> list[slice]:
+    """range(n) in slices of equal length, up to `largest`: as many for every thread."""
+    pieces = -(-n // max(1, largest))
+    pieces = min(n, -(-pieces // _threads) * _threads)
+    cuts = [n * i // pieces for i in range(pieces + 1)]
+    return [slice(i, j) for i, j in zip(cuts, cuts[1:], strict=False)]
 
 
 def _blocks(images: int, rows: int, row_size: int) -> list[Block]:
     """Cut (images, rows) into whole images, or where one is too large, into bands of its rows."""
     fit = max(1, BLOCK // row_size)
     if fit >= rows:
-        step = fit // rows
-        return [(slice(n, min(n + step, images)), slice(0, rows)) for n in range(0, images, step)]
+        return [(some, slice(0, rows)) for some in _cut(images, fit // rows)]
     bands = [slice(r, min(r + fit, rows)) for r in range(0, rows, fit)]
     return [(slice(n, n + 1), band) for n in range(images) for band in bands]
 
 
-def _crop(x: Array, images: slice, rows: Pair, cols: Pair) -> Array:
-    """x[images, rows, cols] of x (N,H,W,C), with zeros where the ranges leave the image."""
-    x = x[images]
-    n, H, W, C = x.shape
-    (top, bottom), (left, right) = rows, cols
-    inside = top >= 0 and left >= 0 and bottom <= H and right <= W
-    if inside and x.strides[3] == x.itemsize:
-        return x[:, top:bottom, left:right]
-    y = _scratch("crop", (n, bottom - top, right - left, C), x.dtype)
-    r0, r1 = max(0, -top), max(0, min(H, bottom) - top)
-    c0, c1 = max(0, -left), max(0, min(W, right) - left)
-    y[:, :r0] = y[:, r1:] = y[:, r0:r1, :c0] = y[:, r0:r1, c1:] = 0
-    y[:, r0:r1, c0:c1] = x[:, top + r0 : top + r1, left + c0 : left + c1]
-    return y
+def _read(
+    first: int, count: int, size: int, stride: int, kernel: int, dilation: int
+) -> tuple[int, slice, slice]:
+    """What `count` windows, the first at `first`, read of an axis of `size`.
+
+    The length they span, the part of the axis within that span, and where in the span it lies.
+    """
+    length = (count - 1) * stride + (kernel - 1) * dilation + 1
+    start, stop = (min(max(i, 0), size) for i in (first, first + length))
+    return length, slice(start, stop), slice(start - first, stop - first)
 
 
-def _patches(
-    x: Array, block: Block, columns: int, kernel_size: Pair, stride: Pair, dilation: Pair,
-    origin: Pair,
-) -> Array:
-    """The patches of one block as a matrix (P, KH*KW*C); window (0,0) of x starts at `origin`."""
-    images, rows = block
-    (KH, KW), (sh, sw), (dh, dw) = kernel_size, stride, dilation
-    top, left = origin[0] + rows.start * sh, origin[1]
-    height, width = rows.stop - rows.start, columns
-    bottom = top + (height - 1) * sh + (KH - 1) * dh + 1
-    right = left + (width - 1) * sw + (KW - 1) * dw + 1
-    x = _crop(x, images, (top, bottom), (left, right))
-    n, _, _, C = x.shape
-    P = n * height * width
-    if KH == KW == sh == sw == 1:
-        return x.reshape(P, C)
-    s = x.strides
-    windows = np.lib.stride_tricks.as_strided(
-        x, (n, height, width, KH, KW, C), (s[0], s[1] * sh, s[2] * sw, s[1] * dh, s[2] * dw, s[3])
-    )
-    if KW * C >= 32:
-        matrix = _scratch("patches", (P, KH * KW * C), x.dtype)
-        np.copyto(matrix.reshape(windows.shape), windows)
-    else:  # runs along KW and C are too short to copy: store the matrix by columns, as runs of OW
-        matrix = _scratch("patches", (KH * KW * C, P), x.dtype)
-        np.copyto(
-            matrix.reshape(KH, KW, C, n, height, width), windows.transpose(3, 4, 5, 0, 1, 2)
+class _Patches:
+    """The patches of x (N,H,W,C) as matrices (P, KH*KW*C), block by block.
+
+    Window (0,0) starts at `origin`, possibly outside of x, where everything is zero. A matrix is
+    overwritten by the next one.
+    """
+
+    def __init__(
+        self, x: Array, columns: int, kernel_size: Pair, stride: Pair, dilation: Pair, origin: Pair
+    ) -> None:
+        self.x, self.columns = x, columns
+        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
+        self.top = origin[0]
+        self.across = self._read(1, origin[1], columns)
+        self.prepared: dict[tuple[int, ...], tuple[Array, Array, Array, Array]] = {}
+
+    def _read(self, axis: int, first: int, count: int) -> tuple[int, slice, slice]:
+        step, kernel, spread = self.stride[axis], self.kernel_size[axis], self.dilation[axis]
+        return _read(first, count, self.x.shape[1 + axis], step, kernel, spread)
+
+    def __call__(self, block: Block) -> Array:
+        images, rows = block
+        sh, sw = self.stride
+        count = rows.stop - rows.start
+        h, rows_in, rows_at = self._read(0, self.top + rows.start * sh, count)
+        w, cols_in, cols_at = self.across
+        x = self.x[images, rows_in, cols_in]
+        if self.kernel_size == (1, 1) and x.shape[1:3] == (h, w):
+            return x[:, ::sh, ::sw].reshape(-1, x.shape[3])
+        # The border around `rows_at` and `cols_at` is zero, and stays so from block to block.
+        key = (len(x), count, rows_at.start, rows_at.stop)
+        if key not in self.prepared:
+            padded = np.zeros((len(x), h, w, x.shape[3]), x.dtype)
+            self.prepared[key] = padded[:, rows_at, cols_at], *self._windows(padded, count)
+        inside, windows, target, matrix = self.prepared[key]
+        np.copyto(inside, x)
+        np.copyto(target, windows)
+        return matrix
+
+    def _windows(self, padded: Array, rows: int) -> tuple[Array, Array, Array]:
+        """The windows of `padded`, a matrix for them, and that matrix in the windows' shape."""
+        (KH, KW), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
+        N, C = len(padded), padded.shape[3]
+        n, h, w, c = padded.strides
+        P, K = N * rows * self.columns, KH * KW * C
+        run = KW if dw == 1 else 1  # so many pixels of a window are neighbours in memory
+        if run * C < SHORT_RUN:
+            windows = np.lib.stride_tricks.as_strided(
+                padded,
+                (KH, KW, C, N, rows, self.columns),
+                (h * dh, w * dw, c, n, h * sh, w * sw),
+            )
+            matrix = _scratch("patches", (K, P), padded.dtype)
+            return windows, matrix.reshape(windows.shape), matrix.T
+        # NumPy copies a run faster as one opaque element than as an axis of numbers.
+        element = np.dtype((np.void, run * C * padded.itemsize))
+        windows = np.ndarray(
+            (N, rows, self.columns, KH, KW // run), element, padded,
+            strides=(n, h * sh, w * sw, h * dh, w * dw),
         )
-        matrix = matrix.T
-    return matrix
+        matrix = _scratch("patches", (P, K), padded.dtype)
+        return windows, matrix.view(element).reshape(windows.shape), matrix
 
 
 def _pieces(rows: int, row_work: int) -> int:
@@ -218,8 +254,9 @@ def _correlate(
     w = np.ascontiguousarray(w).reshape(K, O)
 
     def job(blocks: Sequence[Block]) -> None:
+        patches = _Patches(x, OW, (KH, KW), stride, dilation, origin)
         for block in blocks:
-            rows = _patches(x, block, OW, (KH, KW), stride, dilation, origin)
+            rows = patches(block)
             target = y[block]
             direct = target.flags.c_contiguous
             product = target if direct else _scratch("product", target.shape, y.dtype)
@@ -356,8 +393,9 @@ def _correlate_weight(
 
     def job(blocks: Sequence[Block]) -> Array:
         total = np.zeros((K, O), x.dtype)
+        patches = _Patches(x, OW, kernel_size, stride, dilation, origin)
         for block in blocks:
-            rows = _patches(x, block, OW, kernel_size, stride, dilation, origin)
+            rows = patches(block)
             n = _pieces(len(rows), K * O)
             pixels = g[block].reshape(n, -1, O)
             total += np.matmul(rows.reshape(n, -1, K).transpose(0, 2, 1), pixels).sum(0)
@@ -535,12 +573,13 @@ def relu_backward(g: Array, y: Array) -> Array:
         g = same
     dx = np.empty_like(y)
     gs, target = _flat(g), _flat(dx)
+    bits = f"i{y.itemsize}"  # as integers: a float infinity times 0 would be NaN
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
-            positive = _scratch("positive", ys[block].shape, y.dtype)
-            np.greater(ys[block], 0, out=positive, casting="unsafe")
-            np.multiply(gs[block], positive, out=target[block])
+            keep = _scratch("keep", ys[block].shape, bits)
+            np.greater(ys[block], 0, out=keep, casting="unsafe")
+            np.multiply(gs[block].view(bits), keep, out=target[block].view(bits))
 
     _in_spans(job, _flat_blocks(ys), y.size)
     return dx

@@ -29,28 +29,67 @@ Padding = tuple[Pair, Pair]
 
 
 @op
-def conv2d(x: Array, w: Array, *, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> Array:
+def conv2d(
+    x: Array, w: Array, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> Array:
     """x (N, C, H, W), w (O, C/groups, KH, KW) -> y (N, O, OH, OW)."""
-    return backend_of(x).conv2d(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return backend_of(x).conv2d(
+        x, w, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
 
 
 @op
-def conv2d_input(g: Array, w: Array, *, input_size: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> Array:
+def conv2d_input(
+    g: Array,
+    w: Array,
+    *,
+    input_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> Array:
     """g (N, O, OH, OW), w (O, C/groups, KH, KW) -> (N, C, H, W): every g stamps its kernel."""
     return backend_of(g).conv2d_input(
-        g, w, input_size=input_size, stride=stride, padding=padding, dilation=dilation, groups=groups
+        g,
+        w,
+        input_size=input_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
     )
 
 
 @op
-def conv2d_weight(x: Array, g: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> Array:
+def conv2d_weight(
+    x: Array,
+    g: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> Array:
     """x (N, C, H, W), g (N, O, OH, OW) -> (O, C/groups, KH, KW): every g weighs its window."""
     return backend_of(x).conv2d_weight(
-        x, g, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups
+        x,
+        g,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
     )
 
 
-def _geometry(stride: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0)), dilation: Pair = (1, 1), groups: int = 1) -> dict[str, Any]:
+def _geometry(
+    stride: Pair = (1, 1),
+    padding: Padding = ((0, 0), (0, 0)),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> dict[str, Any]:
     return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
 
@@ -95,11 +134,15 @@ conv2d.defvjp(
 )
 conv2d_input.defvjp(
     lambda h, _y, _g, w, *, input_size, **geometry: conv2d(h, w, **geometry),
-    lambda h, _y, g, _w, *, input_size, **geometry: conv2d_weight(h, g, kernel_size=_w.shape[2:], **geometry),
+    lambda h, _y, g, _w, *, input_size, **geometry: conv2d_weight(
+        h, g, kernel_size=_w.shape[2:], **geometry
+    ),
     samples=_samples("conv2d_input"),
 )
 conv2d_weight.defvjp(
-    lambda h, _y, _x, g, *, kernel_size, **geometry: conv2d_input(g, h, input_size=_x.shape[2:], **geometry),
+    lambda h, _y, _x, g, *, kernel_size, **geometry: conv2d_input(
+        g, h, input_size=_x.shape[2:], **geometry
+    ),
     lambda h, _y, x, _g, *, kernel_size, **geometry: conv2d(x, h, **geometry),
     samples=_samples("conv2d_weight"),
 )

@@ -12,7 +12,13 @@ from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, positive, sample
 
-BINARY = [sample((3, 4), (3, 4)), sample((3, 4), (4,)), sample((2, 1, 3), (4, 1)), sample((3,), 2.5), sample(1.5, (3,))]
+BINARY = [
+    sample((3, 4), (3, 4)),
+    sample((3, 4), (4,)),
+    sample((2, 1, 3), (4, 1)),
+    sample((3,), 2.5),
+    sample(1.5, (3,)),
+]
 
 # --- arithmetic
 
@@ -104,7 +110,13 @@ def _exponential_rule(g: Any, y: Any, a: Any) -> Any:
 pow.defvjp(
     lambda g, _y, a, b: unbroadcast(_power_rule(g, a, b), a.shape),
     lambda g, y, a, b: unbroadcast(_exponential_rule(g, y, a), b.shape),
-    samples=[positive((3, 4), 2), positive((3, 4), 0.5), positive((3, 4), (4,)), positive(2.0, (3,)), sample((3,), 3)],
+    samples=[
+        positive((3, 4), 2),
+        positive((3, 4), 0.5),
+        positive((3, 4), (4,)),
+        positive(2.0, (3,)),
+        sample((3,), 3),
+    ],
 )
 
 # --- functions of one variable
@@ -248,12 +260,14 @@ def relu_backward(g: Array, y: Array) -> Array:
     return backend_of(g).relu_backward(g, y)
 
 
-relu_backward.defvjp(lambda h, _z, _g, y: relu_backward(h, y), None, samples=[sample((3, 4), (3, 4))])
+relu_backward.defvjp(
+    lambda h, _z, _g, y: relu_backward(h, y), None, samples=[sample((3, 4), (3, 4))]
+)
 
 
 @op
 def clamp(x: Array, *, min: float | None = None, max: float | None = None) -> Array:
-    """x limited to [min, max]; None is no limit.  The gradient passes at the limits, as in PyTorch."""
+    """x limited to [min, max]; None is no limit.  At a limit the gradient passes, as in PyTorch."""
     xp = array_module(x)
     x = x if min is None else xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
@@ -307,7 +321,11 @@ where.defvjp(
     None,
     lambda g, _y, c, _a, _b: unbroadcast(where(c, g, 0.0), _a.shape),
     lambda g, _y, c, _a, _b: unbroadcast(where(c, 0.0, g), _b.shape),
-    samples=[sample(bools(3, 4), (3, 4), (4,)), sample(bools(4), (3, 4), 2.0), sample(bools(2, 1), 0.0, (3,))],
+    samples=[
+        sample(bools(3, 4), (3, 4), (4,)),
+        sample(bools(4), (3, 4), 2.0),
+        sample(bools(2, 1), 0.0, (3,)),
+    ],
 )
 
 # --- dtype and identity
@@ -319,7 +337,10 @@ def to_dtype(x: Array, *, dtype: Any) -> Array:
     return x.astype(dtype)
 
 
-to_dtype.defvjp(lambda g, _y, _x, *, dtype: to_dtype(g, dtype=_x.dtype), samples=[sample((3, 4), dtype=np.float64)])
+to_dtype.defvjp(
+    lambda g, _y, _x, *, dtype: to_dtype(g, dtype=_x.dtype),
+    samples=[sample((3, 4), dtype=np.float64)],
+)
 
 
 @op
@@ -431,4 +452,3 @@ remainder.defvjp(
     lambda g, _y, a, b: unbroadcast(-g * (a // b), b.shape),
     samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
 )
-

@@ -55,8 +55,12 @@ put_add.defvjp(
 def is_basic(index: Any) -> bool:
     """Integers, slices, None and Ellipsis: no position can be named twice."""
     parts = index if isinstance(index, tuple) else (index,)
-    return all(part is None or part is Ellipsis or isinstance(part, (int, slice)) and not isinstance(part, bool)
-               for part in parts)
+    return all(
+        part is None
+        or part is Ellipsis
+        or (isinstance(part, (int, slice)) and not isinstance(part, bool))
+        for part in parts
+    )
 
 
 # --- gather and scatter along one axis
@@ -79,7 +83,9 @@ def _scatter_add(x: Array, index: Array, src: Array, *, dim: int) -> Array:
 def _grid(index: Array, dim: int) -> tuple[Array, ...]:
     """The full index arrays of a gather: the given one along dim, counting elsewhere."""
     xp = array_module(index)
-    grid = [xp.arange(n).reshape((n,) + (1,) * (index.ndim - 1 - i)) for i, n in enumerate(index.shape)]
+    grid = [
+        xp.arange(n).reshape((n,) + (1,) * (index.ndim - 1 - i)) for i, n in enumerate(index.shape)
+    ]
     grid[dim] = index
     return tuple(grid)
 
@@ -111,7 +117,10 @@ _scatter_add.defvjp(
     lambda g, _y, _x, _index, _src, *, dim: g,
     None,
     lambda g, _y, _x, index, _src, *, dim: _like_source(_gather(g, index, dim=dim), _src.shape),
-    samples=[sample((4, 3), ints(2, 3, high=4), (2, 3), dim=0), sample((2, 4), ints(2, 3, high=4), (2, 5), dim=1)],
+    samples=[
+        sample((4, 3), ints(2, 3, high=4), (2, 3), dim=0),
+        sample((2, 4), ints(2, 3, high=4), (2, 5), dim=1),
+    ],
 )
 
 
@@ -150,5 +159,12 @@ def _check_range(name: str, index: Any, size: int) -> None:
     values = index.data if hasattr(index, "node") else index
     if values.dtype.kind not in "iu":
         raise ShapeError(name, f"index is {values.dtype}; it must hold integers")
-    if array_module(values) is np and values.size and not (0 <= values.min() and values.max() < size):
-        raise ShapeError(name, f"index holds {values.min()}..{values.max()}, the axis has positions 0..{size - 1}")
+    if (
+        array_module(values) is np
+        and values.size
+        and not (values.min() >= 0 and values.max() < size)
+    ):
+        raise ShapeError(
+            name,
+            f"index holds {values.min()}..{values.max()}, the axis has positions 0..{size - 1}",
+        )

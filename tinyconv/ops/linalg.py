@@ -29,13 +29,18 @@ _matmul.defvjp(
 
 
 def matmul(a: Any, b: Any) -> Any:
-    """a @ b.  1-D operands are a row on the left, a column on the right, as in NumPy and PyTorch."""
+    """a @ b; a 1-D operand is a row on the left, a column on the right, as in PyTorch."""
     if a.ndim == 0 or b.ndim == 0:
-        raise ShapeError("matmul", f"operands {a.shape} and {b.shape}: both need at least one axis; use a * b")
+        raise ShapeError(
+            "matmul", f"operands {a.shape} and {b.shape}: both need at least one axis; use a * b"
+        )
     left, right = a.shape[-1], b.shape[-2 if b.ndim > 1 else -1]
     if left != right:
-        raise ShapeError("matmul", f"{a.shape} @ {b.shape}: {left} columns on the left meet {right} rows on the right"
-                         + _transpose_hint(a, b))
+        raise ShapeError(
+            "matmul",
+            f"{a.shape} @ {b.shape}: {left} columns on the left meet {right} rows on the right"
+            + _transpose_hint(a, b),
+        )
     row, column = a.ndim == 1, b.ndim == 1
     a = reshape(a, shape=(1, *a.shape)) if row else a
     b = reshape(b, shape=(*b.shape, 1)) if column else b
@@ -66,7 +71,9 @@ def _einsum_vjp(i: int, g: Any, xs: Any, subscripts: str) -> Any:
     reachable = [c for c in mine if c in output or builtins.any(c in other for other in others)]
     rest = [x for k, x in enumerate(xs) if k != i]
     y = _einsum(g, *rest, subscripts=f"{','.join([output, *others])}->{''.join(reachable)}")
-    y = reshape(y, shape=tuple(n if c in reachable else 1 for c, n in zip(mine, xs[i].shape, strict=True)))
+    y = reshape(
+        y, shape=tuple(n if c in reachable else 1 for c, n in zip(mine, xs[i].shape, strict=True))
+    )
     return broadcast_to(y, shape=xs[i].shape)
 
 
@@ -90,17 +97,32 @@ def einsum(equation: str, *operands: Any) -> Any:
     left, _, right = equation.partition("->")
     labels = left.split(",")
     if len(labels) != len(operands):
-        raise ShapeError("einsum", f"{equation!r} names {len(labels)} operands, {len(operands)} were given")
-    dots = max((x.ndim - len(l.replace("...", "")) for l, x in zip(labels, operands, strict=True) if "..." in l), default=0)
-    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation][:dots]
+        raise ShapeError(
+            "einsum", f"{equation!r} names {len(labels)} operands, {len(operands)} were given"
+        )
+    dots = max(
+        (
+            x.ndim - len(l.replace("...", ""))
+            for l, x in zip(labels, operands, strict=True)
+            if "..." in l
+        ),
+        default=0,
+    )
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation][
+        :dots
+    ]
     if "->" not in equation:
         flat = left.replace(",", "").replace("...", "")
-        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(flat) if flat.count(c) == 1))
+        right = ("..." if "..." in left else "") + "".join(
+            sorted(c for c in set(flat) if flat.count(c) == 1)
+        )
     ready, names = [], []
     for label, x in zip(labels, operands, strict=True):
         extra = x.ndim - len(label.replace("...", ""))
         if extra < 0 or (extra and "..." not in label):
-            raise ShapeError("einsum", f"{label!r} in {equation!r} does not fit an operand of shape {x.shape}")
+            raise ShapeError(
+                "einsum", f"{label!r} in {equation!r} does not fit an operand of shape {x.shape}"
+            )
         name, x = _diagonals(label.replace("...", "".join(free[dots - extra :])), x)
         ready.append(x)
         names.append(name)
@@ -108,9 +130,15 @@ def einsum(equation: str, *operands: Any) -> Any:
     for name, x in zip(names, ready, strict=True):
         for c, n in zip(name, x.shape, strict=True):
             if sizes.setdefault(c, n) != n and n != 1 and sizes[c] != 1:
-                raise ShapeError("einsum", f"label {c!r} of {equation!r} is {sizes[c]} in one operand and {n} in another")
+                raise ShapeError(
+                    "einsum",
+                    f"label {c!r} of {equation!r} is {sizes[c]} in one operand and {n} in another",
+                )
             sizes[c] = max(sizes[c], n)
-    ready = [broadcast_to(x, shape=tuple(sizes[c] for c in name)) for name, x in zip(names, ready, strict=True)]
+    ready = [
+        broadcast_to(x, shape=tuple(sizes[c] for c in name))
+        for name, x in zip(names, ready, strict=True)
+    ]
     return _einsum(*ready, subscripts=f"{','.join(names)}->{right.replace('...', ''.join(free))}")
 
 

@@ -17,15 +17,23 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
 _MAX = [
-    sample((2, 3, 6, 6), kernel_size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)), dilation=(1, 1)),
-    sample((1, 2, 7, 6), kernel_size=(3, 2), stride=(2, 1), padding=((1, 1), (1, 0)), dilation=(1, 2)),
+    sample(
+        (2, 3, 6, 6), kernel_size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)), dilation=(1, 1)
+    ),
+    sample(
+        (1, 2, 7, 6), kernel_size=(3, 2), stride=(2, 1), padding=((1, 1), (1, 0)), dilation=(1, 2)
+    ),
 ]
 
 
 @op(samples=_MAX)
-def max_pool2d_indices(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair) -> Array:
+def max_pool2d_indices(
+    x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> Array:
     """Where each window's maximum is: flat positions h * W + w of the input, int64."""
-    return backend_of(x).max_pool2d(x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)[1]
+    return backend_of(x).max_pool2d(
+        x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
+    )[1]
 
 
 @op
@@ -59,7 +67,9 @@ def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -
 
 
 @op
-def window_sum_input(g: Array, *, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
+def window_sum_input(
+    g: Array, *, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Padding
+) -> Array:
     """Every g is added to all entries of its window: `window_sum`'s adjoint."""
     return backend_of(g).window_sum_input(
         g, input_size=input_size, kernel_size=kernel_size, stride=stride, padding=padding

@@ -1,4 +1,4 @@
-"""Reductions.  ``dim`` is None (all axes), an axis or a tuple of axes; ``keepdim`` keeps them at length 1."""
+"""Reductions.  dim: None (all axes), an axis or a tuple; keepdim keeps them at length 1."""
 
 import builtins
 import math
@@ -12,7 +12,7 @@ from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.elementwise import exp, ones_like, sqrt, where, zeros_like
 from tinyconv.ops.index import gather
 from tinyconv.ops.shape import broadcast_to, flip, permute, reshape
-from tinyconv.samples import positive, sample
+from tinyconv.samples import sample
 
 Dim = int | tuple[int, ...] | None
 
@@ -154,10 +154,14 @@ def _product_of_others(x: Any, dim: int) -> Any:
 
 def _prod_vjp(g: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
     if dim is None:
-        return spread(g, x, None, keepdim) * reshape(_product_of_others(reshape(x, shape=(-1,)), -1), shape=x.shape)
-    order = tuple(i for i in range(x.ndim) if i != dim % x.ndim) + (dim % x.ndim,)
+        return spread(g, x, None, keepdim) * reshape(
+            _product_of_others(reshape(x, shape=(-1,)), -1), shape=x.shape
+        )
+    order = (*(i for i in range(x.ndim) if i != dim % x.ndim), dim % x.ndim)
     back = tuple(order.index(i) for i in range(x.ndim))
-    return spread(g, x, dim, keepdim) * permute(_product_of_others(permute(x, dims=order), -1), dims=back)
+    return spread(g, x, dim, keepdim) * permute(
+        _product_of_others(permute(x, dims=order), -1), dims=back
+    )
 
 
 prod.defvjp(
@@ -173,11 +177,17 @@ def logsumexp(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     top = x.max(axis=_axis(dim), keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # all -inf: e^(x - 0) = 0, and the result is -inf
     y = xp.log(xp.exp(x - top).sum(axis=_axis(dim), keepdims=True)) + top
-    return y if keepdim else y.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes_of(dim, x.ndim)))
+    return (
+        y
+        if keepdim
+        else y.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes_of(dim, x.ndim)))
+    )
 
 
 logsumexp.defvjp(
-    lambda g, y, x, *, dim, keepdim: spread(g, x, dim, keepdim) * exp(x - spread(y, x, dim, keepdim)),
+    lambda g, y, x, *, dim, keepdim: (
+        spread(g, x, dim, keepdim) * exp(x - spread(y, x, dim, keepdim))
+    ),
     samples=OVER[1:],
 )
 
@@ -228,19 +238,34 @@ def min(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return _extreme(amin, argmin, x, dim, keepdim)
 
 
-def var(x: Any, dim: Dim = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None) -> Any:
+def var(
+    x: Any,
+    dim: Dim = None,
+    correction: int = 1,
+    keepdim: bool = False,
+    unbiased: bool | None = None,
+) -> Any:
     """Variance: the sum of squared deviations over (n - correction)."""
     if unbiased is not None:
         correction = int(unbiased)
     centred = x - mean(x, dim=dim, keepdim=True)
     n = count(x.shape, dim) - correction
     if n <= 0:
-        raise ShapeError("var", f"{count(x.shape, dim)} entries leave {n} degrees of freedom after "
-                                f"correction={correction}; use correction=0")
+        raise ShapeError(
+            "var",
+            f"{count(x.shape, dim)} entries leave {n} degrees of freedom after "
+            f"correction={correction}; use correction=0",
+        )
     return sum(centred * centred, dim=dim, keepdim=keepdim) / n
 
 
-def std(x: Any, dim: Dim = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None) -> Any:
+def std(
+    x: Any,
+    dim: Dim = None,
+    correction: int = 1,
+    keepdim: bool = False,
+    unbiased: bool | None = None,
+) -> Any:
     """Standard deviation, the root of `var`."""
     return sqrt(var(x, dim, correction, keepdim, unbiased))
 

@@ -28,7 +28,11 @@ def sum_to(x: Array, *, shape: Shape) -> Array:
 
 sum_to.defvjp(
     lambda g, _y, _x, *, shape: broadcast_to(g, shape=_x.shape),
-    samples=[sample((2, 3, 4), shape=(3, 1)), sample((2, 3), shape=()), sample((2, 3), shape=(2, 3))],
+    samples=[
+        sample((2, 3, 4), shape=(3, 1)),
+        sample((2, 3), shape=()),
+        sample((2, 3), shape=(2, 3)),
+    ],
 )
 
 
@@ -40,7 +44,11 @@ def broadcast_to(x: Array, *, shape: Shape) -> Array:
 
 broadcast_to.defvjp(
     lambda g, _y, _x, *, shape: unbroadcast(g, _x.shape),
-    samples=[sample((3, 1), shape=(2, 3, 4)), sample((), shape=(2, 2)), sample((2, 3), shape=(2, 3))],
+    samples=[
+        sample((3, 1), shape=(2, 3, 4)),
+        sample((), shape=(2, 2)),
+        sample((2, 3), shape=(2, 3)),
+    ],
 )
 
 
@@ -52,7 +60,11 @@ def reshape(x: Array, *, shape: Shape) -> Array:
 
 reshape.defvjp(
     lambda g, _y, _x, *, shape: reshape(g, shape=_x.shape),
-    samples=[sample((3, 4), shape=(2, 6)), sample((3, 4), shape=(-1,)), sample((2, 3, 4), shape=(2, -1))],
+    samples=[
+        sample((3, 4), shape=(2, 6)),
+        sample((3, 4), shape=(-1,)),
+        sample((2, 3, 4), shape=(2, -1)),
+    ],
 )
 
 
@@ -94,7 +106,11 @@ def roll(x: Array, *, shifts: int | Shape, dims: int | Shape | None = None) -> A
 
 roll.defvjp(
     lambda g, _y, _x, *, shifts, dims: roll(g, shifts=_negated(shifts), dims=dims),
-    samples=[sample((3, 4), shifts=1, dims=1), sample((3, 4), shifts=(1, -2), dims=(0, 1)), sample((3, 4), shifts=5)],
+    samples=[
+        sample((3, 4), shifts=1, dims=1),
+        sample((3, 4), shifts=(1, -2), dims=(0, 1)),
+        sample((3, 4), shifts=5),
+    ],
 )
 
 
@@ -124,8 +140,12 @@ def pad_zeros(x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
     """Zeros before and after, (before, after) for each axis; negative counts cut off."""
     xp = array_module(x)
     out = xp.zeros(tuple(n + a + b for n, (a, b) in zip(x.shape, padding, strict=True)), x.dtype)
-    inner = tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(out.shape, padding, strict=True))
-    outer = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, padding, strict=True))
+    inner = tuple(
+        slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(out.shape, padding, strict=True)
+    )
+    outer = tuple(
+        slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, padding, strict=True)
+    )
     out[inner] = x[outer]
     return out
 
@@ -150,12 +170,17 @@ def expand_shape(name: str, shape: Shape, sizes: Shape) -> Shape:
     """What ``x.expand(sizes)`` means: -1 keeps an axis."""
     lead = len(sizes) - len(shape)
     if lead < 0:
-        raise ShapeError(name, f"{shape} has {len(shape)} axes and cannot be expanded to the {len(sizes)} of {sizes}")
+        raise ShapeError(
+            name,
+            f"{shape} has {len(shape)} axes and cannot be expanded to the {len(sizes)} of {sizes}",
+        )
     full = (1,) * lead + shape
     wanted = tuple(n if size == -1 else size for n, size in zip(full, sizes, strict=True))
     for axis, (n, size) in enumerate(zip(full, wanted, strict=True)):
         if n not in (1, size):
-            raise ShapeError(name, f"axis {axis} of {shape} has {n} entries and cannot be expanded to {size}")
+            raise ShapeError(
+                name, f"axis {axis} of {shape} has {n} entries and cannot be expanded to {size}"
+            )
     return wanted
 
 
@@ -165,13 +190,21 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
         return reshape(x, shape=(1,))
     start, end = start_dim % x.ndim, end_dim % x.ndim
     if start > end:
-        raise ShapeError("flatten", f"start_dim {start_dim} comes after end_dim {end_dim} for {x.shape}")
-    return reshape(x, shape=(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+        raise ShapeError(
+            "flatten", f"start_dim {start_dim} comes after end_dim {end_dim} for {x.shape}"
+        )
+    return reshape(
+        x, shape=(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
+    )
 
 
 def squeeze(x: Any, dim: int | Shape | None = None) -> Any:
     """Without the axes of length 1; with ``dim``, only those."""
-    chosen = range(x.ndim) if dim is None else [d % max(x.ndim, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
+    chosen = (
+        range(x.ndim)
+        if dim is None
+        else [d % max(x.ndim, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
+    )
     return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in chosen))
 
 
@@ -197,11 +230,16 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     first = tensors[0]
     for i, t in enumerate(tensors):
         same = t.ndim == first.ndim and all(
-            a == b for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if k != dim % max(t.ndim, 1)
+            a == b
+            for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True))
+            if k != dim % max(t.ndim, 1)
         )
         if not same:
-            raise ShapeError("cat", f"tensor 0 is {first.shape} and tensor {i} is {t.shape}: "
-                                    f"they must agree on every axis but dim {dim}")
+            raise ShapeError(
+                "cat",
+                f"tensor 0 is {first.shape} and tensor {i} is {t.shape}: "
+                f"they must agree on every axis but dim {dim}",
+            )
     return _cat(*tensors, dim=dim)
 
 
@@ -209,7 +247,10 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors, all of one shape, along a new axis."""
     for i, t in enumerate(tensors):
         if t.shape != tensors[0].shape:
-            raise ShapeError("stack", f"tensor 0 is {tensors[0].shape} and tensor {i} is {t.shape}: all must be equal")
+            raise ShapeError(
+                "stack",
+                f"tensor 0 is {tensors[0].shape} and tensor {i} is {t.shape}: all must be equal",
+            )
     return cat([unsqueeze(t, dim) for t in tensors], dim)
 
 
@@ -218,7 +259,10 @@ def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
     n = x.shape[dim]
     sizes = [min(size, n - i) for i in range(0, n, size)] if isinstance(size, int) else list(size)
     if builtins.sum(sizes) != n:
-        raise ShapeError("split", f"sizes {sizes} add up to {builtins.sum(sizes)}, axis {dim} of {x.shape} has {n}")
+        raise ShapeError(
+            "split",
+            f"sizes {sizes} add up to {builtins.sum(sizes)}, axis {dim} of {x.shape} has {n}",
+        )
     starts = [builtins.sum(sizes[:i]) for i in range(len(sizes))]
     return tuple(narrow(x, dim, start, length) for start, length in zip(starts, sizes, strict=True))
 

@@ -1,0 +1,32 @@
+# make train   a ResNet learns MNIST: own environment, progress bar, run folder under runs/
+# make test    lint, types, tests: own environment
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: train test lint types tests slow bench clean
+
+train: .venv-train/ready
+	.venv-train/bin/tinyconv train mnist $(ARGS)
+
+test: lint types tests
+
+lint: .venv-test/ready
+	.venv-test/bin/ruff check .
+
+types: .venv-test/ready
+	.venv-test/bin/mypy
+
+tests: .venv-test/ready
+	.venv-test/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+slow: .venv-test/ready
+	.venv-test/bin/python -m pytest -m slow $(ARGS)
+
+.venv-train/ready: pyproject.toml
+	$(PYTHON) scripts/make_environment.py .venv-train plot
+
+.venv-test/ready: pyproject.toml
+	$(PYTHON) scripts/make_environment.py .venv-test dev
+
+clean:
+	rm -rf .venv-train .venv-test build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

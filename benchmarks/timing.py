@@ -1,0 +1,96 @@
+"""Both sides in turn in one process: A B A B ..., medians, and the ratio round by round.
+
+The machine may be shared and noisy; a ratio taken within a round holds where a time does not.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Median seconds of two sides, and the median of their ratios."""
+
+    what: str
+    ours: float
+    peer: float
+    ratio: float
+    low: float
+    high: float
+    goal: float
+    peer_name: str = "PyTorch"
+
+    def __str__(self) -> str:
+        met = "met" if self.ratio <= self.goal else "NOT met"
+        return (
+            f"{self.what}: tinyconv {_time(self.ours)}, {self.peer_name} {_time(self.peer)}, "
+            f"ratio {self.ratio:.2f} ({self.low:.2f}-{self.high:.2f}), goal <= {self.goal:g}: {met}"
+        )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.2f} us"
+
+
+def compare(
+    what: str,
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    goal: float,
+    rounds: int = 11,
+    warmup: int = 3,
+    calls: int = 1,
+    per: int = 1,
+    peer_name: str = "PyTorch",
+) -> Comparison:
+    """Time ``calls`` calls of each side per round; times are divided by ``calls * per``."""
+    for _ in range(warmup):
+        ours()
+        peer()
+    pairs = [(_clock(ours, calls), _clock(peer, calls)) for _ in range(rounds)]
+    ratios = sorted(a / b for a, b in pairs)
+    scale = calls * per
+    return Comparison(
+        what,
+        statistics.median(a for a, _ in pairs) / scale,
+        statistics.median(b for _, b in pairs) / scale,
+        statistics.median(ratios),
+        ratios[len(ratios) // 4],
+        ratios[-1 - len(ratios) // 4],
+        goal,
+        peer_name,
+    )
+
+
+def _clock(work: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    return time.perf_counter() - start
+
+
+def machine() -> str:
+    """The CPU's name as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return f"{names[0].partition(': ')[2]} x {len(names)}"
+    return platform.processor() or platform.machine()
+
+
+def report(rows: list[Comparison], json_path: str | None = None) -> None:
+    """Print the rows; write them as JSON too where a path is given."""
+    print(f"machine: {machine()}")
+    print(*rows, sep="\n")
+    if json_path:
+        text = json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1)
+        Path(json_path).write_text(text + "\n")

@@ -1,0 +1,465 @@
+"""The heavy kernels: naive, reference and fast agree, with PyTorch where it is installed."""
+
+import threading
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyconv.backend import cpu, naive, reference
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError:
+    torch = None
+
+CONV = [naive, reference, cpu]
+KERNELS = [reference, cpu]
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2}
+
+
+def ids(module: Any) -> str | None:
+    return module.__name__.rsplit(".", 1)[-1] if isinstance(module, ModuleType) else None
+
+
+def kernel(module: ModuleType, name: str) -> Any:
+    """A kernel as the backend finds it: from the module, else from the reference."""
+    return getattr(module, name, None) or getattr(reference, name)
+
+
+def draw(*shape: int, dtype: str = "float64", seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, dtype: Any) -> None:
+    """Same shape, the given dtype, and small error relative to the largest value."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == dtype
+    if expected.size:
+        scale = max(1.0, float(np.abs(expected).max()))
+        assert np.abs(actual - expected).max() <= TOLERANCE[str(np.dtype(dtype))] * scale
+
+
+LAYOUTS = {
+    "channels_first": np.ascontiguousarray,
+    "channels_last": lambda a: np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    "reversed": lambda a: np.ascontiguousarray(a[::-1, :, ::-1])[::-1, :, ::-1],
+    "every other": lambda a: np.repeat(a, 2, axis=3)[..., ::2],
+}
+
+
+# --------------------------------------------------------------------------- convolution
+
+#            N  C  O  size     kernel  stride  padding           dilation groups
+GEOMETRIES = [
+    (2, 3, 4, (5, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    (2, 3, 4, (7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    (2, 2, 3, (8, 7), (3, 2), (2, 3), ((1, 0), (0, 2)), (1, 1), 1),  # rectangular, one-sided
+    (1, 2, 2, (6, 6), (4, 4), (1, 1), ((1, 2), (1, 2)), (1, 1), 1),  # "same", even kernel
+    (2, 3, 2, (9, 9), (3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+    (2, 2, 2, (9, 8), (3, 3), (2, 3), ((2, 2), (3, 1)), (2, 3), 1),  # strided and dilated
+    (1, 2, 2, (9, 9), (2, 3), (4, 2), ((0, 0), (1, 1)), (2, 4), 1),  # stride, dilation not coprime
+    (2, 4, 6, (5, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 2),
+    (2, 4, 4, (5, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4),  # depthwise
+    (1, 3, 6, (6, 5), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 3),  # depthwise, two each
+    (2, 3, 4, (6, 7), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    (2, 3, 4, (6, 7), (1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    (2, 2, 3, (9, 9), (2, 2), (4, 4), ((0, 0), (0, 0)), (1, 1), 1),  # unread rows and columns
+    (1, 2, 2, (8, 8), (1, 2), (3, 3), ((1, 1), (0, 0)), (1, 1), 1),
+    (1, 1, 2, (3, 3), (3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),  # one window
+    (1, 2, 2, (2, 2), (3, 3), (1, 1), ((4, 4), (4, 4)), (1, 1), 1),  # windows in the padding only
+    (1, 2, 3, (1, 1), (5, 5), (2, 2), ((2, 2), (2, 2)), (1, 1), 1),
+    (0, 2, 3, (4, 4), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),  # an empty batch
+]
+
+
+def conv_case(
+    N: int, C: int, O: int, size: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
+    groups: int, dtype: str = "float64",
+) -> tuple[Any, ...]:
+    x = draw(N, C, *size, dtype=dtype, seed=1)
+    w = draw(O, C // groups, *kernel_size, dtype=dtype, seed=2)
+    padded = tuple(n + sum(p) for n, p in zip(size, padding, strict=True))
+    out = reference.output_size(padded, kernel_size, stride, dilation)
+    g = draw(N, O, *out, dtype=dtype, seed=3)
+    geometry = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return x, w, g, geometry
+
+
+def run_conv(module: ModuleType, x: Any, w: Any, g: Any, geometry: Any) -> list[np.ndarray]:
+    return [
+        kernel(module, "conv2d")(x, w, **geometry),
+        kernel(module, "conv2d_input")(g, w, input_size=x.shape[2:], **geometry),
+        kernel(module, "conv2d_weight")(x, g, kernel_size=w.shape[2:], **geometry),
+    ]
+
+
+def expected_conv(x: Any, w: Any, g: Any, geometry: Any) -> list[np.ndarray]:
+    """By PyTorch, else by the naive loops."""
+    x, w, g = (np.ascontiguousarray(a, dtype=np.float64) for a in (x, w, g))
+    if torch is None:
+        return run_conv(naive, x, w, g, geometry)
+    xt, wt = (torch.tensor(a, requires_grad=True) for a in (x, w))
+    (top, bottom), (left, right) = geometry["padding"]
+    y = F.conv2d(
+        F.pad(xt, (left, right, top, bottom)), wt, stride=geometry["stride"],
+        dilation=geometry["dilation"], groups=geometry["groups"],
+    )
+    grads = torch.autograd.grad(y, (xt, wt), torch.tensor(g))
+    return [t.detach().numpy() for t in (y, *grads)]
+
+
+@pytest.mark.parametrize("module", CONV, ids=ids)
+@pytest.mark.parametrize("case", GEOMETRIES, ids=str)
+def test_conv2d_triad(case: Any, module: ModuleType) -> None:
+    x, w, g, geometry = conv_case(*case)
+    for actual, expected in zip(
+        run_conv(module, x, w, g, geometry), expected_conv(x, w, g, geometry), strict=True
+    ):
+        assert_close(actual, expected, "float64")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+@pytest.mark.parametrize("case", [GEOMETRIES[0], GEOMETRIES[5], GEOMETRIES[7], GEOMETRIES[10]])
+def test_conv2d_takes_any_strides_and_leaves_its_inputs_alone(
+    case: Any, module: ModuleType, layout: Any
+) -> None:
+    x, w, g, geometry = conv_case(*case, dtype="float32")
+    expected = expected_conv(x, w, g, geometry)
+    arrays = [layout(a) for a in (x, w, g)]
+    actual = run_conv(module, *arrays, geometry)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e, "float32")
+    for array, original in zip(arrays, (x, w, g), strict=True):
+        np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int64"])
+@pytest.mark.parametrize("module", CONV, ids=ids)
+def test_conv2d_in_other_dtypes(module: ModuleType, dtype: str) -> None:
+    x, w, g, geometry = conv_case(*GEOMETRIES[1])
+    if dtype == "int64":
+        x, w, g = (np.round(4 * a) for a in (x, w, g))
+    else:
+        x, w, g = (a.astype(dtype).astype("float64") for a in (x, w, g))
+    actual = run_conv(module, *(a.astype(dtype) for a in (x, w, g)), geometry)
+    for a, e in zip(actual, expected_conv(x, w, g, geometry), strict=True):
+        if dtype == "int64":
+            assert a.dtype == dtype
+            np.testing.assert_array_equal(a, e)
+        else:
+            assert_close(a, e, dtype)
+
+
+def sizes(low: int, high: int) -> Any:
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+@st.composite
+def geometries(draw_: Any) -> tuple[Any, ...]:
+    groups = draw_(st.integers(1, 3))
+    kernel_size, dilation = draw_(sizes(1, 4)), draw_(sizes(1, 3))
+    padding = (draw_(sizes(0, 3)), draw_(sizes(0, 3)))
+    extra = draw_(sizes(0, 5))
+    size = tuple(
+        max(1, d * (k - 1) + 1 - sum(p) + e)
+        for d, k, p, e in zip(dilation, kernel_size, padding, extra, strict=True)
+    )
+    C, O = groups * draw_(st.integers(1, 2)), groups * draw_(st.integers(1, 2))
+    N = draw_(st.integers(1, 3))
+    return N, C, O, size, kernel_size, draw_(sizes(1, 4)), padding, dilation, groups
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.sampled_from(["float32", "float64"]))
+def test_conv2d_for_drawn_geometries(case: Any, dtype: str) -> None:
+    x, w, g, geometry = conv_case(*case, dtype=dtype)
+    expected = expected_conv(x, w, g, geometry)
+    for module in KERNELS:
+        for a, e in zip(run_conv(module, x, w, g, geometry), expected, strict=True):
+            assert_close(a, e, dtype)
+
+
+LARGE = [  # many blocks, bands of rows, both layouts of the patch matrix, all threads
+    (40, 16, 16, (28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    (40, 16, 32, (28, 28), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    (40, 32, 64, (14, 14), (1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    (40, 1, 16, (28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    (1, 32, 32, (90, 77), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    (4, 3, 64, (112, 110), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
+    (8, 64, 64, (28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 64),
+    (8, 24, 48, (15, 15), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 24),
+]
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_fast_conv2d_at_full_size(case: Any) -> None:
+    x, w, g, geometry = conv_case(*case, dtype="float32")
+    expected = (
+        run_conv(reference, x.astype("f8"), w.astype("f8"), g.astype("f8"), geometry)
+        if torch is None
+        else expected_conv(x, w, g, geometry)
+    )
+    first = run_conv(cpu, x, w, g, geometry)
+    for actual, e in zip(first, expected, strict=True):
+        assert_close(actual, e, "float32")
+    for a, b in zip(first, run_conv(cpu, x, w, g, geometry), strict=True):
+        np.testing.assert_array_equal(a, b, "not the same bits in a second run")
+
+
+def test_naive_is_trilinear() -> None:
+    """<g, conv(x, w)> = <conv_input(g, w), x> = <conv_weight(x, g), w>."""
+    x, w, g, geometry = conv_case(*GEOMETRIES[5])
+    y, dx, dw = run_conv(naive, x, w, g, geometry)
+    np.testing.assert_allclose([(dx * x).sum(), (dw * w).sum()], (g * y).sum())
+
+
+# ------------------------------------------------------------------- batch norm and ReLU
+
+
+NORM_SHAPES = [(6, 5), (4, 3, 7), (3, 4, 5, 6), (2, 3, 2, 3, 4), (40, 16, 28, 28), (70, 64, 7, 7)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", NORM_SHAPES, ids=str)
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+def test_batch_norm(module: ModuleType, shape: Any, affine: bool, dtype: str) -> None:
+    eps = 1e-5
+    x, g = 2 * draw(*shape, seed=1) + 3, draw(*shape, seed=2)
+    weight = draw(shape[1], seed=3) if affine else None
+    bias = draw(shape[1], seed=4) if affine else None
+
+    def cast(a: Any) -> Any:
+        return None if a is None else a.astype(dtype)
+
+    y, mean, var = module.batch_norm(cast(x), cast(weight), cast(bias), eps)
+    dx, dweight, dbias = module.batch_norm_backward(cast(g), cast(x), cast(weight), mean, var, eps)
+
+    axes, channel = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
+    m, v = x.mean(axes), x.var(axes)
+    n = (x - m.reshape(channel)) / np.sqrt(v + eps).reshape(channel)
+    w, b = (np.ones(shape[1]), np.zeros(shape[1])) if weight is None else (weight, bias)
+    assert_close(mean, m, dtype)
+    assert_close(var, v, dtype)
+    assert_close(y, n * w.reshape(channel) + b.reshape(channel), dtype)
+    assert_close(dweight, (g * n).sum(axes), dtype)
+    assert_close(dbias, g.sum(axes), dtype)
+    center = g - g.mean(axes, keepdims=True) - n * (g * n).mean(axes, keepdims=True)
+    assert_close(dx, center * (w / np.sqrt(v + eps)).reshape(channel), dtype)
+
+
+@pytest.mark.skipif(torch is None, reason="needs PyTorch")
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+def test_batch_norm_is_pytorchs(module: ModuleType) -> None:
+    x, g, weight, bias = draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1), draw(3), draw(3, seed=1)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    expected = F.batch_norm(tensors[0], None, None, *tensors[1:], training=True, eps=1e-3)
+    grads = torch.autograd.grad(expected, tensors, torch.tensor(g))
+    y, mean, var = module.batch_norm(x, weight, bias, 1e-3)
+    actual = module.batch_norm_backward(g, x, weight, mean, var, 1e-3)
+    assert_close(y, expected.detach().numpy(), "float64")
+    for a, e in zip(actual, grads, strict=True):
+        assert_close(a, e.numpy(), "float64")
+
+
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+def test_batch_norm_variance_survives_a_large_mean(module: ModuleType) -> None:
+    x = (draw(64, 8, 28, 28) + 1000).astype("float32")
+    _, _, var = module.batch_norm(x, None, None, 1e-5)
+    np.testing.assert_allclose(var, x.astype("float64").var((0, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+def test_batch_norm_in_half_precision(module: ModuleType) -> None:
+    x, g = draw(4, 3, 5, 6, dtype="float16"), draw(4, 3, 5, 6, dtype="float16", seed=1)
+    expected = module.batch_norm(x.astype("f8"), None, None, 1e-3)
+    actual = module.batch_norm(x, None, None, 1e-3)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e, "float16")
+    for a, e in zip(
+        module.batch_norm_backward(g, x, None, *actual[1:], 1e-3),
+        module.batch_norm_backward(g.astype("f8"), x.astype("f8"), None, *expected[1:], 1e-3),
+        strict=True,
+    ):
+        assert_close(a, e, "float16")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (40, 16, 28, 28)], ids=str)
+def test_norm_and_relu_take_any_strides(shape: Any, layout: Any) -> None:
+    x, g = draw(*shape, dtype="float32"), draw(*shape, dtype="float32", seed=1)
+    weight, bias = draw(shape[1], dtype="float32"), draw(shape[1], dtype="float32", seed=1)
+    a, b = layout(x), layout(g)
+    y, mean, var = cpu.batch_norm(a, weight, bias, 1e-5)
+    expected = [
+        *reference.batch_norm(x, weight, bias, 1e-5),
+        *reference.batch_norm_backward(g, x, weight, mean, var, 1e-5),
+        reference.relu(x),
+        reference.relu_backward(g, x),
+    ]
+    actual = [
+        *(y, mean, var),
+        *cpu.batch_norm_backward(b, a, weight, mean, var, 1e-5),
+        cpu.relu(a),
+        cpu.relu_backward(b, a),
+    ]
+    for u, v in zip(actual, expected, strict=True):
+        assert_close(u, v, "float32")
+    assert_close(cpu.relu_backward(g, a), reference.relu_backward(g, x), "float32")
+    np.testing.assert_array_equal(a, x)
+    np.testing.assert_array_equal(b, g)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64"])
+@pytest.mark.parametrize("n", [7, 600_000])
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+def test_relu(module: ModuleType, n: int, dtype: str) -> None:
+    x, g = (4 * draw(n)).astype(dtype), (4 * draw(n, seed=1)).astype(dtype)
+    if dtype != "int64":
+        x[:4] = np.nan, np.inf, -np.inf, -0.0
+        g[2:4] = np.inf, -np.inf
+    y = module.relu(x)
+    dx = module.relu_backward(g, y)
+    assert y.dtype == dx.dtype == dtype
+    np.testing.assert_array_equal(y, np.where(x <= 0, 0, x))
+    np.testing.assert_array_equal(dx[1:], np.where(x > 0, g, 0)[1:])
+
+
+def test_relu_backward_of_a_broadcast_gradient() -> None:
+    y = cpu.relu(LAYOUTS["channels_last"](draw(4, 8, 5, 5, dtype="float32")))
+    g = np.broadcast_to(draw(4, 8, 1, 1, dtype="float32"), y.shape)
+    np.testing.assert_array_equal(cpu.relu_backward(g, y), np.where(y > 0, g, 0))
+
+
+# ------------------------------------------------------------------------------- pooling
+
+#        size    kernel  stride  padding           dilation
+POOLS = [
+    ((6, 6), (2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)),
+    ((7, 8), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)),
+    ((7, 8), (3, 2), (1, 3), ((1, 1), (1, 1)), (1, 1)),
+    ((9, 9), (3, 3), (2, 1), ((1, 1), (1, 1)), (2, 3)),
+    ((5, 5), (2, 2), (3, 3), ((0, 0), (0, 0)), (1, 1)),
+    ((4, 4), (4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("case", POOLS, ids=str)
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+def test_max_pool2d(module: ModuleType, case: Any, layout: Any) -> None:
+    size, kernel_size, stride, padding, dilation = case
+    x = draw(2, 3, *size)
+    x[0, 0, 1:3, 2] = -np.inf
+    x[0, 1] = np.round(x[0, 1])  # ties
+    x[1, 2, 3, 3] = np.nan
+    x[1, 1] = -np.inf
+    y, indices = kernel(module, "max_pool2d")(
+        layout(x), kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
+    )
+    assert indices.dtype == np.int64
+    np.testing.assert_array_equal(kernel(module, "pool_gather")(layout(x), indices), y)
+    g = draw(*y.shape)
+    dx = kernel(module, "pool_scatter")(layout(g), indices, input_size=size)
+    values = draw(2, 3, *size, seed=1)
+    gathered = kernel(module, "pool_gather")(values, indices)
+    np.testing.assert_allclose((dx * values).sum(), (g * gathered).sum())
+    if torch is not None:
+        xt = torch.tensor(x, requires_grad=True)
+        pads = tuple(p[0] for p in padding)
+        yt, places = F.max_pool2d(xt, kernel_size, stride, pads, dilation, return_indices=True)
+        np.testing.assert_array_equal(y, yt.detach())
+        np.testing.assert_array_equal(indices, places)
+        (expected,) = torch.autograd.grad(yt, xt, torch.tensor(g))
+        assert_close(dx, expected.numpy(), "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int64"])
+def test_max_pool2d_keeps_the_dtype(dtype: str) -> None:
+    x = np.round(4 * draw(2, 3, 5, 5)).astype(dtype) - 9
+    geometry: Any = dict(kernel_size=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1)))
+    y, _ = reference.max_pool2d(x, dilation=(1, 1), **geometry)
+    total = reference.window_sum(x, **geometry)
+    back = reference.window_sum_input(total, input_size=(5, 5), kernel_size=(3, 3), stride=(2, 2),
+                                      padding=((1, 1), (1, 1)))
+    assert y.dtype == total.dtype == back.dtype == x.dtype
+    assert y.max() == x.max()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("case", [p for p in POOLS if p[4] == (1, 1)], ids=str)
+@pytest.mark.parametrize("module", KERNELS, ids=ids)
+def test_window_sum(module: ModuleType, case: Any, layout: Any) -> None:
+    """A window sum is a depthwise convolution with a kernel of ones."""
+    size, kernel_size, stride, padding, _ = case
+    x, ones = draw(2, 3, *size), np.ones((3, 1, *kernel_size))
+    geometry: Any = dict(stride=stride, padding=padding, dilation=(1, 1), groups=3)
+    y = kernel(module, "window_sum")(
+        layout(x), kernel_size=kernel_size, stride=stride, padding=padding
+    )
+    assert_close(y, naive.conv2d(x, ones, **geometry), "float64")
+    g = draw(*y.shape)
+    dx = kernel(module, "window_sum_input")(
+        layout(g), input_size=size, kernel_size=kernel_size, stride=stride, padding=padding
+    )
+    assert_close(dx, naive.conv2d_input(g, ones, input_size=size, **geometry), "float64")
+
+
+# ------------------------------------------------------------------------------- threads
+
+
+def test_thread_count_changes_no_more_than_rounding() -> None:
+    x, w, g, geometry = conv_case(*LARGE[0], dtype="float32")
+    before = cpu.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2, 3):
+            cpu.set_num_threads(n)
+            assert cpu.get_num_threads() == n
+            results.append([*run_conv(cpu, x, w, g, geometry), *cpu.batch_norm(x, None, None, 1e-5)])
+        with pytest.raises(ValueError, match="0 threads"):
+            cpu.set_num_threads(0)
+    finally:
+        cpu.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert_close(a, b, "float32")
+
+
+def test_kernels_may_run_on_several_threads_of_the_caller_at_once() -> None:
+    from threadpoolctl import threadpool_info
+
+    def blas_threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info()]
+
+    x, w, g, geometry = conv_case(*LARGE[0], dtype="float32")
+    before, expected = blas_threads(), run_conv(cpu, x, w, g, geometry)
+    results: list[list[np.ndarray]] = []
+    callers = [
+        threading.Thread(target=lambda: results.append(run_conv(cpu, x, w, g, geometry)))
+        for _ in range(3)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(results) == 3
+    for result in results:
+        for a, b in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert blas_threads() == before
+
+
+def test_errors_in_a_worker_reach_the_caller() -> None:
+    def job(span: Any) -> None:
+        if 3 in span:
+            raise RuntimeError("block 3")
+
+    with pytest.raises(RuntimeError, match="block 3"):
+        cpu._in_spans(job, range(4), cpu.WORTH_THREADS)

@@ -1,0 +1,128 @@
+"""``tinyconv doctor``: what is there, what is missing, and the fix for each problem."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+import tinyconv
+from tinyconv import data
+from tinyconv.backend import BACKENDS, cpu
+
+PACKAGES = {
+    "numpy": "arrays",
+    "safetensors": "checkpoints",
+    "graphviz": "graphs",
+    "pooch": "downloads",
+    "tqdm": "progress bars",
+}
+OPTIONAL = {"matplotlib": ("curves", "pip install 'tinyconv[plot]'")}
+AVX512_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``fix`` is set where something is wrong."""
+
+    topic: str
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        mark = "!!" if self.fix else "ok"
+        line = f"{mark}  {self.topic:<10} {self.text}"
+        return f"{line}\n                fix: {self.fix}" if self.fix else line
+
+
+def versions() -> Iterator[Finding]:
+    python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("tinyconv", f"{tinyconv.__version__}, {python}")
+    for name, purpose in PACKAGES.items():
+        yield Finding(name, f"{metadata.version(name)} ({purpose})")
+    for name, (purpose, fix) in OPTIONAL.items():
+        if find_spec(name) is None:
+            yield Finding(name, f"not installed: no {purpose}", fix)
+        else:
+            yield Finding(name, f"{metadata.version(name)} ({purpose})")
+
+
+def backends() -> Iterator[Finding]:
+    for name, backend in BACKENDS.items():
+        layers = ", ".join(layer.__name__.rpartition(".")[2] for layer in backend.layers)
+        yield Finding("backend", f"{name}: {backend.xp.__name__}, kernels from {layers}")
+    if "cuda" not in BACKENDS:
+        reason = "CuPy is not installed" if find_spec("cupy") is None else "CuPy is not wired up"
+        yield Finding(
+            "backend", f"cuda: not available ({reason}; this version computes on the CPU)"
+        )
+
+
+def blas() -> Iterator[Finding]:
+    threads = cpu.get_num_threads()
+    yield Finding("threads", f"{threads} of {os.cpu_count()} cores (OMP_NUM_THREADS sets it)")
+    libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    if not libraries:
+        yield Finding("BLAS", "NumPy's is not one that threadpoolctl knows; speed is unknown")
+    for info in libraries:
+        kernel = info.get("architecture", "unknown")
+        text = f"{info['internal_api']} {info['version']}, {info['num_threads']} threads, {kernel} kernels"
+        yield Finding("BLAS", text, _blas_fix(info["internal_api"], kernel))
+
+
+def _blas_fix(library: str, kernel: str) -> str:
+    """OpenBLAS picks AVX2 kernels on CPUs it does not know: half the speed where AVX-512 is."""
+    if library == "openblas" and _has_avx512() and kernel not in AVX512_KERNELS:
+        return "this CPU has AVX-512: export OPENBLAS_CORETYPE=SkylakeX before Python starts"
+    return ""
+
+
+def _has_avx512() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and " avx512f " in cpuinfo.read_text()
+
+
+def data_sets() -> Iterator[Finding]:
+    found = data.find_mnist()
+    if found is not None:
+        yield Finding("MNIST", f"full set in {found}")
+    else:
+        yield Finding(
+            "MNIST",
+            "only the embedded sample (10,000 + 2,000 images)",
+            "tinyconv data mnist downloads it; or put the four IDX files into a folder and "
+            "set TINYCONV_DATA to it",
+        )
+
+
+def programs() -> Iterator[Finding]:
+    dot = shutil.which("dot")
+    fix = "" if dot else "apt-get install graphviz (Debian), brew install graphviz (macOS)"
+    yield Finding("dot", dot or "not found: graphs are written as text and DOT source", fix)
+
+
+CHECKS: list[Callable[[], Iterator[Finding]]] = [versions, backends, blas, data_sets, programs]
+
+
+def examine() -> list[Finding]:
+    """All findings."""
+    np.ones((2, 2)) @ np.ones((2, 2))  # the BLAS is loaded now
+    return [finding for check in CHECKS for finding in check()]
+
+
+def main() -> int:
+    """Print the report; 0 also with problems: each of them has a fallback."""
+    findings = examine()
+    print(*findings, sep="\n")
+    problems = sum(1 for finding in findings if finding.fix)
+    print(f"\n{problems} to fix" if problems else "\nall is well", file=sys.stdout)
+    return 0
