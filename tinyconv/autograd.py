@@ -215,7 +215,8 @@ class Op:
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         if len(args) > self.arity and not self.variadic:  # sum(x, 1) means sum(x, dim=1)
-            params.update(zip(self.keywords, args[self.arity :], strict=False))
+            given = args[self.arity :]
+            params.update(zip(self.keywords[: len(given)], given, strict=True))
             args = args[: self.arity]
         if self.defaults:
             params = {**self.defaults, **params}
@@ -255,10 +256,10 @@ class Op:
         if isinstance(data, np.generic):  # a NumPy reduction returned a scalar
             data = np.asarray(data)
         result = wrap(data)
-        if wanted and self.vjps and context.grad_enabled:
+        if wanted and self.vjps and context.grad_enabled and data.dtype.kind == "f":
             result.requires_grad = True
             result.node = self._record(args, arrays, edges, wanted, params, result, aux)
-        if self.view and data.base is not None:
+        if self.view and _shares_memory(data, arrays[0]):
             result.stamp = args[0].stamp
         return result if aux is None else (result, aux)
 
@@ -365,6 +366,17 @@ class Op:
         return ShapeError(self.name, f"operands {shapes}: {error}")
 
 
+def _shares_memory(view: Array, array: Array) -> bool:
+    """Is one a view of the other?  (A reshape that had to copy has a base too: its copy.)"""
+    base = view.base
+    return base is not None and (base is array or base is array.base)
+
+
+def _whole(g: Any) -> Any:
+    """An array, also where NumPy made a scalar of a 0-d result."""
+    return np.asarray(g) if isinstance(g, np.generic) else g
+
+
 def _meta(array: Any) -> Any:
     return Meta(array.shape, array.dtype) if hasattr(array, "dtype") else array
 
@@ -451,9 +463,9 @@ def _walk(
             if node.hooks:
                 g = _run_hooks(node.hooks, g)
             if (isinstance(node, Variable)) if wanted is None else (node in wanted):
-                finished[node] = g
-            if isinstance(node, Variable) or (needed is not None and node not in needed):
-                continue
+                finished[node] = _whole(g)
+            if isinstance(node, Variable) or (needed is not None and needed.isdisjoint(node.inputs)):
+                continue  # a target that leads to no other target is neither read nor freed
             for edge, share in _vjp(node, g, needed, create_graph):
                 if edge in pending:
                     pending[edge] = pending[edge] + share
@@ -533,8 +545,8 @@ def _check_unwritten(node: Node) -> None:
 
 def _run_hooks(hooks: Iterable[Callable[[Any], Any]], g: Any) -> Any:
     plain = not is_tensor(g)
-    for hook in hooks:
-        tensor = wrap(g) if plain else g
+    for hook in list(hooks):  # a hook may remove itself
+        tensor = wrap(_whole(g)) if plain else g
         replaced = hook(tensor)
         if replaced is not None:
             g = replaced.data if plain else replaced
@@ -642,12 +654,13 @@ def backward(
     """Add the gradient of ``output`` to ``.grad`` of every leaf that it depends on."""
     retain = create_graph if retain_graph is None else retain_graph
     roots = _roots([output], [gradient], create_graph, "backward")
-    for leaf, g in _walk(roots, None, retain, create_graph).items():
-        assert isinstance(leaf, Variable)
-        if not is_tensor(g):
-            g = wrap(g.copy())  # a VJP may return a view, or one array for two inputs
-        with grad_mode(create_graph):
-            leaf.grad = g if leaf.grad is None else leaf.grad + g
+    found = _walk(roots, None, retain, create_graph)
+    with grad_mode(create_graph):
+        for leaf, g in found.items():
+            assert isinstance(leaf, Variable)
+            g = g if is_tensor(g) else wrap(g)
+            # cloned, because a VJP may return a view, or one array for two inputs
+            leaf.grad = g.clone() if leaf.grad is None else leaf.grad + g
 
 
 # ------------------------------------------------------------------------------------- modes

@@ -95,6 +95,8 @@ class Tensor(Variable):
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
+        if not self.shape:
+            raise TypeError("iteration over a 0-d tensor; x.item() is its value")
         return iter(self.unbind(0))
 
     def __repr__(self) -> str:
@@ -301,11 +303,7 @@ class Tensor(Variable):
 
     def contiguous(self) -> Tensor:
         """Row-major memory; the tensor itself if it has it."""
-        return (
-            self
-            if self.data.flags.c_contiguous
-            else s.reshape(s.reshape(self, shape=(-1,)), shape=self.shape)
-        )
+        return self if self.data.flags.c_contiguous else e.clone(self, order="C")
 
     # --- operators
 
@@ -391,7 +389,7 @@ class Tensor(Variable):
         return e.logical_not(self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return ix.getitem(self, index=_raw_index(index))
+        return ix.getitem(self, index=_kept_index(index))
 
     # --- elementwise
 
@@ -629,28 +627,26 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     xp = backend_named(device).xp
     if isinstance(data, Tensor):
         data = data.data
-    array = np.array(_plain(data)) if not hasattr(data, "dtype") else xp.array(data)
-    if dtype is None:
-        is_python_float = (
-            not hasattr(data, "dtype") and array.dtype == float64 and not _holds_arrays(data)
-        )
-        dtype = float32 if is_python_float else array.dtype
-        if array.size == 0 and not hasattr(data, "dtype"):
-            dtype = float32
-    return xp.asarray(array, dtype=as_dtype(dtype))
+    if hasattr(data, "dtype"):
+        array = xp.array(data)
+        found = array.dtype
+    else:
+        dtypes: set[Any] = set()
+        array = np.array(_plain(data, dtypes))
+        is_python_float = array.dtype == float64 and float64 not in dtypes
+        found = float32 if is_python_float else array.dtype
+    return xp.asarray(array, dtype=as_dtype(found if dtype is None else dtype))
 
 
-def _plain(data: Any) -> Any:
-    """Nested sequences with Tensors inside, as nested sequences of arrays."""
+def _plain(data: Any, dtypes: set[Any]) -> Any:
+    """Nested sequences of numbers and host arrays; ``dtypes`` collects those of the arrays."""
+    if isinstance(data, (list, tuple)):
+        return [_plain(item, dtypes) for item in data]
     if isinstance(data, Tensor):
-        return data.data
-    return [_plain(item) for item in data] if isinstance(data, (list, tuple)) else data
-
-
-def _holds_arrays(data: Any) -> bool:
-    while isinstance(data, (list, tuple)) and data:
-        data = data[0]
-    return hasattr(data, "dtype")
+        data = backend_of(data.data).to_numpy(data.data)
+    if hasattr(data, "dtype"):
+        dtypes.add(data.dtype)
+    return data
 
 
 def _value(other: Any) -> Any:
@@ -663,7 +659,17 @@ def _raw_index(index: Any) -> Any:
         return tuple(_raw_index(part) for part in index)
     if isinstance(index, Tensor):
         return index.data
-    return np.asarray(index) if isinstance(index, list) else index
+    if isinstance(index, list):
+        return np.asarray(index, None if index else np.int64)
+    return index
+
+
+def _kept_index(index: Any) -> Any:
+    """A raw index that later writes cannot change: the backward pass reads it again."""
+    raw = _raw_index(index)
+    parts = raw if isinstance(raw, tuple) else (raw,)
+    kept = tuple(part.copy() if hasattr(part, "dtype") else part for part in parts)
+    return kept if isinstance(raw, tuple) else kept[0]
 
 
 def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:

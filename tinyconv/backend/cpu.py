@@ -32,7 +32,7 @@ from tinyconv.backend.reference import Padding, Pair
 T = TypeVar("T")
 R = TypeVar("R")
 
-BLOCK = 2**19  # numbers in a block of patches: a megabyte, so that it stays in cache
+BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls are few and long
 SHORT_RUN = 8  # numbers below which a run is not worth copying as one
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
 WORTH_THREADS = 2**18  # numbers below which waking another thread costs more than it saves
@@ -423,8 +423,7 @@ def _channel_rows(x: Array) -> Array:
 
 
 def _row_blocks(rows: Array) -> list[slice]:
-    step = max(1, BLOCK // 2 // rows.shape[1])
-    return [slice(i, min(i + step, len(rows))) for i in range(0, len(rows), step)]
+    return _cut(len(rows), BLOCK // rows.shape[1])
 
 
 def _like(rows: Array, x: Array) -> Array:
@@ -433,49 +432,68 @@ def _like(rows: Array, x: Array) -> Array:
     return rows.reshape(N, *size, C).transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
 
 
+def _channel_sums(
+    x: Array, shift: Array | None, g: Array | None, channels: int
+) -> tuple[Array, Array]:
+    """Per channel, in float64: the sums of g and of g * (x - shift); without g of x - shift for g.
+
+    x and g are `_channel_rows`, shift is one row.
+    """
+
+    def job(span: Sequence[slice]) -> list[tuple[Array, Array]]:
+        found = []
+        for block in span:
+            d = x[block]
+            if shift is not None:
+                d = np.subtract(d, shift, out=_scratch("deviation", d.shape, d.dtype))
+            p = d if g is None else g[block]
+            found.append((np.ones(len(p), p.dtype) @ p, np.einsum("ij,ij->j", p, d)))
+        return found
+
+    parts = [part for span in _in_spans(job, _row_blocks(x), x.size) for part in span]
+    first, second = (
+        np.concatenate([part[i] for part in parts]).reshape(-1, channels).sum(0, dtype=np.float64)
+        for i in (0, 1)
+    )
+    return first, second
+
+
+def _far_from_zero(mean: Array, var: Array) -> bool:
+    """Would sums of x^2, not of (x - mean)^2, lose more than a digit?"""
+    return bool((mean**2 > 16 * var).any())
+
+
 def batch_norm(
     x: Array, weight: Array | None, bias: Array | None, eps: float
 ) -> tuple[Array, Array, Array]:
     """See `reference.batch_norm`.
 
-    The variance comes from the deviations of each block from its own means, and the blocks are
-    put together as in Chan, Golub and LeVeque (1983): as accurate as two passes, but reads x once.
+    One pass over x gives sum x and sum x^2, which is enough where the mean is of the order of the
+    standard deviation; only otherwise does a second pass sum the deviations.
     """
     if not _covers(x, x):
         return reference.batch_norm(x, weight, bias, eps)
-    C = x.shape[1]
-    rows = _channel_rows(x)
-    length = rows.shape[1]
-    blocks = _row_blocks(rows)
+    C, rows = x.shape[1], _channel_rows(x)
+    total = x.size // C
 
-    def statistics(span: Sequence[slice]) -> list[tuple[int, Array, Array]]:
-        found = []
-        for block in span:
-            part = rows[block]
-            ones = np.ones(len(part), x.dtype)
-            mean = ones @ part
-            mean /= len(part)
-            deviation = np.subtract(part, mean, out=_scratch("bn", part.shape, x.dtype))
-            np.multiply(deviation, deviation, out=deviation)
-            found.append((len(part), mean, ones @ deviation))
-        return found
+    def row(v: Array) -> Array:
+        return np.tile(v.astype(x.dtype), rows.shape[1] // C)
 
-    parts = [part for span in _in_spans(statistics, blocks, x.size) for part in span]
-    counts = np.repeat([float(n) for n, _, _ in parts], length // C)[:, None]
-    means = np.concatenate([m for _, m, _ in parts]).reshape(-1, C).astype(np.float64)
-    squares = np.concatenate([q for _, _, q in parts]).reshape(-1, C).astype(np.float64)
-    total = counts.sum()
-    mean = (counts * means).sum(0) / total
-    var = (squares.sum(0) + (counts * (means - mean) ** 2).sum(0)) / total
+    first, second = _channel_sums(rows, None, None, C)
+    mean = first / total
+    var = second / total - mean**2
+    if _far_from_zero(mean, var):
+        mean = mean.astype(x.dtype).astype(np.float64)  # the very shift that is subtracted
+        first, second = _channel_sums(rows, row(mean), None, C)
+        var = second / total - (first / total) ** 2
+        mean += first / total
+    var = np.maximum(var, 0)
 
     scale = 1 / np.sqrt(var + eps)
     if weight is not None:
         scale = scale * weight
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias
-    scales = np.tile(scale.astype(x.dtype), length // C)
-    shifts = np.tile(shift.astype(x.dtype), length // C)
+    shift = -mean * scale if bias is None else bias - mean * scale
+    scales, shifts = row(scale), row(shift)
     y = np.empty_like(rows)
 
     def normalise(span: Sequence[slice]) -> None:
@@ -483,7 +501,7 @@ def batch_norm(
             part = np.multiply(rows[block], scales, out=y[block])
             part += shifts
 
-    _in_spans(normalise, blocks, x.size)
+    _in_spans(normalise, _row_blocks(rows), x.size)
     return _like(y, x), mean.astype(x.dtype), var.astype(x.dtype)
 
 
@@ -493,57 +511,41 @@ def batch_norm_backward(
     """See `reference.batch_norm_backward`."""
     if not _covers(x, g):
         return reference.batch_norm_backward(g, x, weight, mean, var, eps)
-    C = x.shape[1]
-    xs, gs = _channel_rows(x), _channel_rows(g)
-    length = xs.shape[1]
-    blocks = _row_blocks(xs)
-
-    def tile(v: Array) -> Array:
-        return np.tile(v.astype(x.dtype, copy=False), length // C)
-
-    means = tile(mean)
-
-    def sums(span: Sequence[slice]) -> list[tuple[Array, Array]]:
-        found = []
-        for block in span:
-            part = gs[block]
-            ones = np.ones(len(part), x.dtype)
-            product = np.subtract(xs[block], means, out=_scratch("bn", part.shape, x.dtype))
-            product *= part
-            found.append((ones @ part, ones @ product))
-        return found
-
-    found = [part for span in _in_spans(sums, blocks, x.size) for part in span]
-    sum_g, sum_gd = (
-        np.concatenate([part[i] for part in found]).reshape(-1, C).sum(0, dtype=np.float64)
-        for i in (0, 1)
-    )
-    inverse = 1 / np.sqrt(var.astype(np.float64) + eps)
-    scale = inverse if weight is None else inverse * weight
+    C, xs, gs = x.shape[1], _channel_rows(x), _channel_rows(g)
     total = x.size // C
-    slopes, offsets, scales = tile(inverse**2 * sum_gd / total), tile(sum_g / total), tile(scale)
+
+    def row(v: Array) -> Array:
+        return np.tile(v.astype(x.dtype), xs.shape[1] // C)
+
+    # dx = scale * (g - slope * (x - mean) - <g>); where it is safe, the mean moves to the offset.
+    shift = row(mean) if _far_from_zero(mean, var) else None
+    center = 0 if shift is not None else mean.astype(np.float64)
+    sum_g, sum_gd = _channel_sums(xs, shift, gs, C)
+    sum_gd = sum_gd - center * sum_g
+    scale = 1 / np.sqrt(var.astype(np.float64) + eps)
+    slope = scale**2 * sum_gd / total
+    slopes, offsets = row(slope), row(sum_g / total - slope * center)
+    scales = row(scale if weight is None else scale * weight)
     dx = np.empty_like(xs)
 
     def combine(span: Sequence[slice]) -> None:
         for block in span:
-            part = np.subtract(xs[block], means, out=dx[block])
-            part *= slopes
+            part = xs[block]
+            if shift is not None:
+                part = np.subtract(part, shift, out=dx[block])
+            part = np.multiply(part, slopes, out=dx[block])
             part += offsets
             np.subtract(gs[block], part, out=part)
             part *= scales
 
-    _in_spans(combine, blocks, x.size)
-    return _like(dx, x), (inverse * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
+    _in_spans(combine, _row_blocks(xs), x.size)
+    return _like(dx, x), (scale * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
 
 
 def _flat(x: Array) -> Array | None:
     """x as a vector in the order of its memory; None where it has holes."""
     dense = x.transpose(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
     return dense.reshape(-1) if dense.flags.c_contiguous else None
-
-
-def _flat_blocks(x: Array) -> list[slice]:
-    return [slice(i, i + BLOCK // 4) for i in range(0, len(x), BLOCK // 4)]
 
 
 def relu(x: Array) -> Array:
@@ -555,10 +557,10 @@ def relu(x: Array) -> Array:
     target = _flat(y)
 
     def job(span: Sequence[slice]) -> None:
-        both = slice(span[0].start, span[-1].stop)
-        np.maximum(source[both], 0, out=target[both])
+        for block in span:
+            np.maximum(source[block], 0, out=target[block])
 
-    _in_spans(job, _flat_blocks(source), x.size)
+    _in_spans(job, _cut(len(source), BLOCK), x.size)
     return y
 
 
@@ -581,5 +583,5 @@ def relu_backward(g: Array, y: Array) -> Array:
             np.greater(ys[block], 0, out=keep, casting="unsafe")
             np.multiply(gs[block].view(bits), keep, out=target[block].view(bits))
 
-    _in_spans(job, _flat_blocks(ys), y.size)
+    _in_spans(job, _cut(len(ys), BLOCK), y.size)
     return dx

@@ -12,6 +12,12 @@ from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, positive, sample
 
+
+def floating(x: Any) -> Any:
+    """Integers and booleans as float32, as PyTorch's functions take them."""
+    return x.astype(np.float32) if getattr(x, "dtype", np.dtype(float)).kind in "biu" else x
+
+
 BINARY = [
     sample((3, 4), (3, 4)),
     sample((3, 4), (4,)),
@@ -65,11 +71,7 @@ mul.defvjp(
 @op
 def div(a: Array, b: Array) -> Array:
     """a / b; integers are divided as float32."""
-    if getattr(a, "dtype", None) is not None and a.dtype.kind in "biu":
-        a = a.astype(np.float32)
-    elif getattr(b, "dtype", None) is not None and b.dtype.kind in "biu":
-        b = b.astype(np.float32)
-    return a / b
+    return floating(a) / floating(b)
 
 
 div.defvjp(
@@ -125,7 +127,7 @@ pow.defvjp(
 @op
 def exp(x: Array) -> Array:
     """e^x"""
-    return array_module(x).exp(x)
+    return array_module(x).exp(floating(x))
 
 
 exp.defvjp(lambda g, y, _x: g * y, samples=[sample((3, 4)), sample(())])
@@ -134,7 +136,7 @@ exp.defvjp(lambda g, y, _x: g * y, samples=[sample((3, 4)), sample(())])
 @op
 def log(x: Array) -> Array:
     """Natural logarithm."""
-    return array_module(x).log(x)
+    return array_module(x).log(floating(x))
 
 
 log.defvjp(lambda g, _y, x: g / x, samples=[positive((3, 4))])
@@ -143,7 +145,7 @@ log.defvjp(lambda g, _y, x: g / x, samples=[positive((3, 4))])
 @op
 def log1p(x: Array) -> Array:
     """log(1 + x), accurate for small x."""
-    return array_module(x).log1p(x)
+    return array_module(x).log1p(floating(x))
 
 
 log1p.defvjp(lambda g, _y, x: g / (1 + x), samples=[positive((3, 4))])
@@ -152,7 +154,7 @@ log1p.defvjp(lambda g, _y, x: g / (1 + x), samples=[positive((3, 4))])
 @op
 def sqrt(x: Array) -> Array:
     """Square root."""
-    return array_module(x).sqrt(x)
+    return array_module(x).sqrt(floating(x))
 
 
 sqrt.defvjp(lambda g, y, _x: g / (2 * y), samples=[positive((3, 4))])
@@ -161,7 +163,7 @@ sqrt.defvjp(lambda g, y, _x: g / (2 * y), samples=[positive((3, 4))])
 @op
 def rsqrt(x: Array) -> Array:
     """1 / sqrt(x)"""
-    return 1 / array_module(x).sqrt(x)
+    return 1 / array_module(x).sqrt(floating(x))
 
 
 rsqrt.defvjp(lambda g, y, _x: g * (-0.5 * y * y * y), samples=[positive((3, 4))])
@@ -170,7 +172,7 @@ rsqrt.defvjp(lambda g, y, _x: g * (-0.5 * y * y * y), samples=[positive((3, 4))]
 @op
 def sin(x: Array) -> Array:
     """Sine."""
-    return array_module(x).sin(x)
+    return array_module(x).sin(floating(x))
 
 
 sin.defvjp(lambda g, _y, x: g * cos(x), samples=[sample((3, 4))])
@@ -179,7 +181,7 @@ sin.defvjp(lambda g, _y, x: g * cos(x), samples=[sample((3, 4))])
 @op
 def cos(x: Array) -> Array:
     """Cosine."""
-    return array_module(x).cos(x)
+    return array_module(x).cos(floating(x))
 
 
 cos.defvjp(lambda g, _y, x: -g * sin(x), samples=[sample((3, 4))])
@@ -188,7 +190,7 @@ cos.defvjp(lambda g, _y, x: -g * sin(x), samples=[sample((3, 4))])
 @op
 def tanh(x: Array) -> Array:
     """Hyperbolic tangent."""
-    return array_module(x).tanh(x)
+    return array_module(x).tanh(floating(x))
 
 
 tanh.defvjp(lambda g, y, _x: g * (1 - y * y), samples=[sample((3, 4))])
@@ -198,6 +200,7 @@ tanh.defvjp(lambda g, y, _x: g * (1 - y * y), samples=[sample((3, 4))])
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x), without overflow on either side."""
     xp = array_module(x)
+    x = floating(x)
     e = xp.exp(-abs_(x))
     return xp.where(x >= 0, 1, e) / (1 + e)
 
@@ -222,7 +225,7 @@ softplus.defvjp(
 @op
 def erf(x: Array) -> Array:
     """The error function, 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
-    return backend_of(x).erf(x)
+    return backend_of(x).erf(floating(x))
 
 
 erf.defvjp(lambda g, _y, x: g * (1.1283791670955126 * exp(-x * x)), samples=[sample((3, 4))])
@@ -268,6 +271,8 @@ relu_backward.defvjp(
 @op
 def clamp(x: Array, *, min: float | None = None, max: float | None = None) -> Array:
     """x limited to [min, max]; None is no limit.  At a limit the gradient passes, as in PyTorch."""
+    if min is None and max is None:
+        raise ValueError("min and max are both None; give at least one")
     xp = array_module(x)
     x = x if min is None else xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
@@ -344,12 +349,12 @@ to_dtype.defvjp(
 
 
 @op
-def clone(x: Array) -> Array:
-    """A copy; memory layout is kept."""
-    return x.copy("K")
+def clone(x: Array, *, order: str = "K") -> Array:
+    """A copy; order "K" keeps the memory layout, "C" makes it row-major."""
+    return x.copy(order)
 
 
-clone.defvjp(lambda g, _y, _x: g, samples=[sample((3, 4))])
+clone.defvjp(lambda g, _y, _x, *, order: g, samples=[sample((3, 4)), sample((3, 4), order="C")])
 
 
 @op(samples=[sample((3, 4))])

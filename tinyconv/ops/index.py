@@ -6,8 +6,8 @@ import numpy as np
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
-from tinyconv.errors import ShapeError
-from tinyconv.ops.shape import Shape
+from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.ops.shape import Shape, axis_of
 from tinyconv.samples import ints, sample
 
 # --- x[index]
@@ -25,7 +25,10 @@ INDEXES: list[Any] = [
 @op(view=True)
 def getitem(x: Array, *, index: Any) -> Array:
     """x[index]: integers, slices, None, Ellipsis, arrays of integers or booleans."""
-    return x[index]
+    y = x[index]
+    if isinstance(y, np.generic):  # an Ellipsis makes it a view, as every basic index is
+        y = x[(*(index if isinstance(index, tuple) else (index,)), Ellipsis)]
+    return y
 
 
 getitem.defvjp(
@@ -90,10 +93,6 @@ def _grid(index: Array, dim: int) -> tuple[Array, ...]:
     return tuple(grid)
 
 
-def _scattered(g: Any, shape: Shape, index: Any, dim: int) -> Any:
-    return _scatter_into(g, index, shape=shape, dim=dim)
-
-
 @op(name="scatter_into")
 def _scatter_into(g: Array, index: Array, *, shape: Shape, dim: int) -> Array:
     """Zeros of ``shape`` with g added: gather's adjoint."""
@@ -139,26 +138,39 @@ def gather(x: Any, dim: int, index: Any) -> Any:
 
     index: integers of x's number of axes, each 0 <= i < x.shape[dim].
     """
-    _check_range("gather", index, x.shape[dim])
+    _check_positions("gather", x, dim, index)
     return _gather(x, index, dim=dim)
 
 
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with ``src`` added at ``index`` along ``dim``: `gather`'s counterpart."""
-    _check_range("scatter_add", index, x.shape[dim])
+    _check_positions("scatter_add", x, dim, index)
     return _scatter_add(x, index, src, dim=dim)
 
 
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The entries ``index`` (1-D) along ``dim``."""
-    _check_range("index_select", index, x.shape[dim])
-    return x[(slice(None),) * (dim % x.ndim) + (index,)]
+    axis = axis_of("index_select", x.shape, dim)
+    _check_range("index_select", index, x.shape[axis])
+    return x[(slice(None),) * axis + (index,)]
+
+
+def _check_positions(name: str, x: Any, dim: int, index: Any) -> None:
+    axis = axis_of(name, x.shape, dim)
+    fits = index.ndim == x.ndim and all(
+        i == axis or n <= size for i, (n, size) in enumerate(zip(index.shape, x.shape, strict=True))
+    )
+    if not fits:
+        raise ShapeError(
+            name, f"index {index.shape} does not fit {x.shape}: as many axes, and none longer but dim {dim}"
+        )
+    _check_range(name, index, x.shape[axis])
 
 
 def _check_range(name: str, index: Any, size: int) -> None:
     values = index.data if hasattr(index, "node") else index
     if values.dtype.kind not in "iu":
-        raise ShapeError(name, f"index is {values.dtype}; it must hold integers")
+        raise DTypeError(name, f"index is {values.dtype}; it must hold integers: index.long()")
     if (
         array_module(values) is np
         and values.size

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyconv.autograd import op, wrap
+from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import DTypeError, ShapeError
-from tinyconv.ops.elementwise import exp, ones_like, sqrt, where, zeros_like
+from tinyconv.ops.elementwise import exp, floating, ones_like, sqrt, to_dtype, where, zeros_like
 from tinyconv.ops.index import gather
 from tinyconv.ops.shape import broadcast_to, flip, permute, reshape
-from tinyconv.samples import sample
+from tinyconv.samples import bools, sample
 
 Dim = int | tuple[int, ...] | None
 
@@ -57,10 +57,22 @@ def count(shape: tuple[int, ...], dim: Dim) -> int:
 @op
 def sum(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """The sum; booleans and integers are summed as int64."""
-    return x.sum(axis=_axis(dim), keepdims=keepdim, dtype=dtype)
+    return x.sum(axis=_axis(dim), keepdims=keepdim, dtype=dtype or _total(x))
 
 
-sum.defvjp(lambda g, _y, _x, *, dim, keepdim, dtype: spread(g, _x, dim, keepdim), samples=OVER)
+def _total(x: Array) -> Any:
+    """The dtype of a total: NumPy would add uint8 up to uint64."""
+    return np.int64 if x.dtype.kind in "biu" else None
+
+
+def _cast(g: Any, dtype: Any) -> Any:
+    return g if g.dtype == dtype else to_dtype(g, dtype=dtype)
+
+
+sum.defvjp(
+    lambda g, _y, _x, *, dim, keepdim, dtype: spread(_cast(g, _x.dtype), _x, dim, keepdim),
+    samples=[*OVER, sample((3, 4), dim=0, dtype=np.float64)],
+)
 
 
 @op
@@ -80,7 +92,7 @@ mean.defvjp(
 @op
 def cumsum(x: Array, *, dim: int) -> Array:
     """Running sums along one axis."""
-    return x.cumsum(dim)
+    return x.cumsum(dim, dtype=_total(x))
 
 
 cumsum.defvjp(
@@ -135,13 +147,28 @@ def _arg(find: Any, x: Array, dim: int | None, keepdim: bool) -> Array:
     return found.reshape(kept_shape(x.shape, dim)) if keepdim else found
 
 
+TRUTHS = [sample(bools(3, 4)), sample(bools(3, 4), dim=1), sample((2, 3), dim=0, keepdim=True)]
+
+
+@op(samples=TRUTHS)
+def all(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
+    """Is every entry true?"""
+    return (x != 0).all(axis=_axis(dim), keepdims=keepdim)
+
+
+@op(samples=TRUTHS)
+def any(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
+    """Is some entry true?"""
+    return (x != 0).any(axis=_axis(dim), keepdims=keepdim)
+
+
 # --- products, norms, log-sum-exp
 
 
 @op
 def prod(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     """The product."""
-    return x.prod(axis=dim, keepdims=keepdim)
+    return x.prod(axis=dim, keepdims=keepdim, dtype=_total(x))
 
 
 def _product_of_others(x: Any, dim: int) -> Any:
@@ -173,6 +200,7 @@ prod.defvjp(
 @op
 def logsumexp(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """log of the sum of e^x, without overflow."""
+    x = floating(x)
     xp = array_module(x)
     top = x.max(axis=_axis(dim), keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # all -inf: e^(x - 0) = 0, and the result is -inf
@@ -195,6 +223,7 @@ logsumexp.defvjp(
 @op(name="norm2")
 def _norm2(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Euclidean length; the gradient at 0 is 0."""
+    x = floating(x)
     return array_module(x).sqrt((x * x).sum(axis=_axis(dim), keepdims=keepdim))
 
 
@@ -286,22 +315,13 @@ def norm(x: Any, p: float = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
     return sum(size**p, dim=dim, keepdim=keepdim) ** (1 / p)
 
 
-def all(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
-    """Is every entry true?"""
-    return wrap(np.asarray((x.data != 0).all(axis=_axis(dim), keepdims=keepdim)))
-
-
-def any(x: Any, dim: Dim = None, keepdim: bool = False) -> Any:
-    """Is some entry true?"""
-    return wrap(np.asarray((x.data != 0).any(axis=_axis(dim), keepdims=keepdim)))
-
-
 # --- softmax
 
 
 @op
 def softmax(x: Array, *, dim: int) -> Array:
     """e^x / sum e^x along one axis."""
+    x = floating(x)
     e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
     e /= e.sum(axis=dim, keepdims=True)
     return e
@@ -316,6 +336,7 @@ softmax.defvjp(
 @op
 def log_softmax(x: Array, *, dim: int) -> Array:
     """log of softmax, without overflow."""
+    x = floating(x)
     xp = array_module(x)
     y = x - x.max(axis=dim, keepdims=True)
     y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))

@@ -159,10 +159,19 @@ pad_zeros.defvjp(
 # --- made of the operations above
 
 
+def axis_of(name: str, shape: Shape, dim: int) -> int:
+    """``dim`` counted from the front; ShapeError where there is no such axis."""
+    n = len(shape)
+    if not -n <= dim < n:
+        known = f"{-n}..{n - 1}" if n else "none"
+        raise ShapeError(name, f"dim {dim} is not an axis of {shape}; the axes are {known}")
+    return dim % n
+
+
 def narrow(x: Any, dim: int, start: int, length: int) -> Any:
     """``length`` entries along ``dim``, from ``start``."""
     index = [slice(None)] * x.ndim
-    index[dim] = slice(start, start + length)
+    index[axis_of("narrow", x.shape, dim)] = slice(start, start + length)
     return x[tuple(index)]
 
 
@@ -188,7 +197,8 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Axes start_dim..end_dim as one, in row-major order."""
     if x.ndim == 0:
         return reshape(x, shape=(1,))
-    start, end = start_dim % x.ndim, end_dim % x.ndim
+    start = axis_of("flatten", x.shape, start_dim)
+    end = axis_of("flatten", x.shape, end_dim)
     if start > end:
         raise ShapeError(
             "flatten", f"start_dim {start_dim} comes after end_dim {end_dim} for {x.shape}"
@@ -200,11 +210,10 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 def squeeze(x: Any, dim: int | Shape | None = None) -> Any:
     """Without the axes of length 1; with ``dim``, only those."""
-    chosen = (
-        range(x.ndim)
-        if dim is None
-        else [d % max(x.ndim, 1) for d in ((dim,) if isinstance(dim, int) else dim)]
-    )
+    if x.ndim == 0:
+        return x
+    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    chosen = [axis_of("squeeze", x.shape, d) for d in dims]
     return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in chosen))
 
 
@@ -219,7 +228,8 @@ def unsqueeze(x: Any, dim: int) -> Any:
 def transpose(x: Any, dim0: int, dim1: int) -> Any:
     """Two axes exchanged."""
     dims = list(range(x.ndim))
-    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    i, j = axis_of("transpose", x.shape, dim0), axis_of("transpose", x.shape, dim1)
+    dims[i], dims[j] = j, i
     return permute(x, dims=tuple(dims))
 
 
@@ -228,11 +238,12 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     if not tensors:
         raise ShapeError("cat", "no tensors to join")
     first = tensors[0]
+    axis = axis_of("cat", first.shape, dim)
     for i, t in enumerate(tensors):
         same = t.ndim == first.ndim and all(
             a == b
             for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True))
-            if k != dim % max(t.ndim, 1)
+            if k != axis
         )
         if not same:
             raise ShapeError(
@@ -256,7 +267,9 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
 
 def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
     """Pieces of ``size`` entries along ``dim``, the last one smaller; or of the sizes listed."""
-    n = x.shape[dim]
+    n = x.shape[axis_of("split", x.shape, dim)]
+    if isinstance(size, int) and size < 1:
+        raise ShapeError("split", f"pieces of {size} entries; a piece needs at least 1")
     sizes = [min(size, n - i) for i in range(0, n, size)] if isinstance(size, int) else list(size)
     if builtins.sum(sizes) != n:
         raise ShapeError(
@@ -269,10 +282,14 @@ def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
 
 def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     """At most ``chunks`` pieces of equal size, the last one smaller."""
-    return split(x, max(1, -(-x.shape[dim] // chunks)), dim)
+    if chunks < 1:
+        raise ShapeError("chunk", f"{chunks} pieces; there must be at least 1")
+    n = x.shape[axis_of("chunk", x.shape, dim)]
+    return split(x, max(1, -(-n // chunks)), dim)
 
 
 def unbind(x: Any, dim: int = 0) -> tuple[Any, ...]:
     """The slices along ``dim``, without that axis."""
-    before = (slice(None),) * (dim % x.ndim)
-    return tuple(x[(*before, i)] for i in range(x.shape[dim]))
+    axis = axis_of("unbind", x.shape, dim)
+    before = (slice(None),) * axis
+    return tuple(x[(*before, i)] for i in range(x.shape[axis]))

@@ -1,0 +1,150 @@
+"""The command line: ``tinyconv train mnist``, ``tinyconv data mnist``, ``tinyconv doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from tinyconv import __version__, data, doctor
+from tinyconv.errors import TinyconvError
+from tinyconv.train import DATASETS, MODELS, Config, Interrupted, Run, Trainer
+
+RUNS = Path("runs")
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="tinyconv", description="Convolutions and their gradients.")
+    top.add_argument("--version", action="version", version=f"tinyconv {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a ResNet", description="Train a ResNet.")
+    train.add_argument("dataset", choices=DATASETS, help="what to learn")
+    default = Config()
+    # No defaults here: --resume must know which options were given.
+    train.add_argument("--model", choices=MODELS, help=f"default: {default.model}")
+    train.add_argument("--epochs", type=_positive, help="default: 3 on the full set, 5 on the sample")
+    train.add_argument("--batch-size", type=_positive, help=f"default: {default.batch_size}")
+    train.add_argument("--lr", type=float, help=f"the schedule's peak, default: {default.lr}")
+    train.add_argument(
+        "--data",
+        choices=("full", "sample", "auto"),
+        help="the full set, the embedded sample, or the full set if it can be had (default: auto)",
+    )
+    train.add_argument("--device", help="default: cpu")
+    train.add_argument("--seed", type=int, help=f"default: {default.seed}")
+    train.add_argument("--out", type=Path, help="the run's folder, default: a new one under runs/")
+    train.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, or with the latest one"
+    )
+    train.set_defaults(run=_train)
+
+    get = commands.add_parser("data", help="find or download a data set")
+    get.add_argument("dataset", choices=DATASETS)
+    get.set_defaults(run=_data)
+
+    check = commands.add_parser("doctor", help="what is there, what is missing, how to fix it")
+    check.set_defaults(run=lambda _: doctor.main())
+    return top
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def _train(options: argparse.Namespace) -> int:
+    given = {
+        field.name: value
+        for field in fields(Config)
+        if (value := getattr(options, field.name, None)) is not None
+    }
+    if options.resume:
+        run = _run_to_resume(options.out)
+        config = run.read_config()
+        _check_same(config, given, run)
+    else:
+        config = replace(Config(), **given)
+        run = _new_run(options.out, config)
+    trainer = Trainer(config, run)
+    if options.resume:
+        trainer.restore()
+    source = trainer.train_set
+    print(
+        f"{config.model} on {config.dataset}: {len(source)} training and "
+        f"{len(trainer.test_set)} test images ({source.source}), run folder {run.folder}",
+        flush=True,
+    )
+    try:
+        history = trainer.fit()
+    except Interrupted:
+        print(
+            f"\nstopped after step {trainer.batch} of epoch {trainer.epoch + 1} and saved; go on "
+            f"with: tinyconv train {config.dataset} --resume --out {run.folder}"
+        )
+        return INTERRUPTED
+    print(f"test accuracy {history[-1]['test_accuracy']:.2f} %, everything is in {run.folder}")
+    return 0
+
+
+def _run_to_resume(out: Path | None) -> Run:
+    if out is not None:
+        if not Run(out).checkpoint.exists():
+            raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
+        return Run(out)
+    saved = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda p: p.stat().st_mtime)
+    if not saved:
+        raise FileNotFoundError(f"--resume: there is no run under {RUNS}/; say where: --out FOLDER")
+    return Run(saved[-1].parent)
+
+
+def _check_same(config: Config, given: dict[str, object], run: Run) -> None:
+    """A resumed run goes on as it began; an option that says otherwise is an error."""
+    before = asdict(config)
+    changed = [k for k, v in given.items() if v not in (before[k], "auto" if k == "data" else None)]
+    if changed:
+        listed = ", ".join(f"{k} was {before[k]}, now {given[k]}" for k in changed)
+        raise ValueError(
+            f"--resume continues {run.folder} with its own options ({listed}); "
+            "leave them out, or start a new run without --resume"
+        )
+
+
+def _new_run(out: Path | None, config: Config) -> Run:
+    """A folder that holds no run yet: an earlier run is never written over."""
+    if out is not None:
+        if Run(out).checkpoint.exists():
+            raise FileExistsError(
+                f"{out} holds a run already: go on with it (--resume), or choose another --out"
+            )
+        return Run(out)
+    name = f"{config.dataset}-{config.model}"
+    numbers = (RUNS / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
+    return Run(next(folder for folder in numbers if not folder.exists()))
+
+
+def _data(options: argparse.Namespace) -> int:
+    for train in (True, False):
+        dataset = DATASETS[options.dataset](train=train, source="full")
+        print(f"{'training' if train else 'test'}: {len(dataset)} images from {dataset.location}")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; what the user can mend is one line on standard error, and exit status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (TinyconvError, OSError, ValueError, FloatingPointError, data.DataError) as error:
+        print(f"tinyconv: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

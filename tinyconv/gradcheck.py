@@ -1,0 +1,146 @@
+"""Numerical gradient checks along random directions, to any order.
+
+The gradient of F is checked in its own right, then as a function: with F' (inputs, v) = v^T J_F,
+order 2 checks the gradient of F', order 3 that of F'', with respect to the inputs and to v.  A
+direction u costs two evaluations however many numbers there are:
+
+    <u, grad <v, F(x)>>  =  (<v, F(x + eps u)> - <v, F(x - eps u)>) / (2 eps)  +  O(eps^2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyconv.autograd import enable_grad, grad, is_tensor, wrap
+from tinyconv.backend import Array, backend_of
+from tinyconv.dtypes import float64
+from tinyconv.errors import GraphError, TinyconvError
+from tinyconv.tensor import Tensor
+
+Function = Callable[..., list[Tensor]]  # Tensors in, those outputs that are floats out
+
+
+class GradcheckError(TinyconvError, AssertionError):
+    """A gradient and its numerical estimate differ."""
+
+
+def gradcheck(
+    fn: Callable[..., Any],
+    inputs: Tensor | Sequence[Any],
+    order: int = 1,
+    eps: float = 1e-6,
+    atol: float = 1e-6,
+    rtol: float = 1e-5,
+    directions: int = 2,
+    seed: int = 0,
+) -> bool:
+    """Compare the gradients of ``fn(*inputs)`` up to ``order`` with central differences.
+
+    inputs: every Tensor that requires grad is checked; floats are converted to float64.
+    fn returns a Tensor or a sequence of Tensors, the same numbers for the same inputs.
+
+    Returns True, or raises GradcheckError that names the function, the order, the input and both
+    numbers.  Also compares the two ways through each VJP: on arrays, and with create_graph.
+    """
+    args = [inputs] if is_tensor(inputs) else list(inputs)
+    name = getattr(fn, "__name__", type(fn).__name__)
+    checked = [i for i, arg in enumerate(args) if is_tensor(arg) and arg.requires_grad]
+    if not checked:
+        raise GraphError(name, "gradcheck: no input requires grad; call x.requires_grad_()")
+    args = [a.detach().double() if is_tensor(a) and a.is_floating_point() else a for a in args]
+
+    def function(*xs: Tensor) -> list[Tensor]:
+        filled = dict(enumerate(args)) | dict(zip(checked, xs, strict=True))
+        out = fn(*filled.values())
+        outs = out if isinstance(out, (tuple, list)) else [out]
+        return [y for y in outs if is_tensor(y) and y.is_floating_point()]
+
+    rng = np.random.default_rng(seed)
+    points = [args[i].data for i in checked]
+    names = [f"input {i}" for i in checked]
+    with enable_grad():
+        for n in range(1, order + 1):
+            check = _Check(function, points, rng, f"gradcheck: order {n}", name)
+            check.deterministic()
+            check.both_paths()
+            for i, label in enumerate(names):
+                for _ in range(directions):
+                    check.direction(i, label, eps, atol, rtol)
+            function = _gradient_of(function, len(points))
+            names = names + [f"grad_output {i}" for i in range(len(check.vs))]
+            points = points + check.vs
+    return True
+
+
+def _gradient_of(function: Function, n: int) -> Function:
+    """The function (x_1..x_n, v_1..v_m) -> the n gradients of sum <v, function(x)>."""
+
+    def gradient(*args: Tensor) -> list[Tensor]:
+        return _gradients(function, args[:n], args[n:], create_graph=True)
+
+    return gradient
+
+
+def _gradients(function: Function, xs: Sequence[Tensor], vs: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
+    """Gradients with zeros in the place of None: what does not depend on x has derivative 0."""
+    reached = [(y, v) for y, v in zip(function(*xs), vs, strict=True) if y.requires_grad]
+    if not reached:
+        return [_zeros(x) for x in xs]
+    ys, seeds = zip(*reached, strict=True)
+    found = grad(ys, xs, seeds, create_graph=create_graph, allow_unused=True)
+    return [_zeros(x) if g is None else g for x, g in zip(xs, found, strict=True)]
+
+
+def _zeros(x: Tensor) -> Tensor:
+    return wrap(backend_of(x.data).xp.zeros_like(x.data))
+
+
+class _Check:
+    """One function at one point, with random weights v for its outputs."""
+
+    def __init__(self, function: Function, points: list[Array], rng: np.random.Generator, title: str, name: str) -> None:
+        self.function, self.points, self.rng = function, points, rng
+        self.title, self.name = title, name
+        self.ys = [y.data for y in function(*self._leaves())]
+        self.vs = [self._draw(y) for y in self.ys]
+        self.grads = self._analytic(create_graph=False)
+
+    def _draw(self, like: Array) -> Array:
+        return backend_of(like).xp.asarray(self.rng.standard_normal(like.shape), dtype=float64)
+
+    def _leaves(self, moved: int = -1, step: Any = 0.0) -> list[Tensor]:
+        moved_to = [x + step if i == moved else x for i, x in enumerate(self.points)]
+        return [wrap(backend_of(x).xp.asarray(x)).requires_grad_() for x in moved_to]
+
+    def _analytic(self, create_graph: bool) -> list[Array]:
+        grads = _gradients(self.function, self._leaves(), [wrap(v) for v in self.vs], create_graph)
+        return [g.data for g in grads]
+
+    def _fail(self, message: str) -> None:
+        raise GradcheckError(self.name, f"{self.title}: {message}")
+
+    def deterministic(self) -> None:
+        for y, again in zip(self.ys, self.function(*self._leaves()), strict=True):
+            if not bool(((y == again.data) | (y != y)).all()):
+                self._fail("the function is not deterministic: two calls on the same inputs differ")
+
+    def both_paths(self) -> None:
+        for i, (a, b) in enumerate(zip(self.grads, self._analytic(create_graph=True), strict=True)):
+            gap = float(abs(a - b).max()) if a.size else 0.0
+            if not gap <= 1e-9 * (1.0 + float(abs(a).max(initial=0.0))):
+                self._fail(f"gradient {i} differs by {gap:.3g} between create_graph=False and True")
+
+    def direction(self, i: int, label: str, eps: float, atol: float, rtol: float) -> None:
+        u = self._draw(self.points[i])
+        analytic = float((u * self.grads[i]).sum())
+        plus, minus = self.function(*self._leaves(i, eps * u)), self.function(*self._leaves(i, -eps * u))
+        difference = sum(
+            float((v * (p.data - m.data)).sum()) for v, p, m in zip(self.vs, plus, minus, strict=True)
+        )
+        numerical = difference / (2 * eps)
+        if not abs(analytic - numerical) <= atol + rtol * abs(numerical):
+            self._fail(f"{label} {self.points[i].shape}: along a random direction the gradient is "
+                       f"{analytic:.10g}, numerically {numerical:.10g}")

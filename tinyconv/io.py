@@ -1,0 +1,262 @@
+"""Checkpoints: nested dicts and lists of Tensors and plain values in one safetensors file.
+
+The Tensors are the file's tensors, named by their path ("model.conv1.weight"); so the file of a
+plain state_dict is what any reader of safetensors expects.  Everything else, and where each
+Tensor goes, is JSON in the file's metadata.  Nothing is ever unpickled: a file cannot run code.
+
+Format: https://huggingface.co/docs/safetensors, 8 bytes (the header's length), the header (JSON),
+the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save as to_safetensors
+
+from tinyconv.autograd import wrap
+from tinyconv.backend import backend_of
+from tinyconv.errors import TinyconvError
+from tinyconv.random import get_rng_state, set_rng_state
+from tinyconv.tensor import Tensor
+
+_METADATA = "tinyconv"  # the entry of the file's metadata that holds the structure
+
+_DTYPES = {
+    "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "I16": "int16",
+    "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool",
+}
+
+_FOREIGN = [  # what other files begin with, what they are, what to do
+    (b"PK\x03\x04", "a zip archive; torch.save writes these", "{from_torch}"),
+    (b"\x80", "a pickle; older versions of torch.save write these", "{from_torch}"),
+    (b"<", "HTML or XML, perhaps the error page of a download", "download it again and look at it"),
+    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
+    (b"\x93NUMPY", "a .npy file", "tc.from_numpy(np.load(path))"),
+    (b"\x89HDF", "an HDF5 file, such as Keras writes", "read it with h5py and save its arrays"),
+    (b"\x1f\x8b", "compressed with gzip", "gunzip it first"),
+]
+_FROM_TORCH = (
+    "if it is one, in PyTorch: safetensors.torch.save_file(model.state_dict(), path), and load that"
+)
+
+
+class CheckpointError(TinyconvError, ValueError):
+    """A file that is no checkpoint, or not all of one."""
+
+
+# --- the two that most people need
+
+
+def save(obj: Any, path: str | os.PathLike[str]) -> None:
+    """Write ``obj`` to a safetensors file, completely or not at all.
+
+    obj: a Tensor, number, string, bool or None, or dicts, lists and tuples of these, nested.
+    A state_dict gives a file whose keys are the parameters' names.
+
+    The file appears under its name only when all of it is on the disk; a crash before leaves the
+    former one.  TypeError for other objects: it says where, and what to save instead.
+    """
+    target = Path(path).resolve()  # through a symbolic link: replace the file, not the link
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    structure = json.dumps(_encode(obj, (), tensors), allow_nan=False, separators=(",", ":"))
+    _write(target, to_safetensors(tensors, {_METADATA: structure}))
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """What `save` wrote, bit for bit; of another program's file, the dict of its Tensors.
+
+    Tensors come back on the CPU, contiguous and without requires_grad; bfloat16, which NumPy
+    lacks, as float32.  CheckpointError for a file that is truncated or something else.
+    """
+    data = Path(path).read_bytes()
+    try:
+        entries = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError("load", f"{path} {_diagnosis(data)} ({error})") from error
+    tensors = {name: _tensor(path, name, entry) for name, entry in entries}
+    metadata = _header(data).get("__metadata__") or {}
+    if _METADATA not in metadata:
+        return tensors
+    try:
+        return _decode(json.loads(metadata[_METADATA]), tensors)
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError("load", f"{path} was changed after tc.save wrote it: its structure "
+                                      f"does not fit its tensors ({error!r})") from error
+
+
+# --- a training run
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], *, model: Any, optimizer: Any = None, schedule: Any = None, **more: Any
+) -> None:
+    """Save all that training needs to continue bit for bit: states, the random stream, ``more``.
+
+        save_checkpoint(path, model=model, optimizer=optimizer, schedule=schedule, epoch=3)
+    """
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    states = {name: part.state_dict() for name, part in parts.items() if part is not None}
+    save({**states, "rng": get_rng_state(), **more}, path)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], *, model: Any, optimizer: Any = None, schedule: Any = None
+) -> dict[str, Any]:
+    """Load a `save_checkpoint` into its parts and the random stream; returns the rest.
+
+        start = load_checkpoint(path, model=model, optimizer=optimizer)["epoch"]
+    """
+    checkpoint = load(path)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    wanted = {name: part for name, part in parts.items() if part is not None}
+    missing = [name for name in (*wanted, "rng") if name not in checkpoint]
+    if missing:
+        found = ", ".join(map(str, list(checkpoint)[:8]))
+        raise CheckpointError("load_checkpoint", f"{path} has no {' and no '.join(missing)}; it holds {found}. "
+                                                 "A bare state_dict: model.load_state_dict(tc.load(path))")
+    for name, part in wanted.items():
+        part.load_state_dict(checkpoint.pop(name))
+    set_rng_state(checkpoint.pop("rng"))
+    return checkpoint
+
+
+# --- objects to JSON and back
+#
+# A JSON object always has one key, which says what it stands for; so a dict may have any keys.
+
+
+def _encode(obj: Any, path: tuple[str, ...], tensors: dict[str, Any]) -> Any:
+    """``obj`` as JSON; its Tensors go into ``tensors``."""
+    if isinstance(obj, np.generic):  # a NumPy number, as a metric often is
+        obj = obj.item()
+    if obj is None or type(obj) in (bool, int, str):
+        return obj
+    if type(obj) is float:  # JSON has no inf and no nan
+        return obj if np.isfinite(obj) else {"float": struct.pack(">d", obj).hex()}
+    if isinstance(obj, Tensor):
+        key = _unused(".".join(path) or "tensor", tensors)
+        tensors[key] = np.asarray(backend_of(obj.data).to_numpy(obj.data), order="C")
+        return {"tensor": key}
+    if isinstance(obj, dict):
+        return {"dict": [[_key(k, path), _encode(v, (*path, str(k)), tensors)] for k, v in obj.items()]}
+    if type(obj) in (list, tuple):
+        items = [_encode(item, (*path, str(i)), tensors) for i, item in enumerate(obj)]
+        return items if type(obj) is list else {"tuple": items}
+    raise TypeError(f"save: {_place(path)} is a {type(obj).__name__}; {_advice(obj)}")
+
+
+def _key(key: Any, path: tuple[str, ...]) -> Any:
+    if key is None or type(key) in (bool, int, str):
+        return key
+    raise TypeError(f"save: {_place(path)} has the key {key!r}; keys are strings or integers")
+
+
+def _unused(key: str, tensors: dict[str, Any]) -> str:
+    """{"a.b": x, "a": {"b": y}} would give two tensors one name; "__metadata__" is the format's own."""
+    while key in tensors or key == "__metadata__":
+        key += "'"
+    return key
+
+
+def _place(path: tuple[str, ...]) -> str:
+    return ".".join(path) or "the object"
+
+
+def _advice(obj: Any) -> str:
+    if hasattr(obj, "state_dict"):
+        return "save what it has learnt: .state_dict()"
+    if isinstance(obj, np.ndarray):
+        return "make it a Tensor: tc.from_numpy(x)"
+    if hasattr(obj, "numpy") and hasattr(obj, "detach"):
+        return "make it a Tensor: tc.from_numpy(x.detach().numpy())"
+    if callable(obj):
+        return "code is not saved: save its name or its settings"
+    return "save Tensors, numbers, strings, bools, None, and dicts, lists and tuples of them"
+
+
+def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_decode(item, tensors) for item in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, value),) = node.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in value}
+    if kind == "tuple":
+        return tuple(_decode(item, tensors) for item in value)
+    if kind == "float":
+        return struct.unpack(">d", bytes.fromhex(value))[0]
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+def _tensor(path: Any, name: str, entry: dict[str, Any]) -> Tensor:
+    dtype, shape, data = entry["dtype"], entry["shape"], entry["data"]
+    if dtype == "BF16":  # the upper half of a float32
+        array = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif dtype in _DTYPES:
+        array = np.frombuffer(data, np.dtype(_DTYPES[dtype]).newbyteorder("<"))
+    else:
+        raise CheckpointError("load", f"{path}: {name} is {dtype}, which tinyconv does not compute with; "
+                                      f"it reads BF16, {', '.join(_DTYPES)}")
+    return wrap(array.reshape(shape))
+
+
+# --- bytes to disk and back
+
+
+def _write(target: Path, data: bytes) -> None:
+    """All or nothing; the temporary name is this call's own, so writers do not meet."""
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename, or a power cut may leave the name of an empty file
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length])
+
+
+def _diagnosis(data: bytes) -> str:
+    """What is wrong with a file that is not a safetensors file."""
+    if not data:
+        return "is empty (0 bytes): the program that wrote it was stopped. Use an earlier checkpoint"
+    for start, what, remedy in _FOREIGN:
+        if data.startswith(start):
+            return f"is not a safetensors file but looks like {what}; {remedy.format(from_torch=_FROM_TORCH)}"
+    expected = _expected_size(data)
+    if expected is None:
+        return f"is not a safetensors file: it begins with {data[:16]!r}"
+    if expected > len(data):
+        return (f"is truncated: its header asks for {expected:,} bytes, it has {len(data):,}. "
+                "Copy it again, or use an earlier checkpoint")
+    return "has a safetensors header that contradicts itself"
+
+
+def _expected_size(data: bytes) -> int | None:
+    """The size that the header implies; None if there is no header."""
+    if len(data) < 9 or data[8:9] != b"{":
+        return 8 if len(data) < 8 else None
+    (length,) = struct.unpack("<Q", data[:8])
+    if len(data) < 8 + length:
+        return 8 + length
+    try:
+        entries = {k: v for k, v in _header(data).items() if k != "__metadata__"}
+        return 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, LookupError, TypeError):
+        return None

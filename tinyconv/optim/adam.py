@@ -1,0 +1,76 @@
+"""Adam and AdamW."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from tinyconv.backend import Array, array_module
+from tinyconv.optim.optimizer import Optimizer, State, memory
+
+
+class Adam(Optimizer):
+    """Steps of about lr per entry: a running mean of the gradient over the root of that of its square.
+
+        g <- g + weight_decay p
+        m <- beta1 m + (1 - beta1) g
+        v <- beta2 v + (1 - beta2) g^2
+        p <- p - lr m^ / (sqrt(v^) + eps),   m^ = m / (1 - beta1^t),  v^ = v / (1 - beta2^t)
+
+    m^ and v^ undo the bias of averages that start at zero.  amsgrad: the largest v so far
+    takes v's place.  maximize: climb instead.
+
+    Reference: Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015; Reddi et al.,
+    On the convergence of Adam and beyond, ICLR 2018 (amsgrad).
+    """
+
+    decoupled = False  # does weight decay act on p itself (AdamW) or through the gradient?
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *, maximize: bool = False,
+    ) -> None:
+        super().__init__(params, dict(
+            lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
+        ))
+
+    def update(
+        self, p: Array, g: Array, state: State, *, lr: float, betas: tuple[float, float], eps: float,
+        weight_decay: float, amsgrad: bool, maximize: bool,
+    ) -> None:
+        xp = array_module(p)
+        beta1, beta2 = betas
+        t = state["step"] = state.get("step", 0) + 1
+        if maximize:
+            g = -g
+        if weight_decay and self.decoupled:
+            p *= 1 - lr * weight_decay
+        elif weight_decay:
+            g = g + weight_decay * p
+        m = memory(state, "exp_avg", p)
+        v = memory(state, "exp_avg_sq", p)
+        m *= beta1
+        m += (1 - beta1) * g
+        v *= beta2
+        v += (1 - beta2) * (g * g)
+        if amsgrad:
+            largest = memory(state, "max_exp_avg_sq", p)
+            v = xp.maximum(largest, v, out=largest)
+        root = xp.sqrt(v)
+        root /= math.sqrt(1 - beta2**t)
+        root += eps
+        p -= lr / (1 - beta1**t) * m / root
+
+
+class AdamW(Adam):
+    """Adam whose weight decay shrinks p itself, p <- (1 - lr weight_decay) p, not the gradient.
+
+    Reference: Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019.
+    """
+
+    decoupled = True
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

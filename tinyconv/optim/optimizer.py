@@ -1,0 +1,192 @@
+"""What all optimizers share: groups of parameters, their state, and the loop of a step."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any, ClassVar
+
+from tinyconv.autograd import enable_grad, no_grad, wrap
+from tinyconv.backend import Array, array_module
+from tinyconv.errors import DTypeError, GraphError, ShapeError
+from tinyconv.tensor import Tensor
+
+Group = dict[str, Any]
+State = dict[str, Any]
+
+
+class Optimizer:
+    """Base class; a new optimizer defines `update`, the rule for one parameter.
+
+    params:   Tensors, or groups: dicts with "params" and options of their own
+    defaults: the options of a group that does not name them
+
+    param_groups: the groups, a list of dicts; a schedule writes their "lr"
+    state:        per parameter, what the rule remembers from step to step
+    """
+
+    RANGES: ClassVar[dict[str, tuple[float, float]]] = {
+        "lr": (0.0, math.inf), "eps": (0.0, math.inf), "weight_decay": (0.0, math.inf),
+        "momentum": (0.0, math.inf), "alpha": (0.0, 1.0),
+    }
+
+    def __init__(self, params: Iterable[Any], defaults: Group) -> None:
+        self.name = type(self).__name__
+        self.defaults = defaults
+        self.state: defaultdict[Tensor, State] = defaultdict(dict)
+        self.param_groups: list[Group] = []
+        if isinstance(params, Tensor):
+            raise TypeError(f"{self.name}: params is a single Tensor; put it in a list: {self.name}([w], ...)")
+        groups = list(params)
+        if not groups:
+            raise ValueError(f"{self.name}: no parameters. Was model.parameters() read before? "
+                             "An iterator gives its items once: list(model.parameters())")
+        for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
+            self.add_param_group(group)
+
+    def update(self, p: Array, g: Array, state: State, **options: Any) -> None:
+        """Change the parameter ``p`` in place, given its gradient ``g``; ``options`` are its group's."""
+        raise NotImplementedError
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        closure: computes the loss and its gradients anew; its result is returned.
+        """
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        with no_grad():
+            for group in self.param_groups:
+                options = {name: _number(group[name]) for name in self.defaults}
+                for p in group["params"]:
+                    if p.grad is not None:
+                        self._check_grad(p)
+                        # dated like any in-place write: a backward that still needs p will object
+                        self.update(p._write(self.name), p.grad.data, self.state[p], **options)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or set them to zero in place."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none:
+                    p.grad = None
+                elif p.grad is not None:
+                    p.grad = p.grad.detach()
+                    p.grad.zero_()
+
+    def add_param_group(self, group: Group) -> None:
+        """One more group: ``{"params": [...], "lr": 0.01}``; missing options are the defaults."""
+        if not isinstance(group, dict):
+            raise TypeError(f"{self.name}: a parameter group is a dict, got a {type(group).__name__}; "
+                            '{"params": [...], "lr": 0.01}')
+        params = group["params"]
+        if isinstance(params, set):
+            raise TypeError(f"{self.name}: a set of parameters has no fixed order, and state_dict() counts on one; use a list")
+        params = [params] if isinstance(params, Tensor) else list(params)
+        group = {**self.defaults, **group, "params": params}
+        self._check_params(params)
+        self._check_options(group)
+        self.param_groups.append(group)
+
+    # --- saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {index: {...}}, "param_groups": [...]}: parameters by their index over all groups.
+
+        The Tensors share memory with the optimizer's state.
+        """
+        index = {p: i for i, p in enumerate(self._params())}
+        state = {index[p]: dict(entries) for p, entries in self.state.items() if entries and p in index}
+        groups = [{**group, "params": [index[p] for p in group["params"]]} for group in self.param_groups]
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`: a copy of it, in each parameter's dtype and on its device."""
+        saved_groups = state_dict["param_groups"]
+        saved_sizes = [len(group["params"]) for group in saved_groups]
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if saved_sizes != sizes:
+            raise ValueError(f"{self.name}.load_state_dict: the saved groups hold {saved_sizes} parameters, this "
+                             f"optimizer's {sizes}; build it with the groups that it was saved with")
+        groups = []
+        for group, saved in zip(self.param_groups, saved_groups, strict=True):
+            options = {name: deepcopy(value) for name, value in saved.items() if name != "params"}
+            groups.append({**group, **options})
+            self._check_options(groups[-1])
+        indices = [i for group in saved_groups for i in group["params"]]
+        state: defaultdict[Tensor, State] = defaultdict(dict)
+        for i, p in zip(indices, self._params(), strict=True):
+            if i in state_dict["state"]:
+                entries = state_dict["state"][i]
+                state[p] = {key: self._loaded(i, p, key, value) for key, value in entries.items()}
+        self.param_groups, self.state = groups, state
+
+    def _loaded(self, i: int, p: Tensor, key: str, value: Any) -> Any:
+        if key == "step":  # PyTorch keeps it as a tensor
+            return int(value)
+        if not isinstance(value, Tensor):
+            return deepcopy(value)
+        if value.shape != p.shape:
+            raise ShapeError(f"{self.name}.load_state_dict", f"{key} of parameter {i} has shape {value.shape}, the "
+                             f"parameter {p.shape}; build the optimizer with the parameters in the order of the saved one")
+        return value.detach().to(p.device).to(p.dtype).clone()
+
+    # --- checks
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _check_params(self, params: list[Any]) -> None:
+        seen = set(self._params())
+        for i, p in enumerate(params):
+            if not isinstance(p, Tensor):
+                raise TypeError(f"{self.name}: parameter {i} is a {type(p).__name__}, not a Tensor; pass model.parameters()")
+            if not p.is_leaf:
+                raise GraphError(self.name, f"parameter {i} {p.shape} was computed ({p.op}), so backward() gives it no "
+                                 ".grad; optimize the leaf it came from, or x.detach().requires_grad_()")
+            if p in seen:
+                raise ValueError(f"{self.name}: parameter {i} {p.shape} appears twice and would be updated twice a step; "
+                                 "name each once, in one group")
+            seen.add(p)
+
+    def _check_options(self, group: Group) -> None:
+        for name, (low, high) in self.RANGES.items():
+            value = _number(group.get(name, low))
+            if not isinstance(value, (int, float)) or not low <= value <= high:  # also false for nan
+                limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+                raise ValueError(f"{self.name}: {name} must be a number, {limit}, got {value!r}")
+        for i, beta in enumerate(group.get("betas", ())):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"{self.name}: betas[{i}] must be at least 0 and below 1, got {beta}: an average that "
+                                 f"keeps {beta} of its past")
+
+    def _check_grad(self, p: Tensor) -> None:
+        assert p.grad is not None
+        if p.grad.shape != p.shape:
+            raise ShapeError(self.name, f"a parameter of shape {p.shape} has a .grad of shape {p.grad.shape}")
+        if p.grad.dtype != p.dtype:
+            raise DTypeError(self.name, f"a {p.dtype} parameter has a {p.grad.dtype} .grad; convert it: "
+                                        f"p.grad = p.grad.to(tc.{p.dtype})")
+
+    def __repr__(self) -> str:
+        lines = []
+        for i, group in enumerate(self.param_groups):
+            lines += [f"Parameter Group {i}"] + [f"    {k}: {group[k]}" for k in sorted(group) if k != "params"]
+        return f"{self.name} (\n" + "\n".join(lines) + "\n)"
+
+
+def memory(state: State, key: str, p: Array) -> Array:
+    """The array ``state[key]``, in p's shape and dtype; zeros the first time."""
+    if key not in state:
+        state[key] = wrap(array_module(p).zeros_like(p))
+    return state[key].data
+
+
+def _number(option: Any) -> Any:
+    """np.float64 is a float, yet it would widen float32 arrays; a Python float does not."""
+    return option.item() if hasattr(option, "item") else option

@@ -1,0 +1,56 @@
+"""Stochastic gradient descent."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tinyconv.autograd import wrap
+from tinyconv.backend import Array
+from tinyconv.optim.optimizer import Group, Optimizer, State
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum if asked for.
+
+        g   <- g + weight_decay p
+        buf <- momentum buf + (1 - dampening) g       (the first time: buf <- g)
+        p   <- p - lr buf                             (nesterov: p - lr (g + momentum buf))
+
+    Without momentum, p <- p - lr g.  maximize: climb instead.
+
+    Reference: Sutskever et al., On the importance of initialization and momentum in deep
+    learning, ICML 2013; in PyTorch's form, where lr multiplies the whole velocity.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0, dampening: float = 0,
+        weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
+    ) -> None:
+        super().__init__(params, dict(
+            lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
+            nesterov=nesterov, maximize=maximize,
+        ))
+
+    def _check_options(self, group: Group) -> None:
+        super()._check_options(group)
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError(f"SGD: nesterov looks ahead along the momentum, so it needs momentum > 0 and dampening = 0; "
+                             f"got momentum={group['momentum']}, dampening={group['dampening']}")
+
+    def update(
+        self, p: Array, g: Array, state: State, *, lr: float, momentum: float, dampening: float,
+        weight_decay: float, nesterov: bool, maximize: bool,
+    ) -> None:
+        if maximize:
+            g = -g
+        if weight_decay:
+            g = g + weight_decay * p
+        if momentum:
+            if "momentum_buffer" in state:
+                buf = state["momentum_buffer"].data
+                buf *= momentum
+                buf += g if dampening == 0 else (1 - dampening) * g
+            else:
+                buf = g.copy()
+                state["momentum_buffer"] = wrap(buf)
+            g = g + momentum * buf if nesterov else buf
+        p -= lr * g

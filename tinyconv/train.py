@@ -1,0 +1,300 @@
+"""Training a ResNet on MNIST: what ``tinyconv train mnist`` does.
+
+A run lives in a folder: config.json, metrics.jsonl (one line per epoch), curves.png, the graph of
+the network, model.safetensors (the weights), checkpoint.safetensors (everything that is needed to
+go on).  A run that was killed and resumed ends with the same weights, bit for bit, as one that
+was not: what the data loader draws depends on seed, epoch and batch only, and the rest of the
+state is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import tinyconv as tc
+from tinyconv import data, io, nn, optim, see
+from tinyconv.nn import functional as F
+
+MODELS = {"resnet8": nn.resnet8, "resnet20": nn.resnet20}
+DATASETS = {"mnist": data.MNIST, "fashion": data.FashionMNIST}
+EPOCHS = {"full": 3, "sample": 5}
+SAVE_EVERY = 100  # steps between checkpoints: what a kill can cost at most
+
+
+@dataclass(frozen=True)
+class Config:
+    """What decides a run; two runs with equal configs end with equal weights."""
+
+    model: str = "resnet8"
+    epochs: int = 0  # 0: 3 on the full set, 5 on the sample
+    batch_size: int = 128
+    lr: float = 0.3  # the peak of the one-cycle schedule
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    max_shift: int = 2  # pixels by which training images are moved at random
+    dataset: str = "mnist"
+    data: str = "auto"
+    device: str = "cpu"
+    seed: int = 0
+
+
+class Run:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint.safetensors"
+
+    def write_config(self, config: Config) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+
+    def read_config(self) -> Config:
+        return Config(**json.loads((self.folder / "config.json").read_text()))
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        temporary = self.folder / "metrics.jsonl.tmp"
+        temporary.write_text(lines)
+        os.replace(temporary, self.folder / "metrics.jsonl")
+
+    def write_curves(self, history: list[dict[str, Any]]) -> None:
+        """Loss and accuracy over the epochs, where matplotlib is installed."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            tqdm.write("no curves: matplotlib is not installed (pip install 'tinyconv[plot]')")
+            return
+        epochs = [row["epoch"] for row in history]
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(epochs, [row["train_loss"] for row in history], "o-", label="training")
+        left.plot(epochs, [row["test_loss"] for row in history], "s--", label="test")
+        left.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="Loss")
+        right.plot(epochs, [100 - row["train_accuracy"] for row in history], "o-", label="training")
+        right.plot(epochs, [100 - row["test_accuracy"] for row in history], "s--", label="test")
+        right.set(xlabel="epoch", ylabel="errors in %", yscale="log", title="Wrong answers")
+        for axes in (left, right):
+            axes.set_xticks(epochs)
+            axes.grid(alpha=0.3, which="both")
+            axes.legend(frameon=False)
+        figure.savefig(self.folder / "curves.png", dpi=120)
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed, and the run was saved."""
+
+
+class Trainer:
+    """One run: the model, what trains it, and how far it has come."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.run = run
+        kind = DATASETS[config.dataset]
+        self.train_set = kind(train=True, source=config.data)
+        self.test_set = kind(train=False, source=self.train_set.source)
+        epochs = config.epochs or EPOCHS[self.train_set.source]
+        self.config = config = replace(config, epochs=epochs, data=self.train_set.source)
+        tc.manual_seed(config.seed)
+        self.model = MODELS[config.model](in_channels=1).to(config.device)
+        self.loader = data.DataLoader(
+            self.train_set,
+            config.batch_size,
+            shuffle=True,
+            drop_last=True,
+            seed=config.seed,
+            transform=data.RandomShift(config.max_shift) if config.max_shift else None,
+        )
+        if not len(self.loader):
+            raise ValueError(
+                f"train: a batch of {config.batch_size} is more than the {len(self.train_set)} "
+                "training images; use a smaller --batch-size"
+            )
+        self.optimizer = optim.SGD(
+            self.model.parameters(),
+            config.lr,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            weight_decay=config.weight_decay,
+        )
+        steps = config.epochs * len(self.loader)
+        self.schedule = optim.OneCycleLR(
+            self.optimizer, config.lr, total_steps=steps, pct_start=0.2, cycle_momentum=False
+        )
+        self.epoch = 0  # finished epochs
+        self.batch = 0  # finished batches of the next one
+        self.sums = {"loss": 0.0, "correct": 0, "seconds": 0.0}
+        self.history: list[dict[str, Any]] = []
+
+    # --- saving and continuing
+
+    def save(self) -> None:
+        """Everything that decides how the run goes on, written atomically."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rng": tc.get_rng_state(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "sums": self.sums,
+            "history": self.history,
+        }
+        io.save(state, self.run.checkpoint)
+
+    def restore(self) -> None:
+        state = io.load(self.run.checkpoint)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        tc.set_rng_state(state["rng"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.sums, self.history = state["sums"], state["history"]
+
+    # --- the work
+
+    def step(self, images: tc.Tensor, labels: tc.Tensor) -> tuple[float, int]:
+        """One step of stochastic gradient descent: (loss, how many were right)."""
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        return loss.item(), int((logits.detach().argmax(1) == labels).sum())
+
+    def train_epoch(self, stop: StopRequest, show: bool) -> None:
+        self.model.train()
+        self.loader.set_epoch(self.epoch)
+        bar = tqdm(
+            total=len(self.loader),
+            initial=self.batch,
+            desc=f"epoch {self.epoch + 1}/{self.config.epochs}",
+            unit="step",
+            leave=False,
+            disable=None if show else True,
+        )
+        with bar:
+            started = time.perf_counter()
+            for images, labels in self.loader.batches(self.batch):
+                loss, correct = self.step(images, labels)
+                if not math.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss is {loss} at step {self.batch + 1} of epoch {self.epoch + 1}: "
+                        f"the learning rate {self.config.lr:g} is too high; try --lr {self.config.lr / 10:g}"
+                    )
+                self.batch += 1
+                self.sums["loss"] += loss
+                self.sums["correct"] += correct
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                now = time.perf_counter()
+                self.sums["seconds"] += now - started
+                started = now
+                if stop.requested:
+                    self.save()
+                    raise Interrupted
+                if self.batch % SAVE_EVERY == 0:
+                    self.save()
+
+    def finish_epoch(self) -> dict[str, Any]:
+        """Evaluate, note the epoch's figures, save."""
+        test_loss, test_accuracy = evaluate(self.model, self.test_set)
+        seen = self.batch * self.config.batch_size
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": self.sums["loss"] / self.batch,
+            "train_accuracy": 100 * self.sums["correct"] / seen,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "images_per_second": seen / self.sums["seconds"],
+            "lr": self.schedule.get_last_lr()[0],
+        }
+        self.history.append(row)
+        self.epoch += 1
+        self.batch = 0
+        self.sums = {"loss": 0.0, "correct": 0, "seconds": 0.0}
+        self.run.write_metrics(self.history)
+        self.save()
+        return row
+
+    def draw_graph(self) -> None:
+        """The network's graph as SVG (as text without the ``dot`` program)."""
+        size = self.train_set.images.shape[1:]
+        model = copy.deepcopy(self.model)  # the forward pass would move the running statistics
+        loss = F.cross_entropy(model(tc.zeros(2, 1, *size)), tc.tensor([0, 1]))
+        see.trace(loss, model).save(self.run.folder / "graph.svg")
+
+    def fit(self, show: bool = True) -> list[dict[str, Any]]:
+        """Train to the last epoch; returns one row of figures per epoch.
+
+        Raises Interrupted after Ctrl-C, when the checkpoint is written.
+        """
+        self.run.write_config(self.config)
+        if not self.history and not self.batch:
+            self.draw_graph()
+        self.run.write_metrics(self.history)
+        with StopRequest() as stop:
+            while self.epoch < self.config.epochs:
+                self.train_epoch(stop, show)
+                row = self.finish_epoch()
+                print(
+                    f"epoch {row['epoch']}/{self.config.epochs}  train loss {row['train_loss']:.4f}  "
+                    f"test accuracy {row['test_accuracy']:.2f} %  "
+                    f"({row['images_per_second']:.0f} images/s)",
+                    flush=True,
+                )
+        io.save(self.model.state_dict(), self.run.folder / "model.safetensors")
+        self.run.write_curves(self.history)
+        return self.history
+
+
+class StopRequest:
+    """Between steps, was Ctrl-C pressed (or the process asked to end)?  A second one ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._note)
+        except ValueError:  # not in the main thread: there is nobody to press Ctrl-C
+            self.before = {}
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.requested = True
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._put_back()
+
+
+@tc.no_grad()
+def evaluate(model: nn.Module, dataset: Any, batch_size: int = 500) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in percent; the model is left in the mode it was in."""
+    training = model.training
+    model.eval()
+    loss, correct = 0.0, 0
+    for images, labels in data.DataLoader(dataset, batch_size):
+        logits = model(images)
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct += int((logits.argmax(1) == labels).sum())
+    model.train(training)
+    return loss / len(dataset), 100 * correct / len(dataset)
