@@ -62,8 +62,10 @@ def main() -> None:
     tc.manual_seed(0)
     train_set = data.MNIST(train=True, source=options.data)
     test_set = data.MNIST(train=False, source=train_set.source)
-    shift = data.RandomShift(2)
-    loader = data.DataLoader(train_set, 128, shuffle=True, drop_last=True, seed=0, transform=shift)
+    loader = data.DataLoader(
+        train_set, 128, shuffle=True, drop_last=True, seed=0,
+        transform=lambda images, rng: data.random_shift(images, 2, rng, fill=train_set.black),
+    )  # fmt: skip
     batches = min(len(loader), options.batches or len(loader))
 
     model = Net()

@@ -322,6 +322,8 @@ class Op:
         """Operands of one dtype and one device, or an error; numbers take the tensor's dtype."""
         same = range(len(arrays)) if self.variadic else self.same
         first = arrays[same[0]]
+        if not hasattr(first, "dtype"):
+            return self._promote(arrays, same)
         kind = type(first)
         for i in same:
             other = arrays[i]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from tinyconv import __version__, data, doctor
+from tinyconv import __version__, doctor
 from tinyconv.errors import TinyconvError
 from tinyconv.train import DATASETS, MODELS, Config, Interrupted, Run, Trainer
 
@@ -130,16 +131,22 @@ def _new_run(out: Path | None, config: Config) -> Run:
 def _data(options: argparse.Namespace) -> int:
     for train in (True, False):
         dataset = DATASETS[options.dataset](train=train, source="full")
-        print(f"{'training' if train else 'test'}: {len(dataset)} images from {dataset.location}")
+        print(f"{'training' if train else 'test'}: {len(dataset)} images from {dataset.folder}")
     return 0
+
+
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as a plain line: the user of a command has no use for our line numbers."""
+    print(f"note: {message}", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; what the user can mend is one line on standard error, and exit status 2."""
     options = parser().parse_args(arguments)
+    warnings.showwarning = _note
     try:
         return int(options.run(options))
-    except (TinyconvError, OSError, ValueError, FloatingPointError, data.DataError) as error:
+    except (TinyconvError, OSError, ValueError, FloatingPointError) as error:
         print(f"tinyconv: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -63,7 +63,7 @@ def gradcheck(
     names = [f"input {i}" for i in checked]
     with enable_grad():
         for n in range(1, order + 1):
-            check = _Check(function, points, rng, f"gradcheck: order {n}", name)
+            check = _Check(function, points, rng, f"gradcheck, order {n}", name)
             check.deterministic()
             check.both_paths()
             for i, label in enumerate(names):
@@ -120,7 +120,7 @@ class _Check:
         return [g.data for g in grads]
 
     def _fail(self, message: str) -> None:
-        raise GradcheckError(self.name, f"{self.title}: {message}")
+        raise GradcheckError(self.name, f"{self.title}, {message}")
 
     def deterministic(self) -> None:
         for y, again in zip(self.ys, self.function(*self._leaves()), strict=True):

@@ -11,6 +11,7 @@ the numbers.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -34,18 +35,17 @@ _DTYPES = {
     "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool",
 }
 
+_FROM_TORCH = "in PyTorch: safetensors.torch.save_file(model.state_dict(), path), and load that"
+
 _FOREIGN = [  # what other files begin with, what they are, what to do
-    (b"PK\x03\x04", "a zip archive; torch.save writes these", "{from_torch}"),
-    (b"\x80", "a pickle; older versions of torch.save write these", "{from_torch}"),
+    (b"PK\x03\x04", "a zip archive, as torch.save writes", _FROM_TORCH),
+    (b"\x80", "a pickle, as older versions of torch.save write", _FROM_TORCH),
     (b"<", "HTML or XML, perhaps the error page of a download", "download it again and look at it"),
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
     (b"\x93NUMPY", "a .npy file", "tc.from_numpy(np.load(path))"),
     (b"\x89HDF", "an HDF5 file, such as Keras writes", "read it with h5py and save its arrays"),
     (b"\x1f\x8b", "compressed with gzip", "gunzip it first"),
 ]
-_FROM_TORCH = (
-    "if it is one, in PyTorch: safetensors.torch.save_file(model.state_dict(), path), and load that"
-)
 
 
 class CheckpointError(TinyconvError, ValueError):
@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     data = Path(path).read_bytes()
     try:
-        entries = safetensors.deserialize(data)
+        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise CheckpointError("load", f"{path} {_diagnosis(data)} ({error})") from error
     tensors = {name: _tensor(path, name, entry) for name, entry in entries}
@@ -96,7 +96,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], *, model: Any, optimizer: Any = None, schedule: Any = None, **more: Any
+    path: str | os.PathLike[str], *, model: Any, optimizer: Any = None, schedule: Any = None,
+    **more: Any,
 ) -> None:
     """Save all that training needs to continue bit for bit: states, the random stream, ``more``.
 
@@ -120,8 +121,11 @@ def load_checkpoint(
     missing = [name for name in (*wanted, "rng") if name not in checkpoint]
     if missing:
         found = ", ".join(map(str, list(checkpoint)[:8]))
-        raise CheckpointError("load_checkpoint", f"{path} has no {' and no '.join(missing)}; it holds {found}. "
-                                                 "A bare state_dict: model.load_state_dict(tc.load(path))")
+        raise CheckpointError(
+            "load_checkpoint",
+            f"{path} has no {' and no '.join(missing)}; it holds {found}. For a bare state_dict: "
+            "model.load_state_dict(tc.load(path))",
+        )
     for name, part in wanted.items():
         part.load_state_dict(checkpoint.pop(name))
     set_rng_state(checkpoint.pop("rng"))
@@ -140,13 +144,14 @@ def _encode(obj: Any, path: tuple[str, ...], tensors: dict[str, Any]) -> Any:
     if obj is None or type(obj) in (bool, int, str):
         return obj
     if type(obj) is float:  # JSON has no inf and no nan
-        return obj if np.isfinite(obj) else {"float": struct.pack(">d", obj).hex()}
+        return obj if math.isfinite(obj) else {"float": struct.pack(">d", obj).hex()}
     if isinstance(obj, Tensor):
         key = _unused(".".join(path) or "tensor", tensors)
         tensors[key] = np.asarray(backend_of(obj.data).to_numpy(obj.data), order="C")
         return {"tensor": key}
     if isinstance(obj, dict):
-        return {"dict": [[_key(k, path), _encode(v, (*path, str(k)), tensors)] for k, v in obj.items()]}
+        pairs = [[_key(k, path), _encode(v, (*path, str(k)), tensors)] for k, v in obj.items()]
+        return {"dict": pairs}
     if type(obj) in (list, tuple):
         items = [_encode(item, (*path, str(i)), tensors) for i, item in enumerate(obj)]
         return items if type(obj) is list else {"tuple": items}
@@ -160,7 +165,7 @@ def _key(key: Any, path: tuple[str, ...]) -> Any:
 
 
 def _unused(key: str, tensors: dict[str, Any]) -> str:
-    """{"a.b": x, "a": {"b": y}} would give two tensors one name; "__metadata__" is the format's own."""
+    """{"a.b": x, "a": {"b": y}} would name two tensors alike; "__metadata__" is reserved."""
     while key in tensors or key == "__metadata__":
         key += "'"
     return key
@@ -206,8 +211,8 @@ def _tensor(path: Any, name: str, entry: dict[str, Any]) -> Tensor:
     elif dtype in _DTYPES:
         array = np.frombuffer(data, np.dtype(_DTYPES[dtype]).newbyteorder("<"))
     else:
-        raise CheckpointError("load", f"{path}: {name} is {dtype}, which tinyconv does not compute with; "
-                                      f"it reads BF16, {', '.join(_DTYPES)}")
+        known = ", ".join(["BF16", *_DTYPES])
+        raise CheckpointError("load", f"{path}: {name} is {dtype}; tinyconv reads {known}")
     return wrap(array.reshape(shape))
 
 
@@ -217,11 +222,13 @@ def _tensor(path: Any, name: str, entry: dict[str, Any]) -> Tensor:
 def _write(target: Path, data: bytes) -> None:
     """All or nothing; the temporary name is this call's own, so writers do not meet."""
     temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"save: there is no folder {target.parent}; make it first")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # before the rename, or a power cut may leave the name of an empty file
+            os.fsync(file.fileno())  # or a power cut may leave the new name with an empty file
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -234,29 +241,33 @@ def _header(data: bytes) -> dict[str, Any]:
 
 def _diagnosis(data: bytes) -> str:
     """What is wrong with a file that is not a safetensors file."""
-    if not data:
-        return "is empty (0 bytes): the program that wrote it was stopped. Use an earlier checkpoint"
+    if len(data) < 9:
+        fault = "is truncated" if data else "is empty"
+        return f"{fault}: it has {len(data)} bytes. Copy it again, or use an earlier checkpoint"
+    expected = _expected_size(data)
+    if expected == len(data):
+        return "has a damaged header"
+    if expected is not None:
+        fault = "is truncated" if expected > len(data) else "goes on after its end"
+        return (f"{fault}: expected {expected:,} bytes, found {len(data):,}. Copy it again, or "
+                "use an earlier checkpoint")
     for start, what, remedy in _FOREIGN:
         if data.startswith(start):
-            return f"is not a safetensors file but looks like {what}; {remedy.format(from_torch=_FROM_TORCH)}"
-    expected = _expected_size(data)
-    if expected is None:
-        return f"is not a safetensors file: it begins with {data[:16]!r}"
-    if expected > len(data):
-        return (f"is truncated: its header asks for {expected:,} bytes, it has {len(data):,}. "
-                "Copy it again, or use an earlier checkpoint")
-    return "has a safetensors header that contradicts itself"
+            return f"is not a safetensors file but looks like {what}; {remedy}"
+    return f"is not a safetensors file: it has {len(data):,} bytes and begins with {data[:16]!r}"
 
 
 def _expected_size(data: bytes) -> int | None:
     """The size that the header implies; None if there is no header."""
-    if len(data) < 9 or data[8:9] != b"{":
-        return 8 if len(data) < 8 else None
+    if data[8:9] != b"{":
+        return None
     (length,) = struct.unpack("<Q", data[:8])
+    if length > 100_000_000:  # the format's limit; text gives more
+        return None
     if len(data) < 8 + length:
-        return 8 + length
+        return int(8 + length)
     try:
-        entries = {k: v for k, v in _header(data).items() if k != "__metadata__"}
-        return 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        entries = [entry for name, entry in _header(data).items() if name != "__metadata__"]
+        return int(8 + length + max((entry["data_offsets"][1] for entry in entries), default=0))
     except (ValueError, LookupError, TypeError):
         return None

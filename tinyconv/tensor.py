@@ -236,21 +236,33 @@ class Tensor(Variable):
         self.stamp[0] = context.last_write = tick()
         return self.data
 
+    def _fitting(self, name: str, other: Any) -> Any:
+        """The value of ``other``, which must broadcast to this tensor's shape."""
+        value = _value(other)
+        shape = getattr(value, "shape", ())
+        pairs = zip(reversed(shape), reversed(self.shape), strict=False)
+        if len(shape) > self.ndim or any(n not in (1, size) for n, size in pairs):
+            raise ShapeError(name, f"{shape} does not fit into {self.shape}")
+        return value
+
     def copy_(self, other: Any) -> Tensor:
         """Overwrite with ``other``, broadcast and cast to this tensor's dtype."""
-        self._write("copy_", other)[...] = _value(other)
+        value = self._fitting("copy_", other)
+        self._write("copy_", other)[...] = value
         return self
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
         """self += alpha * other"""
+        value = self._fitting("add_", other)
         data = self._write("add_", other)
-        data += _value(other) if alpha == 1 else _value(other) * alpha
+        data += value if alpha == 1 else value * alpha
         return self
 
     def mul_(self, other: Any) -> Tensor:
         """self *= other"""
+        value = self._fitting("mul_", other)
         data = self._write("mul_", other)
-        data *= _value(other)
+        data *= value
         return self
 
     def zero_(self) -> Tensor:

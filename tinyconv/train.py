@@ -113,7 +113,7 @@ class Trainer:
             shuffle=True,
             drop_last=True,
             seed=config.seed,
-            transform=data.RandomShift(config.max_shift) if config.max_shift else None,
+            transform=self._shift if config.max_shift else None,
         )
         if not len(self.loader):
             raise ValueError(
@@ -135,6 +135,9 @@ class Trainer:
         self.batch = 0  # finished batches of the next one
         self.sums = {"loss": 0.0, "correct": 0, "seconds": 0.0}
         self.history: list[dict[str, Any]] = []
+
+    def _shift(self, images: Any, rng: Any) -> Any:
+        return data.random_shift(images, self.config.max_shift, rng, fill=self.train_set.black)
 
     # --- saving and continuing
 

@@ -7,15 +7,18 @@ Four ideas carry all of it:
    next block is read; no array as large as the whole batch's patches ever exists.
 3. Two convolutions. `_correlate` is the forward pass, and also the gradient of the input: one
    stride-1 correlation with flipped weights for each of the sh*sw phases of a strided one.
-4. Threads over blocks. Each thread takes one contiguous span of them and results are combined in
-   order: bit-identical from run to run at one thread count.
+4. Threads over blocks. Which blocks are summed together depends on the thread count alone, and
+   sums are combined in order: bit-identical from run to run.
 
 Axes: N batch, C channels, H W image, O output channels, OH OW output image, KH KW kernel,
 P pixels (N*H*W). Arguments and results are those of `tinyconv.backend.reference`.
 """
 
+import math
 import os
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -32,9 +35,10 @@ from tinyconv.backend.reference import Padding, Pair
 T = TypeVar("T")
 R = TypeVar("R")
 
-BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls are few and long
+BLOCK = 2**18  # numbers in a block, 1 MB: it stays in cache, and NumPy's calls are few and long
 SHORT_RUN = 8  # numbers below which a run is not worth copying as one
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
+LARGE = 2**20  # bytes from which on an array's memory is worth keeping for the next one
 WORTH_THREADS = 2**18  # numbers below which waking another thread costs more than it saves
 
 # ------------------------------------------------------------------------------- threads
@@ -109,16 +113,52 @@ class _SingleThreadedBlas:
 _single_threaded_blas = _SingleThreadedBlas()
 
 
-def _in_spans(job: Callable[[Sequence[T]], R], blocks: Sequence[T], work: int) -> list[R]:
-    """job(span) for contiguous spans of `blocks`, one span per thread; results in order."""
-    n = min(_threads, len(blocks)) if work >= WORTH_THREADS else 1
-    cuts = [len(blocks) * i // n for i in range(n + 1)]
-    spans = [blocks[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+def _in_spans(
+    job: Callable[[Sequence[T]], R], blocks: Sequence[T], work: int, per_thread: int = 4
+) -> list[R]:
+    """job(span) for contiguous spans of `blocks`; results in order, `work` in numbers touched.
+
+    A thread that is done takes the next span, so a core that is slow or busy holds nobody up.
+    """
+    threads = min(_threads, len(blocks)) if work >= WORTH_THREADS else 1
+    spans = [blocks[cut] for cut in _cut(len(blocks), per_thread * threads if threads > 1 else 1)]
+    results: dict[int, R] = {}
+    queue = deque(enumerate(spans))
+
+    def take_spans() -> None:
+        while queue:
+            try:
+                i, span = queue.popleft()
+            except IndexError:  # another thread was faster
+                return
+            results[i] = job(span)
+
     with _single_threaded_blas:
-        others = [
-            _workers(n - 1).submit(copy_context().run, job, span) for span in spans[1:]
-        ]  # the context carries np.errstate
-        return [job(spans[0]), *(other.result() for other in others)]
+        others = [  # the context carries np.errstate
+            _workers(threads - 1).submit(copy_context().run, take_spans)
+            for _ in range(threads - 1)
+        ]
+        take_spans()
+        for other in others:
+            other.result()
+    return [results[i] for i in range(len(spans))]
+
+
+def _evenly(blocks: int) -> int:
+    """At least so many blocks, but as many for each thread."""
+    return -(-blocks // _threads) * _threads
+
+
+def _cut(n: int, pieces: int) -> list[slice]:
+    """range(n) in so many slices, as equal as can be, none empty."""
+    pieces = min(n, max(1, pieces))
+    cuts = [n * i // pieces for i in range(pieces + 1)]
+    return [slice(i, j) for i, j in zip(cuts, cuts[1:], strict=False)]
+
+
+def _even_blocks(rows: Array) -> list[slice]:
+    """Slices of the first axis of about BLOCK numbers."""
+    return _cut(len(rows), _evenly(-(-rows.size // BLOCK)))
 
 
 _local = threading.local()
@@ -127,7 +167,7 @@ _local = threading.local()
 def _scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     """An uninitialised array that this thread uses again; the next call by `name` returns it too."""
     dtype = np.dtype(dtype)
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     buffer = getattr(_local, name, None)
     if buffer is None or buffer.size < size:
         buffer = np.empty(size, np.uint8)
@@ -135,25 +175,76 @@ def _scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     return buffer[:size].view(dtype).reshape(shape)
 
 
+# -------------------------------------------------------------------------------- memory
+
+
+class _Memory:
+    """Large uninitialised arrays, in the memory of ones that nobody refers to any more.
+
+    The C library hands a large array back to the system when it dies, and the next one has to be
+    faulted in page by page: that took a third of a train step. Never holds more than was in use
+    at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.owners: list[Array] = [np.empty(0, np.uint8)]  # least recently lent first
+        self.idle_count = next(self._counts())[1]
+        self.owners.clear()
+
+    def _counts(self) -> Iterator[tuple[int, int, int]]:
+        """For each owner: its place, how many refer to it (views do), its size."""
+        for i, owner in enumerate(self.owners):
+            yield i, sys.getrefcount(owner), owner.size
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Array:
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if size < LARGE:
+            return np.empty(shape, dtype)
+        with self.lock:
+            idle = [(i, n) for i, count, n in self._counts() if count <= self.idle_count]
+            same = next((i for i, n in idle if n == size), None)
+            if same is not None:
+                owner = self.owners.pop(same)
+            else:
+                dropped, room = set(), 0
+                for i, n in idle:
+                    if room < size:
+                        dropped.add(i)
+                        room += n
+                self.owners = [o for i, o in enumerate(self.owners) if i not in dropped]
+                owner = np.empty(size, np.uint8)
+            self.owners.append(owner)
+            return owner.view(dtype).reshape(shape)
+
+
+_memory = _Memory()
+
+
+def empty_like(x: Array) -> Array:
+    """np.empty_like for an `x` without holes in memory, but without page faults."""
+    order = _memory_order(x)
+    return _memory.empty([x.shape[axis] for axis in order], x.dtype).transpose(np.argsort(order))
+
+
+def _memory_order(x: Array) -> list[int]:
+    """The axes of x, outermost in memory first."""
+    return sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+
+
 # --------------------------------------------------------------------------- convolution
 
 Block = tuple[slice, slice]  # images, rows of the output
-
-
-def _cut(n: int, largest: int) -> list[slice]:
-    """range(n) in slices of equal length, up to `largest`: as many for every thread."""
-    pieces = -(-n // max(1, largest))
-    pieces = min(n, -(-pieces // _threads) * _threads)
-    cuts = [n * i // pieces for i in range(pieces + 1)]
-    return [slice(i, j) for i, j in zip(cuts, cuts[1:], strict=False)]
 
 
 def _blocks(images: int, rows: int, row_size: int) -> list[Block]:
     """Cut (images, rows) into whole images, or where one is too large, into bands of its rows."""
     fit = max(1, BLOCK // row_size)
     if fit >= rows:
-        return [(some, slice(0, rows)) for some in _cut(images, fit // rows)]
-    bands = [slice(r, min(r + fit, rows)) for r in range(0, rows, fit)]
+        some = -(-images // (fit // rows))
+        return [(piece, slice(0, rows)) for piece in _cut(images, _evenly(some))]
+    bands = _cut(rows, -(-rows // fit))
     return [(slice(n, n + 1), band) for n in range(images) for band in bands]
 
 
@@ -263,9 +354,14 @@ def _correlate(
             n = _pieces(len(rows), K * O)
             np.matmul(rows.reshape(n, -1, K), w, out=product.reshape(n, -1, O))
             if not direct:
-                target[...] = product
+                np.copyto(_pixels(target), _pixels(product))
 
     _in_spans(job, _blocks(N, OH, OW * max(K, O)), N * OH * OW * max(K, O))
+
+
+def _pixels(x: Array) -> Array:
+    """x (...,C), contiguous along C, with one opaque element per pixel: NumPy copies it faster."""
+    return x.view(np.dtype((np.void, x.shape[-1] * x.itemsize)))
 
 
 def _covers(a: Array, b: Array) -> bool:
@@ -284,7 +380,7 @@ def _channels_last(x: Array) -> Array:
 
 def _empty(N: int, C: int, H: int, W: int, dtype: Any) -> Array:
     """(N,C,H,W) to the caller, channels-last in memory."""
-    return np.empty((N, H, W, C), dtype).transpose(0, 3, 1, 2)
+    return _memory.empty((N, H, W, C), dtype).transpose(0, 3, 1, 2)
 
 
 def conv2d(
@@ -401,7 +497,9 @@ def _correlate_weight(
             total += np.matmul(rows.reshape(n, -1, K).transpose(0, 2, 1), pixels).sum(0)
         return total
 
-    totals = _in_spans(job, _blocks(N, OH, OW * max(K, O)), N * OH * OW * max(K, O))
+    per_thread = max(1, min(4, 4 * BLOCK // (K * O)))  # totals of a large kernel take memory
+    blocks = _blocks(N, OH, OW * max(K, O))
+    totals = _in_spans(job, blocks, N * OH * OW * max(K, O), per_thread)
     return sum(totals[1:], totals[0]).reshape(*kernel_size, C, O)
 
 
@@ -420,10 +518,6 @@ def _channel_rows(x: Array) -> Array:
         length *= last.shape[axis]
         axis -= 1
     return np.ascontiguousarray(last).reshape(-1, length)
-
-
-def _row_blocks(rows: Array) -> list[slice]:
-    return _cut(len(rows), BLOCK // rows.shape[1])
 
 
 def _like(rows: Array, x: Array) -> Array:
@@ -450,7 +544,7 @@ def _channel_sums(
             found.append((np.ones(len(p), p.dtype) @ p, np.einsum("ij,ij->j", p, d)))
         return found
 
-    parts = [part for span in _in_spans(job, _row_blocks(x), x.size) for part in span]
+    parts = [part for span in _in_spans(job, _even_blocks(x), x.size) for part in span]
     first, second = (
         np.concatenate([part[i] for part in parts]).reshape(-1, channels).sum(0, dtype=np.float64)
         for i in (0, 1)
@@ -494,14 +588,14 @@ def batch_norm(
         scale = scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     scales, shifts = row(scale), row(shift)
-    y = np.empty_like(rows)
+    y = empty_like(rows)
 
     def normalise(span: Sequence[slice]) -> None:
         for block in span:
             part = np.multiply(rows[block], scales, out=y[block])
             part += shifts
 
-    _in_spans(normalise, _row_blocks(rows), x.size)
+    _in_spans(normalise, _even_blocks(rows), x.size)
     return _like(y, x), mean.astype(x.dtype), var.astype(x.dtype)
 
 
@@ -526,7 +620,7 @@ def batch_norm_backward(
     slope = scale**2 * sum_gd / total
     slopes, offsets = row(slope), row(sum_g / total - slope * center)
     scales = row(scale if weight is None else scale * weight)
-    dx = np.empty_like(xs)
+    dx = empty_like(xs)
 
     def combine(span: Sequence[slice]) -> None:
         for block in span:
@@ -538,13 +632,13 @@ def batch_norm_backward(
             np.subtract(gs[block], part, out=part)
             part *= scales
 
-    _in_spans(combine, _row_blocks(xs), x.size)
+    _in_spans(combine, _even_blocks(xs), x.size)
     return _like(dx, x), (scale * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
 
 
 def _flat(x: Array) -> Array | None:
     """x as a vector in the order of its memory; None where it has holes."""
-    dense = x.transpose(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
+    dense = x.transpose(_memory_order(x))
     return dense.reshape(-1) if dense.flags.c_contiguous else None
 
 
@@ -553,14 +647,14 @@ def relu(x: Array) -> Array:
     source = _flat(x)
     if source is None or x.size < WORTH_THREADS:
         return reference.relu(x)
-    y = np.empty_like(x)
+    y = empty_like(x)
     target = _flat(y)
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
             np.maximum(source[block], 0, out=target[block])
 
-    _in_spans(job, _cut(len(source), BLOCK), x.size)
+    _in_spans(job, _even_blocks(source), x.size)
     return y
 
 
@@ -570,10 +664,10 @@ def relu_backward(g: Array, y: Array) -> Array:
     if ys is None or not _covers(g, y):
         return reference.relu_backward(g, y)
     if g.strides != y.strides:
-        same = np.empty_like(y)
+        same = empty_like(y)
         same[...] = g
         g = same
-    dx = np.empty_like(y)
+    dx = empty_like(y)
     gs, target = _flat(g), _flat(dx)
     bits = f"i{y.itemsize}"  # as integers: a float infinity times 0 would be NaN
 
@@ -583,5 +677,5 @@ def relu_backward(g: Array, y: Array) -> Array:
             np.greater(ys[block], 0, out=keep, casting="unsafe")
             np.multiply(gs[block].view(bits), keep, out=target[block].view(bits))
 
-    _in_spans(job, _cut(len(ys), BLOCK), y.size)
+    _in_spans(job, _even_blocks(ys), y.size)
     return dx

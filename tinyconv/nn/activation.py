@@ -151,6 +151,3 @@ class LogSoftmax(Softmax):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.log_softmax(input, self.dim)
-
-    def extra_repr(self) -> str:  # PyTorch prints the dim of Softmax and LogSoftmax alike
-        return super().extra_repr()

@@ -22,7 +22,7 @@ class _Numbered(Module):
 
     def _name(self, index: int) -> str:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range: {type(self).__name__} has {len(self)} modules")
+            raise IndexError(f"index {index} is out of range: there are {len(self)} modules")
         return list(self._modules)[index]
 
     def _renumber(self, modules: Iterable[Module]) -> None:

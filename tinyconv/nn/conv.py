@@ -4,6 +4,7 @@ Axes: N batch, C channels, L length, H x W image; (N, C, H, W) in, (N, O, OH, OW
 Constructors, attribute names and the first weights are PyTorch's.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,38 +36,45 @@ class _Conv(Layer):
     dims: int
     transposed = False
 
-    def _build(
+    def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size,
         padding: str | Size, dilation: Size, output_padding: Size, groups: int, bias: bool,
         padding_mode: str, device: str | None, dtype: Any,
     ) -> None:
+        super().__init__()
         name = type(self).__name__
         self._check(in_channels, out_channels, groups, padding, padding_mode)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = sizes(kernel_size, self.dims, name, "kernel_size")
         self.stride = sizes(stride, self.dims, name, "stride")
-        self.padding = padding if isinstance(padding, str) else sizes(padding, self.dims, name, "padding")
+        self.padding: Any = padding
+        if not isinstance(padding, str):
+            self.padding = sizes(padding, self.dims, name, "padding")
         self.dilation = sizes(dilation, self.dims, name, "dilation")
         self.output_padding = sizes(output_padding, self.dims, name, "output_padding")
         self.groups = groups
         self.padding_mode = padding_mode
         if padding == "same" and set(self.stride) != {1}:
-            raise ShapeError(name, f"padding='same' needs stride 1, got {self.stride}: with a stride the "
-                                   "output is smaller than the input. padding=kernel_size // 2 comes near")
+            raise ShapeError(name, f"padding='same' needs stride 1, got {self.stride}: a stride "
+                                   "makes the output smaller. padding=kernel_size // 2 comes near")
         ends = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        self.weight = new_parameter(ends[0], ends[1] // groups, *self.kernel_size, device=device, dtype=dtype)
-        self.register_parameter("bias", new_parameter(out_channels, device=device, dtype=dtype) if bias else None)
+        shape = (ends[0], ends[1] // groups, *self.kernel_size)
+        self.weight = new_parameter(shape, device, dtype)
+        made = new_parameter((out_channels,), device, dtype) if bias else None
+        self.register_parameter("bias", made)
         self.reset_parameters()
 
-    def _check(self, in_channels: int, out_channels: int, groups: int, padding: Any, mode: str) -> None:
+    def _check(
+        self, in_channels: int, out_channels: int, groups: int, padding: Any, mode: str
+    ) -> None:
         name = type(self).__name__
         if min(in_channels, out_channels, groups) < 1:
             raise ShapeError(name, f"in_channels={in_channels}, out_channels={out_channels} and "
                                    f"groups={groups} must all be at least 1")
         check_groups(name, groups, in_channels=in_channels, out_channels=out_channels)
         if isinstance(padding, str) and padding not in ("same", "valid"):
-            raise ShapeError(name, f"padding={padding!r} is neither a number nor 'same' nor 'valid'")
+            raise ShapeError(name, f"padding={padding!r} is no number, nor 'same' or 'valid'")
         if mode not in PADDING_MODES or (self.transposed and mode != "zeros"):
             known = "'zeros'" if self.transposed else ", ".join(map(repr, PADDING_MODES))
             raise ShapeError(name, f"padding_mode={mode!r}; there is {known}")
@@ -77,32 +85,36 @@ class _Conv(Layer):
 
     def brief(self) -> str:
         parts = [f"{self.in_channels}->{self.out_channels}", f"k{short(self.kernel_size)}"]
-        for letter, value, usual in (("s", self.stride, 1), ("p", self.padding, 0), ("d", self.dilation, 1)):
+        for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            value = getattr(self, name)
             if isinstance(value, str):
                 parts.append(value)
             elif set(value) != {usual}:
-                parts.append(letter + short(value))
+                parts.append(name[0] + short(value))
         parts += [f"g{self.groups}"] if self.groups > 1 else []
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text = f"{self.in_channels}, {self.out_channels}"
+        text += f", kernel_size={self.kernel_size}, stride={self.stride}"
         for name, usual in (("padding", 0), ("dilation", 1), ("output_padding", 0)):
             value = getattr(self, name)
             text += f", {name}={value}" if value != (usual,) * self.dims else ""
         text += f", groups={self.groups}" if self.groups != 1 else ""
         text += ", bias=False" if self.bias is None else ""
-        return text + (f", padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else "")
+        text += f", padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else ""
+        return text
 
 
 def check_groups(layer: str, groups: int, **channels: int) -> None:
     """ShapeError with the arithmetic unless ``groups`` divides every channel count."""
     for name, count in channels.items():
         if count % groups:
-            fits = [str(g) for g in range(1, count + 1) if all(c % g == 0 for c in channels.values())]
+            common = math.gcd(*channels.values())
+            fits = ", ".join(str(g) for g in range(1, common + 1) if common % g == 0)
             raise ShapeError(
-                layer, f"{groups} groups do not divide {name}={count}: {count} = {groups}*{count // groups} "
-                       f"+ {count % groups}. What fits: {', '.join(fits)}"
+                layer, f"{groups} groups do not divide {name}={count}: {count} = {groups}*"
+                       f"{count // groups} + {count % groups}. What fits: {fits}"
             )
 
 
@@ -112,15 +124,14 @@ class _PlainConv(_Conv):
         padding: str | Size = 0, dilation: Size = 1, groups: int = 1, bias: bool = True,
         padding_mode: str = "zeros", device: str | None = None, dtype: Any = None,
     ) -> None:
-        super().__init__()
-        self._build(in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups,
-                    bias, padding_mode, device, dtype)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, 0,
+                         groups, bias, padding_mode, device, dtype)
 
     def _padded(self, input: Tensor) -> tuple[Tensor, Any]:
         """The input and the padding that is left for the convolution itself."""
         if self.padding_mode == "zeros":
             return input, self.padding
-        around = []  # last axis first, as F.pad wants it
+        around: list[int] = []  # last axis first, as F.pad wants it
         for axis in reversed(range(self.dims)):
             if self.padding == "same":
                 total = self.dilation[axis] * (self.kernel_size[axis] - 1)
@@ -137,7 +148,8 @@ class Conv1d(_PlainConv):
 
     def forward(self, input: Tensor) -> Tensor:
         input, padding = self._padded(input)
-        return F.conv1d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv1d(input, self.weight, self.bias, self.stride, padding, self.dilation,
+                        self.groups)
 
 
 class Conv2d(_PlainConv):
@@ -151,7 +163,8 @@ class Conv2d(_PlainConv):
 
     def forward(self, input: Tensor) -> Tensor:
         input, padding = self._padded(input)
-        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation,
+                        self.groups)
 
 
 class _ConvTranspose(_Conv):
@@ -160,37 +173,36 @@ class _ConvTranspose(_Conv):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
         padding: Size = 0, output_padding: Size = 0, groups: int = 1, bias: bool = True,
-        dilation: Size = 1, padding_mode: str = "zeros", device: str | None = None, dtype: Any = None,
+        dilation: Size = 1, padding_mode: str = "zeros", device: str | None = None,
+        dtype: Any = None,
     ) -> None:
-        super().__init__()
-        self._build(in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding,
-                    groups, bias, padding_mode, device, dtype)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation,
+                         output_padding, groups, bias, padding_mode, device, dtype)
 
     def _output_padding(self, input: Tensor, output_size: Sequence[int] | None) -> tuple[int, ...]:
         """The output_padding that gives the output size asked for."""
         if output_size is None:
             return self.output_padding
         wanted = tuple(output_size)[-self.dims :]
-        least = tuple(
-            (n - 1) * s - 2 * p + d * (k - 1) + 1
-            for n, s, p, d, k in zip(input.shape[-self.dims :], self.stride, self.padding, self.dilation,
-                                     self.kernel_size, strict=True)
-        )
-        most = tuple(n + max(s, d) - 1 for n, s, d in zip(least, self.stride, self.dilation, strict=True))
-        if len(wanted) != self.dims or not all(
-            low <= n <= high for low, n, high in zip(least, wanted, most, strict=True)
+        geometry = zip(input.shape[-self.dims :], self.stride, self.padding, self.dilation,
+                       self.kernel_size, strict=True)
+        least = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in geometry)
+        extra = tuple(n - low for n, low in zip(wanted, least, strict=False))
+        most = tuple(low + s - 1 for low, s in zip(least, self.stride, strict=True))
+        if len(extra) != self.dims or any(
+            not 0 <= n < s for n, s in zip(extra, self.stride, strict=True)
         ):
             raise ShapeError(
                 type(self).__name__,
-                f"output_size={tuple(output_size)} cannot come from an input {input.shape}: (n - 1)*stride - "
-                f"2*padding + dilation*(kernel_size - 1) + 1 = {least}, and output_padding adds at most "
-                f"{tuple(b - a for a, b in zip(least, most, strict=True))}: {least} to {most}",
+                f"output_size={tuple(output_size)} cannot come from the input {input.shape}: "
+                f"(n - 1)*stride - 2*padding + dilation*(kernel_size - 1) + 1 = {least}, and the "
+                f"stride {self.stride} leaves room up to {most}",
             )
-        return tuple(n - low for n, low in zip(wanted, least, strict=True))
+        return extra
 
 
 class ConvTranspose1d(_ConvTranspose):
-    """(N, C, L) -> (N, O, OL), the adjoint of a Conv1d from O to C channels; weight (C, O/groups, K)."""
+    """(N, C, L) -> (N, O, OL), the adjoint of a Conv1d; weight (C, O/groups, K)."""
 
     dims = 1
 
@@ -218,7 +230,9 @@ class ConvTranspose2d(_ConvTranspose):
 class Unfold(Layer):
     """(N, C, H, W) -> (N, C*KH*KW, windows): every window as a column."""
 
-    def __init__(self, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> None:
+    def __init__(
+        self, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
+    ) -> None:
         super().__init__()
         self.kernel_size = kernel_size
         self.dilation = dilation
@@ -229,21 +243,23 @@ class Unfold(Layer):
         return F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
 
     def extra_repr(self) -> str:
-        return (f"kernel_size={self.kernel_size}, dilation={self.dilation}, padding={self.padding}, "
-                f"stride={self.stride}")
+        return (f"kernel_size={self.kernel_size}, dilation={self.dilation}, "
+                f"padding={self.padding}, stride={self.stride}")
 
 
 class Fold(Unfold):
     """(N, C*KH*KW, windows) -> (N, C, H, W): windows added up where they overlap."""
 
     def __init__(
-        self, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1
+        self, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0,
+        stride: Size = 1,
     ) -> None:
         super().__init__(kernel_size, dilation, padding, stride)
         self.output_size = output_size
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.fold(input, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
+        return F.fold(input, self.output_size, self.kernel_size, self.dilation, self.padding,
+                      self.stride)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, {super().extra_repr()}"

@@ -94,9 +94,9 @@ def fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
     For a weight (O, C/groups, KH, KW): C/groups * KH * KW and O * KH * KW.
     """
     if tensor.ndim < 2:
-        raise ShapeError("fan", f"a weight has at least 2 axes (out, in, ...), this is {tensor.shape}")
-    out_features, in_features, *kernel = tensor.shape
-    return in_features * math.prod(kernel), out_features * math.prod(kernel)
+        raise ShapeError("fan", f"needs a weight (out, in, ...), got {tensor.shape}")
+    out, into, *kernel = tensor.shape
+    return into * math.prod(kernel), out * math.prod(kernel)
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:

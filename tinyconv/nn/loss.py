@@ -12,7 +12,8 @@ class _Loss(Layer):
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"{type(self).__name__}: reduction={reduction!r} is none of 'mean', 'sum', 'none'")
+            raise ValueError(f"{type(self).__name__}: reduction={reduction!r}; "
+                             "there is 'mean', 'sum', 'none'")
         self.reduction = reduction
 
 
@@ -99,11 +100,13 @@ class BCEWithLogitsLoss(_WeightedLoss):
     """BCELoss of sigmoid(input), without the overflow."""
 
     def __init__(
-        self, weight: Tensor | None = None, *, reduction: str = "mean", pos_weight: Tensor | None = None
+        self, weight: Tensor | None = None, *, reduction: str = "mean",
+        pos_weight: Tensor | None = None,
     ) -> None:
         super().__init__(weight, reduction=reduction)
         self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(input, target, weight=self.weight,
-                                                  pos_weight=self.pos_weight, reduction=self.reduction)
+        return F.binary_cross_entropy_with_logits(
+            input, target, weight=self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+        )

@@ -41,7 +41,7 @@ class Parameter(Tensor):
         return f"Parameter containing:\n{super().__repr__()}"
 
 
-def new_parameter(*shape: int, device: str | None, dtype: Any) -> Parameter:
+def new_parameter(shape: tuple[int, ...], device: str | None, dtype: Any) -> Parameter:
     """A parameter for ``reset_parameters`` to fill."""
     return Parameter(zeros(shape, device=device, dtype=dtype))
 
@@ -137,10 +137,11 @@ class Module:
         else:
             for table, wanted in _TABLES.items():
                 if name in self.__dict__.get(table, ()):
-                    if value is not None and not (table == "_buffers" and isinstance(value, Tensor)):
+                    is_buffer = table == "_buffers" and isinstance(value, Tensor)
+                    if value is not None and not is_buffer:
                         raise TypeError(
-                            f"{type(self).__name__}.{name} holds {wanted}; it takes another or None, "
-                            f"not a {type(value).__name__}. To make it something else: del first"
+                            f"{type(self).__name__}.{name} is registered as {wanted}: it takes "
+                            f"another or None, not a {type(value).__name__}. Delete it first"
                         )
                     self.__dict__[table][name] = value
                     return
@@ -231,9 +232,9 @@ class Module:
                 continue
             seen.add(module)
             yield path, module
-            if module._modules:
-                children = [(_join(path, n), m) for n, m in module._modules.items() if m is not None]
-                stack += reversed(children)
+            for name, child in reversed(module._modules.items()):
+                if child is not None:
+                    stack.append((_join(path, name), child))
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it."""
@@ -324,7 +325,7 @@ class Module:
                 param.grad = param.grad.detach().zero_()
 
     def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Self:
-        """Move everything to a device, floats to a dtype: ``net.to("cpu")``, ``net.to(tc.float64)``.
+        """Everything to a device, floats to a dtype: ``net.to("cpu")``, ``net.to(tc.float64)``.
 
         The Parameter objects stay the same, so an optimizer made before stays valid.
         """
@@ -372,7 +373,9 @@ class Module:
         """
         return {path: tensor.detach() for path, tensor in self._state()}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True
+    ) -> IncompatibleKeys:
         """Copy tensors or arrays into the parameters and buffers of the same names.
 
         Values are cast to the module's dtype.  StateDictError lists every name that is missing,
@@ -384,9 +387,9 @@ class Module:
         misshaped = [name for name in own if name not in missing
                      and tuple(state_dict[name].shape) != own[name].shape]
         if misshaped or (strict and (missing or unexpected)):
-            raise StateDictError("load_state_dict", _mismatch(
-                self, own, state_dict, missing if strict else [], unexpected if strict else [], misshaped
-            ))
+            wrong = (missing, unexpected) if strict else ([], [])
+            text = _mismatch(type(self).__name__, own, state_dict, *wrong, misshaped)
+            raise StateDictError("load_state_dict", text)
         with no_grad():
             for name, tensor in own.items():
                 if name not in missing:
@@ -424,7 +427,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _mismatch(
-    module: Module, own: Mapping[str, Any], given: Mapping[str, Any],
+    module: str, own: Mapping[str, Any], given: Mapping[str, Any],
     missing: list[str], unexpected: list[str], misshaped: list[str],
 ) -> str:
     """The text of a StateDictError: three lists with shapes, and what to do."""
@@ -436,11 +439,11 @@ def _mismatch(
         return str(tuple(x.shape))
 
     lines = [
-        f"{len(given)} entries do not fit {type(module).__name__}, which has {len(own)}",
+        f"{len(given)} entries do not fit {module}, which has {len(own)}",
         *listed("missing", [f"{name} {shape(own[name])}" for name in missing]),
         *listed("unexpected", [f"{name} {shape(given[name])}" for name in unexpected]),
         *listed("of another shape", [
-            f"{name} is {shape(given[name])}, the module wants {shape(own[name])}" for name in misshaped
+            f"{name} is {shape(given[name])}, wanted {shape(own[name])}" for name in misshaped
         ]),
     ]
     prefix = unexpected[0].split(".")[0] + "." if unexpected else ""
@@ -450,5 +453,5 @@ def _mismatch(
     elif not misshaped:
         lines.append("  to load what fits: load_state_dict(state, strict=False)")
     else:
-        lines.append("  to load the rest: take these names out of the state dict and pass strict=False")
+        lines.append("  to load the rest: take these names out and pass strict=False")
     return "\n".join(lines)

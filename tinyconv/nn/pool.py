@@ -51,12 +51,16 @@ class MaxUnpool2d(_Pool):
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
         super().__init__()
-        self.kernel_size = sizes(kernel_size, 2, "MaxUnpool2d", "kernel_size")
-        self.stride = self.kernel_size if stride is None else sizes(stride, 2, "MaxUnpool2d", "stride")
-        self.padding = sizes(padding, 2, "MaxUnpool2d", "padding")
+        name = type(self).__name__
+        self.kernel_size = sizes(kernel_size, 2, name, "kernel_size")
+        self.stride = self.kernel_size if stride is None else sizes(stride, 2, name, "stride")
+        self.padding = sizes(padding, 2, name, "padding")
 
-    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return F.max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+    def forward(
+        self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
+    ) -> Tensor:
+        return F.max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding,
+                              output_size)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -66,8 +70,9 @@ class AvgPool2d(_Pool):
     """The mean of each window.  See `F.avg_pool2d`."""
 
     def __init__(
-        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
+        self, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+        ceil_mode: bool = False, count_include_pad: bool = True,
+        divisor_override: int | None = None,
     ) -> None:
         super().__init__()
         self.kernel_size = kernel_size
@@ -89,7 +94,8 @@ class LPPool2d(Layer):
     """The p-norm of each window: (sum of x^p)^(1/p).  See `F.lp_pool2d`."""
 
     def __init__(
-        self, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False
+        self, norm_type: float, kernel_size: Size, stride: Size | None = None,
+        ceil_mode: bool = False,
     ) -> None:
         super().__init__()
         self.norm_type = norm_type
@@ -101,8 +107,8 @@ class LPPool2d(Layer):
         return F.lp_pool2d(input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
 
     def extra_repr(self) -> str:
-        return (f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride}, "
-                f"ceil_mode={self.ceil_mode}")
+        return (f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, "
+                f"stride={self.stride}, ceil_mode={self.ceil_mode}")
 
 
 class AdaptiveAvgPool2d(Layer):

@@ -111,7 +111,7 @@ def _exponential_rule(g: Any, y: Any, a: Any) -> Any:
 
 pow.defvjp(
     lambda g, _y, a, b: unbroadcast(_power_rule(g, a, b), a.shape),
-    lambda g, y, a, b: unbroadcast(_exponential_rule(g, y, a), b.shape),
+    lambda g, y, a, _b: unbroadcast(_exponential_rule(g, y, a), _b.shape),
     samples=[
         positive((3, 4), 2),
         positive((3, 4), 0.5),

@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules and gradient clipping, with torch.optim's names and defaults."""
+"""Optimizers, learning-rate schedules and gradient clipping; names as in torch.optim."""
 
 from tinyconv.optim.adam import Adam, AdamW
 from tinyconv.optim.clip import clip_grad_norm_, clip_grad_value_

@@ -9,7 +9,7 @@ from tinyconv.optim.optimizer import Optimizer, State, memory
 
 
 class Adam(Optimizer):
-    """Steps of about lr per entry: a running mean of the gradient over the root of that of its square.
+    """Running mean of the gradient over the root of that of its square: steps of about lr.
 
         g <- g + weight_decay p
         m <- beta1 m + (1 - beta1) g
@@ -27,15 +27,17 @@ class Adam(Optimizer):
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *, maximize: bool = False,
+        eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, dict(
-            lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-        ))
+        super().__init__(params, {
+            "lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay,
+            "amsgrad": amsgrad, "maximize": maximize,
+        })
 
     def update(
-        self, p: Array, g: Array, state: State, *, lr: float, betas: tuple[float, float], eps: float,
-        weight_decay: float, amsgrad: bool, maximize: bool,
+        self, p: Array, g: Array, state: State, *, lr: float, betas: tuple[float, float],
+        eps: float, weight_decay: float, amsgrad: bool, maximize: bool,
     ) -> None:
         xp = array_module(p)
         beta1, beta2 = betas
@@ -71,6 +73,7 @@ class AdamW(Adam):
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
+        eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *,
+        maximize: bool = False,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

@@ -22,7 +22,8 @@ def _widened(g: Tensor) -> Tensor:
 
 @no_grad()
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
 ) -> Tensor:
     """Scale all gradients in place so that their norm, as one long vector, is at most ``max_norm``.
 
@@ -40,10 +41,12 @@ def clip_grad_norm_(
     if error_if_nonfinite and not total.isfinite():
         bad = [i for i, norm in enumerate(norms) if not norm.isfinite()]
         which = f"gradients {bad} of {len(grads)} hold inf or nan" if bad else "their sum overflows"
-        raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {total.item()}: {which}. Look at the loss "
-                           "(lr too high, log of 0?); error_if_nonfinite=False clips all the same")
-    scale = (max_norm / (total + 1e-6)).clamp(max=1.0)  # also when it is 1: to ask would wait for the GPU
-    for g in grads:
+        raise RuntimeError(
+            f"clip_grad_norm_: the norm of the gradients is {total.item()}: {which}. Look at the "
+            "loss (lr too high, log of 0?); error_if_nonfinite=False clips all the same"
+        )
+    scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
+    for g in grads:  # also by 1: to ask first would make a GPU wait
         g.mul_(scale)
     return total
 

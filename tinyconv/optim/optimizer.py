@@ -38,7 +38,7 @@ class Optimizer:
         self.state: defaultdict[Tensor, State] = defaultdict(dict)
         self.param_groups: list[Group] = []
         if isinstance(params, Tensor):
-            raise TypeError(f"{self.name}: params is a single Tensor; put it in a list: {self.name}([w], ...)")
+            raise TypeError(f"{self.name}: params is one Tensor; put it in a list")
         groups = list(params)
         if not groups:
             raise ValueError(f"{self.name}: no parameters. Was model.parameters() read before? "
@@ -46,8 +46,12 @@ class Optimizer:
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
             self.add_param_group(group)
 
-    def update(self, p: Array, g: Array, state: State, **options: Any) -> None:
-        """Change the parameter ``p`` in place, given its gradient ``g``; ``options`` are its group's."""
+    def update(self, p: Array, g: Array, state: State, *_: Any, **options: Any) -> None:
+        """Change the parameter p in place, given its gradient g and its group's options.
+
+        state: the parameter's own, {} before the first step.  A rule names the options it reads as
+        keywords; they are those of ``defaults``.
+        """
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -82,11 +86,13 @@ class Optimizer:
     def add_param_group(self, group: Group) -> None:
         """One more group: ``{"params": [...], "lr": 0.01}``; missing options are the defaults."""
         if not isinstance(group, dict):
-            raise TypeError(f"{self.name}: a parameter group is a dict, got a {type(group).__name__}; "
-                            '{"params": [...], "lr": 0.01}')
+            kind = type(group).__name__
+            raise TypeError(f'{self.name}: a group is a dict {{"params": [...]}}, not a {kind}')
         params = group["params"]
         if isinstance(params, set):
-            raise TypeError(f"{self.name}: a set of parameters has no fixed order, and state_dict() counts on one; use a list")
+            raise TypeError(
+                f"{self.name}: a set has no fixed order, and state_dict() counts on one; use a list"
+            )
         params = [params] if isinstance(params, Tensor) else list(params)
         group = {**self.defaults, **group, "params": params}
         self._check_params(params)
@@ -96,13 +102,13 @@ class Optimizer:
     # --- saving
 
     def state_dict(self) -> dict[str, Any]:
-        """{"state": {index: {...}}, "param_groups": [...]}: parameters by their index over all groups.
+        """{"state": {i: {...}}, "param_groups": [...]}; i counts parameters over all groups.
 
         The Tensors share memory with the optimizer's state.
         """
         index = {p: i for i, p in enumerate(self._params())}
-        state = {index[p]: dict(entries) for p, entries in self.state.items() if entries and p in index}
-        groups = [{**group, "params": [index[p] for p in group["params"]]} for group in self.param_groups]
+        state = {index[p]: dict(entries) for p, entries in self.state.items() if entries}
+        groups = [{**g, "params": [index[p] for p in g["params"]]} for g in self.param_groups]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -111,8 +117,10 @@ class Optimizer:
         saved_sizes = [len(group["params"]) for group in saved_groups]
         sizes = [len(group["params"]) for group in self.param_groups]
         if saved_sizes != sizes:
-            raise ValueError(f"{self.name}.load_state_dict: the saved groups hold {saved_sizes} parameters, this "
-                             f"optimizer's {sizes}; build it with the groups that it was saved with")
+            raise ValueError(
+                f"{self.name}.load_state_dict: the saved groups hold {saved_sizes} parameters, "
+                f"this optimizer's {sizes}; build it with the groups that it was saved with"
+            )
         groups = []
         for group, saved in zip(self.param_groups, saved_groups, strict=True):
             options = {name: deepcopy(value) for name, value in saved.items() if name != "params"}
@@ -132,8 +140,11 @@ class Optimizer:
         if not isinstance(value, Tensor):
             return deepcopy(value)
         if value.shape != p.shape:
-            raise ShapeError(f"{self.name}.load_state_dict", f"{key} of parameter {i} has shape {value.shape}, the "
-                             f"parameter {p.shape}; build the optimizer with the parameters in the order of the saved one")
+            raise ShapeError(
+                f"{self.name}.load_state_dict",
+                f"{key} of parameter {i} has shape {value.shape}, the parameter {p.shape}; build "
+                "the optimizer with the parameters in the order of the saved one",
+            )
         return value.detach().to(p.device).to(p.dtype).clone()
 
     # --- checks
@@ -145,38 +156,43 @@ class Optimizer:
         seen = set(self._params())
         for i, p in enumerate(params):
             if not isinstance(p, Tensor):
-                raise TypeError(f"{self.name}: parameter {i} is a {type(p).__name__}, not a Tensor; pass model.parameters()")
+                raise TypeError(f"{self.name}: parameter {i} is a {type(p).__name__}, not a "
+                                "Tensor; pass model.parameters()")
             if not p.is_leaf:
-                raise GraphError(self.name, f"parameter {i} {p.shape} was computed ({p.op}), so backward() gives it no "
-                                 ".grad; optimize the leaf it came from, or x.detach().requires_grad_()")
+                raise GraphError(
+                    self.name,
+                    f"parameter {i} {p.shape} was computed ({p.op}), so backward() gives it no "
+                    ".grad; optimize the leaf it came from, or x.detach().requires_grad_()",
+                )
             if p in seen:
-                raise ValueError(f"{self.name}: parameter {i} {p.shape} appears twice and would be updated twice a step; "
-                                 "name each once, in one group")
+                raise ValueError(f"{self.name}: parameter {i} {p.shape} appears twice and would be "
+                                 "updated twice a step; name each once, in one group")
             seen.add(p)
 
     def _check_options(self, group: Group) -> None:
         for name, (low, high) in self.RANGES.items():
             value = _number(group.get(name, low))
-            if not isinstance(value, (int, float)) or not low <= value <= high:  # also false for nan
+            if not isinstance(value, (int, float)) or not low <= value <= high:  # nan is not
                 limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-                raise ValueError(f"{self.name}: {name} must be a number, {limit}, got {value!r}")
+                raise ValueError(f"{self.name}: {name} must be a number {limit}, got {value!r}")
         for i, beta in enumerate(group.get("betas", ())):
             if not 0.0 <= beta < 1.0:
-                raise ValueError(f"{self.name}: betas[{i}] must be at least 0 and below 1, got {beta}: an average that "
-                                 f"keeps {beta} of its past")
+                raise ValueError(f"{self.name}: betas[{i}] must be at least 0 and below 1, got "
+                                 f"{beta}; it is the share of its past that a running mean keeps")
 
     def _check_grad(self, p: Tensor) -> None:
         assert p.grad is not None
         if p.grad.shape != p.shape:
-            raise ShapeError(self.name, f"a parameter of shape {p.shape} has a .grad of shape {p.grad.shape}")
+            raise ShapeError(self.name, f"a parameter {p.shape} has a .grad {p.grad.shape}")
         if p.grad.dtype != p.dtype:
-            raise DTypeError(self.name, f"a {p.dtype} parameter has a {p.grad.dtype} .grad; convert it: "
-                                        f"p.grad = p.grad.to(tc.{p.dtype})")
+            raise DTypeError(self.name, f"a {p.dtype} parameter has a {p.grad.dtype} .grad; "
+                                        f"convert it: p.grad = p.grad.to(tc.{p.dtype})")
 
     def __repr__(self) -> str:
         lines = []
         for i, group in enumerate(self.param_groups):
-            lines += [f"Parameter Group {i}"] + [f"    {k}: {group[k]}" for k in sorted(group) if k != "params"]
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
         return f"{self.name} (\n" + "\n".join(lines) + "\n)"
 
 

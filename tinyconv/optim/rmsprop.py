@@ -23,16 +23,17 @@ class RMSprop(Optimizer):
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
-        weight_decay: float = 0, momentum: float = 0, centered: bool = False, *, maximize: bool = False,
+        weight_decay: float = 0, momentum: float = 0, centered: bool = False, *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, dict(
-            lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
-            maximize=maximize,
-        ))
+        super().__init__(params, {
+            "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay,
+            "momentum": momentum, "centered": centered, "maximize": maximize,
+        })
 
     def update(
-        self, p: Array, g: Array, state: State, *, lr: float, alpha: float, eps: float, weight_decay: float,
-        momentum: float, centered: bool, maximize: bool,
+        self, p: Array, g: Array, state: State, *, lr: float, alpha: float, eps: float,
+        weight_decay: float, momentum: float, centered: bool, maximize: bool,
     ) -> None:
         xp = array_module(p)
         if maximize:

@@ -5,6 +5,7 @@ schedules stepped in turn multiply, and what you write into ``group["lr"]`` is r
 """
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,13 +21,17 @@ class LRScheduler:
 
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(self).__name__}: expected an optimizer first, got a {type(optimizer).__name__}")
+            kind = type(optimizer).__name__
+            raise TypeError(f"{type(self).__name__}: expected an optimizer first, got a {kind}")
         self.optimizer = optimizer
         self.last_epoch = -1
         self.step()
 
     def next_lr(self, group: Group) -> float:
-        """The rate for ``self.last_epoch``; the present one is group["lr"], the first group["initial_lr"]."""
+        """The rate for ``self.last_epoch``, from the present one, group["lr"].
+
+        group["initial_lr"] is the one before the schedule.
+        """
         raise NotImplementedError
 
     def step(self) -> None:
@@ -48,8 +53,10 @@ class LRScheduler:
         """Continue from `state_dict`; load the optimizer's too."""
         unknown = state_dict.keys() ^ self.state_dict().keys()
         if unknown:
-            raise ValueError(f"{type(self).__name__}.load_state_dict: saved by another kind of schedule; "
-                             f"only one of the two has {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"{type(self).__name__}.load_state_dict: saved by another kind of schedule; only "
+                f"one of the two has {', '.join(sorted(unknown))}"
+            )
         vars(self).update(state_dict)
 
 
@@ -80,13 +87,14 @@ class MultiStepLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """From start_factor to end_factor times the initial rate in ``total_iters`` equal steps: a warm-up."""
+    """Warm-up: from start_factor to end_factor times the rate, in ``total_iters`` equal steps."""
 
     def __init__(
-        self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5
+        self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0,
+        total_iters: int = 5,
     ) -> None:
         if not 0 < start_factor <= 1:
-            raise ValueError(f"LinearLR: start_factor must be above 0 and at most 1, got {start_factor}")
+            raise ValueError(f"LinearLR: start_factor must be in 0 < x <= 1, got {start_factor}")
         if not 0 <= end_factor <= 1:
             raise ValueError(f"LinearLR: end_factor must be from 0 to 1, got {end_factor}")
         self.start_factor, self.end_factor = start_factor, end_factor
@@ -99,7 +107,8 @@ class LinearLR(LRScheduler):
         if self.last_epoch > self.total_iters:
             return group["lr"]
         rise = self.end_factor - self.start_factor  # over total_iters steps
-        return group["lr"] * (1 + rise / (self.total_iters * self.start_factor + (self.last_epoch - 1) * rise))
+        before = self.total_iters * self.start_factor + (self.last_epoch - 1) * rise
+        return group["lr"] * (1 + rise / before)
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -107,7 +116,7 @@ class CosineAnnealingLR(LRScheduler):
 
         lr = eta_min + (initial_lr - eta_min) (1 + cos(pi epoch / T_max)) / 2
 
-    Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, ICLR 2017.
+    Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
@@ -120,7 +129,8 @@ class CosineAnnealingLR(LRScheduler):
         if t == 0:
             return group["lr"]
         if (t - 1 - T) % (2 * T) == 0:  # the last was the lowest: the ratio below would be 0 / 0
-            return group["lr"] + (group["initial_lr"] - self.eta_min) * (1 - math.cos(math.pi / T)) / 2
+            height = group["initial_lr"] - self.eta_min
+            return group["lr"] + height * (1 - math.cos(math.pi / T)) / 2
         ratio = (1 + math.cos(math.pi * t / T)) / (1 + math.cos(math.pi * (t - 1) / T))
         return ratio * (group["lr"] - self.eta_min) + self.eta_min
 
@@ -139,58 +149,65 @@ class OneCycleLR(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, max_lr: float | Sequence[float], total_steps: int | None = None,
         epochs: int | None = None, steps_per_epoch: int | None = None, pct_start: float = 0.3,
-        anneal_strategy: str = "cos", cycle_momentum: bool = True, base_momentum: float | Sequence[float] = 0.85,
-        max_momentum: float | Sequence[float] = 0.95, div_factor: float = 25.0, final_div_factor: float = 1e4,
-        three_phase: bool = False,
+        anneal_strategy: str = "cos", cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.85, max_momentum: float | Sequence[float] = 0.95,
+        div_factor: float = 25.0, final_div_factor: float = 1e4, three_phase: bool = False,
     ) -> None:
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
-                raise ValueError("OneCycleLR: how long is the cycle? Pass total_steps, or epochs and steps_per_epoch=len(loader)")
-            total_steps = _positive("OneCycleLR", "epochs", epochs) * _positive("OneCycleLR", "steps_per_epoch", steps_per_epoch)
+                raise ValueError("OneCycleLR: how long is the cycle? Pass total_steps, or epochs "
+                                 "and steps_per_epoch=len(loader)")
+            total_steps = epochs * steps_per_epoch
         if not 0 <= pct_start <= 1:
-            raise ValueError(f"OneCycleLR: pct_start is a share of the steps, from 0 to 1, got {pct_start}")
+            raise ValueError(f"OneCycleLR: pct_start is a share, from 0 to 1, got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"OneCycleLR: anneal_strategy is 'cos' or 'linear', got {anneal_strategy!r}")
+            raise ValueError("OneCycleLR: anneal_strategy is 'cos' or 'linear', "
+                             f"got {anneal_strategy!r}")
         if cycle_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
-            raise ValueError(f"OneCycleLR: {optimizer.name} has neither momentum nor betas; pass cycle_momentum=False")
+            raise ValueError(f"OneCycleLR: {optimizer.name} has neither momentum nor betas; pass "
+                             "cycle_momentum=False")
         self.total_steps = _positive("OneCycleLR", "total_steps", total_steps)
         self.anneal_strategy = anneal_strategy
         self.cycle_momentum = cycle_momentum
-        # (last step, rate from, rate to, momentum from, momentum to), the values by their key in the group
+        # last step, rate from and to, momentum from and to: keys of the group
         up = (pct_start * total_steps - 1, "initial_lr", "max_lr", "max_momentum", "base_momentum")
+        self.phases = [up, (total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum")]
         if three_phase:
-            down = (2 * pct_start * total_steps - 2, "max_lr", "initial_lr", "base_momentum", "max_momentum")
-            self.phases = [up, down, (total_steps - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum")]
-        else:
-            self.phases = [up, (total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum")]
-        highest = _per_group("max_lr", optimizer, max_lr)
-        momenta = zip(_per_group("base_momentum", optimizer, base_momentum),
-                      _per_group("max_momentum", optimizer, max_momentum), strict=True)
-        for group, lr, (low, high) in zip(optimizer.param_groups, highest, momenta, strict=True):
-            group.update(initial_lr=lr / div_factor, max_lr=lr, min_lr=lr / div_factor / final_div_factor)
+            self.phases = [
+                up,
+                (2 * up[0], "max_lr", "initial_lr", "base_momentum", "max_momentum"),
+                (total_steps - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum"),
+            ]
+        values = zip(_per_group("max_lr", optimizer, max_lr),
+                     _per_group("base_momentum", optimizer, base_momentum),
+                     _per_group("max_momentum", optimizer, max_momentum), strict=True)
+        for group, (lr, low, high) in zip(optimizer.param_groups, values, strict=True):
+            start = lr / div_factor
+            group.update(initial_lr=start, max_lr=lr, min_lr=start / final_div_factor)
             if cycle_momentum:
                 group.update(base_momentum=low, max_momentum=high)
         super().__init__(optimizer)
 
     def next_lr(self, group: Group) -> float:
         if self.last_epoch > self.total_steps:
-            raise ValueError(f"OneCycleLR: step {self.last_epoch} of a cycle of {self.total_steps} steps; "
-                             "it ends there. Pass the number of batches of the whole training as total_steps")
-        start = 0.0
-        for phase in self.phases[:-1]:
-            if self.last_epoch <= phase[0]:
-                break
-            start = phase[0]
-        else:
-            phase = self.phases[-1]
-        end, lr_from, lr_to, momentum_from, momentum_to = phase
+            raise ValueError(
+                f"OneCycleLR: step {self.last_epoch} of a cycle of {self.total_steps} steps. Pass "
+                "the number of batches of the whole training as total_steps"
+            )
+        ends = [phase[0] for phase in self.phases]
+        i = min(bisect_left(ends, self.last_epoch), len(ends) - 1)
+        start, end = (ends[i - 1] if i else 0), ends[i]
         share = (self.last_epoch - start) / (end - start) if end > start else 1.0
+        lr_from, lr_to, momentum_from, momentum_to = (group.get(key) for key in self.phases[i][1:])
         if self.cycle_momentum:
-            momentum = self._between(group[momentum_from], group[momentum_to], share)
-            group.update({"betas": (momentum, *group["betas"][1:])} if "betas" in group else {"momentum": momentum})
-        return self._between(group[lr_from], group[lr_to], share)
+            momentum = self._between(momentum_from, momentum_to, share)
+            if "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            else:
+                group["momentum"] = momentum
+        return self._between(lr_from, lr_to, share)
 
-    def _between(self, start: float, end: float, share: float) -> float:
+    def _between(self, start: Any, end: Any, share: float) -> float:
         if self.anneal_strategy == "linear":
             return start + (end - start) * share
         return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
@@ -206,5 +223,6 @@ def _per_group(option: str, optimizer: Optimizer, value: float | Sequence[float]
     groups = len(optimizer.param_groups)
     values = list(value) if isinstance(value, Sequence) else [value] * groups
     if len(values) != groups:
-        raise ValueError(f"OneCycleLR: {option} has {len(values)} values, the optimizer {groups} parameter groups")
+        raise ValueError(f"OneCycleLR: {option} has {len(values)} values, the optimizer {groups} "
+                         "parameter groups")
     return values

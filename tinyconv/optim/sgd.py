@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tinyconv.autograd import wrap
 from tinyconv.backend import Array
-from tinyconv.optim.optimizer import Group, Optimizer, State
+from tinyconv.optim.optimizer import Group, Optimizer, State, memory
 
 
 class SGD(Optimizer):
@@ -25,16 +24,18 @@ class SGD(Optimizer):
         self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0, dampening: float = 0,
         weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
     ) -> None:
-        super().__init__(params, dict(
-            lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
-            nesterov=nesterov, maximize=maximize,
-        ))
+        super().__init__(params, {
+            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+            "nesterov": nesterov, "maximize": maximize,
+        })
 
     def _check_options(self, group: Group) -> None:
         super()._check_options(group)
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
-            raise ValueError(f"SGD: nesterov looks ahead along the momentum, so it needs momentum > 0 and dampening = 0; "
-                             f"got momentum={group['momentum']}, dampening={group['dampening']}")
+            raise ValueError(
+                "SGD: nesterov looks ahead along the momentum: it needs momentum > 0 and dampening "
+                f"= 0, got momentum={group['momentum']} and dampening={group['dampening']}"
+            )
 
     def update(
         self, p: Array, g: Array, state: State, *, lr: float, momentum: float, dampening: float,
@@ -45,12 +46,9 @@ class SGD(Optimizer):
         if weight_decay:
             g = g + weight_decay * p
         if momentum:
-            if "momentum_buffer" in state:
-                buf = state["momentum_buffer"].data
-                buf *= momentum
-                buf += g if dampening == 0 else (1 - dampening) * g
-            else:
-                buf = g.copy()
-                state["momentum_buffer"] = wrap(buf)
+            undamped = dampening == 0 or "momentum_buffer" not in state
+            buf = memory(state, "momentum_buffer", p)
+            buf *= momentum
+            buf += g if undamped else (1 - dampening) * g
             g = g + momentum * buf if nesterov else buf
         p -= lr * g

@@ -1,0 +1,777 @@
+"""The engine: the walk, what it keeps, what it frees, and what it refuses."""
+
+import copy
+import gc
+import tracemalloc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinyconv as tc
+from tinyconv.autograd import OPS, Node, op
+
+
+def leaf(*values: float, dtype: Any = None) -> tc.Tensor:
+    return tc.tensor(list(values), dtype=dtype, requires_grad=True)
+
+
+def chain(x: tc.Tensor, n: int) -> tc.Tensor:
+    for _ in range(n):
+        x = x + x.detach()
+    return x
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Reference counting alone must free everything."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def nodes_alive() -> int:
+    return sum(isinstance(o, Node) for o in gc.get_objects())
+
+
+# --- the walk
+
+
+def test_chain_of_100_000_additions() -> None:
+    x = leaf(1.0)
+    y = x
+    for _ in range(100_000):
+        y = y + 1.0
+    y.backward()
+    assert x.grad.item() == 1.0
+    grown = tc.grad((x * 1.0).sum(), x, create_graph=True)[0]
+    for _ in range(20_000):
+        grown = grown + x
+    assert tc.grad(grown, x, create_graph=True)[0].item() == 20_000
+    del y, grown  # the destructors must not recurse either
+
+
+def test_doubling_30_times_is_linear() -> None:
+    x = leaf(1.0)
+    calls = []
+    counted = op(lambda a, b: a + b, name="counted")
+    counted.defvjp(lambda g, _y, _a, _b: calls.append(0) or g, lambda g, _y, _a, _b: g)
+    y = x
+    for _ in range(30):
+        y = counted(y, y)
+    del OPS["counted"]
+    y.backward()
+    assert x.grad.item() == 2.0**30
+    assert len(calls) == 30
+
+
+def test_residual_sums() -> None:
+    x = leaf(1.0)
+    y = x
+    for _ in range(40):
+        y = y + y * 0.5
+    y.backward()
+    assert x.grad.item() == pytest.approx(1.5**40, rel=1e-5)
+
+
+def test_consumers_come_before_producers_whatever_the_order_of_use() -> None:
+    x = leaf(2.0)
+    a = x * 3.0
+    early = a * a
+    b = a + 1.0
+    y = b * early + a  # a has consumers of all ages
+    y.backward()
+    assert x.grad.item() == pytest.approx(3 * (36.0 + 7 * 12 + 1))
+
+
+def test_diamond_with_a_leaf_used_at_both_ends() -> None:
+    x = leaf(2.0)
+    (x * (x + x * x) + x).backward()
+    assert x.grad.item() == 2 * 2.0 + 3 * 4.0 + 1
+
+
+# --- freed without the collector
+
+
+def test_graph_is_freed_by_reference_counting(no_collector: None) -> None:
+    before = nodes_alive()
+    x = tc.ones(3, requires_grad=True)
+    y = (x.exp() * x).sum()
+    node, saved = weakref.ref(y.node), weakref.ref(y.node.inputs[0].saved[1])
+    y.backward()
+    assert saved() is None  # freed by the walk
+    del y
+    assert node() is None
+    assert nodes_alive() == before
+
+
+def test_abandoned_graph_is_freed_without_a_backward(no_collector: None) -> None:
+    before = nodes_alive()
+    x = tc.ones(3, requires_grad=True)
+    y = x.exp().log().sum()
+    array = weakref.ref(y.node.inputs[0].saved[1])
+    del y
+    assert array() is None
+    assert nodes_alive() == before
+
+
+def test_double_backward_graph_is_freed(no_collector: None) -> None:
+    before = nodes_alive()
+    x = tc.ones(3, requires_grad=True)
+    y = (x.exp() * x**3).sum()
+    (g,) = tc.grad(y, x, create_graph=True)
+    (h,) = tc.grad((g * g).sum(), x, create_graph=True)
+    h.sum().backward()
+    del y, g, h
+    assert nodes_alive() == before
+    x.grad = None
+    tensor = weakref.ref(x)
+    del x
+    assert tensor() is None
+
+
+def test_create_graph_gradient_in_grad_does_not_keep_the_leaf(no_collector: None) -> None:
+    x = tc.ones(3, requires_grad=True)
+    (x * x).sum().backward(create_graph=True)
+    x.grad = None  # the one cycle: a leaf, its .grad, that gradient's graph, the leaf
+    tensor = weakref.ref(x)
+    del x
+    assert tensor() is None
+
+
+def test_memory_falls_during_the_walk() -> None:
+    n, steps = 100_000, 20
+    x = tc.ones(n, dtype=tc.float64, requires_grad=True)
+    y = x
+    for _ in range(steps):
+        y = y.exp().log1p()
+    y = y.sum()
+    tracemalloc.start()
+    y.backward()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * n * 8  # a few gradients at a time, not one for each of 40 steps
+
+
+def alive_after(function: Any, *shape: int) -> bool:
+    """Does the graph of function(t) keep the array of t alive?"""
+    x = tc.ones(*shape, requires_grad=True)
+    t = x * 2.0
+    array = weakref.ref(t.data)
+    y = function(t)
+    del t
+    kept = array() is not None
+    assert y.requires_grad
+    return kept
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t: t.relu(),
+        lambda t: t + 1.0,
+        lambda t: t + t,
+        lambda t: -t,
+        lambda t: t - 1.0,
+        lambda t: t * 3.0,
+        lambda t: t.sum(),
+        lambda t: t.mean(0),
+        lambda t: t.exp(),
+        lambda t: t.softmax(0),
+        lambda t: t.tanh(),
+        lambda t: tc.cat([t, t]),
+        lambda t: t[np.array([0, 1])],
+        lambda t: t / 2.0,
+        lambda t: t.roll(1),
+    ],
+)
+def test_values_that_no_vjp_reads_are_not_kept(function: Any) -> None:
+    assert not alive_after(function, 3, 4)
+
+
+@pytest.mark.parametrize("function", [lambda t: t * t, lambda t: t.log(), lambda t: t.sin(), lambda t: t @ t.T])
+def test_values_that_are_read_are_kept(function: Any) -> None:
+    assert alive_after(function, 3, 4)
+
+
+def test_only_what_the_wanted_vjps_read_is_kept() -> None:
+    x, w = tc.ones(3), tc.ones(3, requires_grad=True)
+    y = x * w
+    assert any(array is x.data for array in y.node.saved)
+    assert not any(array is w.data for array in y.node.saved)  # nobody wants d/dx
+
+
+def test_reshape_of_an_intermediate_is_a_view_and_saves_nothing() -> None:
+    x = tc.ones(3, 4, requires_grad=True)
+    y = (x * 2.0).reshape(12)
+    assert not any(isinstance(s, np.ndarray) for s in y.node.saved)
+
+
+# --- errors
+
+
+def test_second_backward() -> None:
+    x = leaf(1.0, 2.0)
+    y = (x * x).sum()
+    y.backward()
+    with pytest.raises(tc.GraphError, match=r"already walked and freed.*retain_graph=True"):
+        y.backward()
+
+
+def test_second_backward_through_a_shared_part() -> None:
+    x = leaf(1.0, 2.0)
+    shared = x.exp()
+    shared.sum().backward()
+    with pytest.raises(tc.GraphError, match="exp: this graph was already walked"):
+        (shared * 2.0).sum().backward()
+
+
+def test_retain_graph() -> None:
+    x = leaf(1.0, 2.0)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert x.grad.tolist() == [4.0, 8.0]
+
+
+def test_create_graph_retains() -> None:
+    x = leaf(3.0)
+    y = (x * x * x).sum()
+    y.backward(create_graph=True)
+    first = x.grad
+    assert first.requires_grad
+    x.grad = None
+    first.sum().backward()
+    assert x.grad.item() == 18.0
+
+
+@pytest.mark.parametrize("write", ["add_", "mul_", "copy_"])
+def test_overwritten_saved_value(write: str) -> None:
+    x = leaf(1.0, 2.0)
+    with tc.no_grad():
+        w = x + 0.0
+    y = (x * w).sum()
+    getattr(w, write)(2.0)
+    with pytest.raises(tc.GraphError, match=r"mul: the backward pass needs its input 1, which was overwritten"):
+        y.backward()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda w: w.reshape(4),
+        lambda w: w.detach(),
+        lambda w: w[0],
+        lambda w: w[0, 1],
+        lambda w: w[:, ::2],
+        lambda w: w.T,
+        lambda w: w.permute(1, 0),
+        lambda w: w.flip(0),
+        lambda w: w.unsqueeze(0).squeeze(0),
+        lambda w: w.detach().reshape(4)[1:],
+        lambda w: tc.einsum("ij->ji", w),
+        lambda w: w.unbind(0)[1],
+        lambda w: w.split(1)[0],
+        lambda w: w.expand(3, 2, 2)[0],
+    ],
+)
+def test_overwritten_through_a_view(view: Any) -> None:
+    x = tc.ones(2, 2, requires_grad=True)
+    w = tc.ones(2, 2)
+    before = w.data.copy()
+    y = (x * w).sum()
+    part = view(w)
+    assert np.shares_memory(part.data, w.data)
+    if not part.data.flags.writeable:
+        part = w
+    part.fill_(7.0)
+    assert not np.array_equal(before, w.data)
+    with pytest.raises(tc.GraphError, match="overwritten in place"):
+        y.backward()
+
+
+def test_a_copy_shares_no_stamp() -> None:
+    x = tc.ones(2, 3, requires_grad=True)
+    w = tc.ones(2, 3)
+    y = (x * w).sum()
+    for copied in (w.T.reshape(6), w[[0, 1]], w.clone(), w + 0.0, w.to(tc.float64)):
+        assert not np.shares_memory(copied.data, w.data)
+        copied.fill_(5.0)
+    y.backward()
+    assert x.grad.tolist() == [[1.0] * 3] * 2
+
+
+def test_overwritten_leaf_and_overwritten_output() -> None:
+    x = leaf(1.0, 2.0)
+    y = (x * x).sum()
+    with tc.no_grad():
+        x.add_(1.0)
+    with pytest.raises(tc.GraphError, match="mul.*overwritten"):
+        y.backward()
+    z = x.exp()
+    total = z.sum()
+    z.detach().mul_(2.0)
+    with pytest.raises(tc.GraphError, match="exp: the backward pass needs its output"):
+        total.backward()
+
+
+def test_no_alarm_when_the_overwritten_value_is_not_needed() -> None:
+    x = leaf(1.0, 2.0)
+    y = (x * 3.0 + x).sum()
+    with tc.no_grad():
+        x.zero_()
+    y.backward()
+    assert x.grad.tolist() == [4.0, 4.0]
+
+
+def test_no_alarm_for_values_written_before_the_forward_pass() -> None:
+    x, w = leaf(1.0, 2.0), tc.zeros(2)
+    w.fill_(3.0)
+    (x * w).sum().backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+
+
+def test_overwritten_value_is_noticed_with_create_graph() -> None:
+    x, w = leaf(1.0, 2.0), tc.ones(2)
+    y = (x * w).sum()
+    w.fill_(3.0)
+    with pytest.raises(tc.GraphError, match="overwritten"):
+        tc.grad(y, x, create_graph=True)
+
+
+def test_written_index_does_not_change_the_gradient() -> None:
+    x, index = leaf(1.0, 2.0, 3.0), tc.tensor([0, 0])
+    y = x[index].sum()
+    index.fill_(2)
+    y.backward()
+    assert x.grad.tolist() == [2.0, 0.0, 0.0]
+    z = x.gather(0, index).sum()
+    index.fill_(1)
+    with pytest.raises(tc.GraphError, match="gather: .*input 1"):
+        z.backward()
+
+
+def test_non_scalar_backward() -> None:
+    x = leaf(1.0, 2.0)
+    with pytest.raises(tc.ShapeError, match=r"shape \(2,\); only a scalar.*y.sum\(\).backward\(\)"):
+        (x * 2).backward()
+    (x * 2).backward(tc.tensor([1.0, 10.0]))
+    assert x.grad.tolist() == [2.0, 20.0]
+    tc.ones(1, 1, requires_grad=True).exp().backward()  # one element is enough
+
+
+def test_wrong_gradient_argument() -> None:
+    y = leaf(1.0, 2.0) * 2
+    with pytest.raises(tc.ShapeError, match=r"gradient has shape \(3,\), the output \(2,\)"):
+        y.backward(tc.ones(3))
+    with pytest.raises(tc.DTypeError, match=r"float64, the output float32.*gradient.to\(tc.float32\)"):
+        y.backward(tc.ones(2, dtype=tc.float64))
+
+
+def test_output_without_graph() -> None:
+    with pytest.raises(tc.GraphError, match="does not require grad"):
+        tc.ones(1).backward()
+    with tc.no_grad():
+        y = leaf(1.0) * 2
+    with pytest.raises(tc.GraphError, match="no_grad"):
+        y.backward()
+
+
+def test_mixed_float_dtypes() -> None:
+    x, y = tc.ones(2), tc.ones(2, dtype=tc.float64)
+    with pytest.raises(tc.DTypeError, match=r"add: operand 0 is float32 and operand 1 is float64; convert one: x.to\(tc.float32\)"):
+        x + y
+    with pytest.raises(tc.DTypeError, match="mul"):
+        np.ones(2) * x
+
+
+def test_shapes_that_do_not_broadcast() -> None:
+    with pytest.raises(tc.ShapeError, match=r"add: operands \(2,\) and \(3,\)"):
+        tc.ones(2) + tc.ones(3)
+
+
+# --- numbers and dtypes
+
+
+@pytest.mark.parametrize("dtype", [tc.float16, tc.float32, tc.float64])
+@pytest.mark.parametrize(
+    "number", [2, 2.0, True, np.float64(2), np.float32(2), np.int64(2), np.float16(2)], ids=lambda n: type(n).__name__
+)
+def test_numbers_do_not_widen(dtype: Any, number: Any) -> None:
+    x = tc.ones(3, dtype=dtype, requires_grad=True)
+    for y in (x + number, number + x, x * number, number * x, x - number, number - x, x / number, number / x,
+              x**number, x.maximum(number), tc.where(x > 0, x, number)):
+        assert isinstance(y, tc.Tensor)
+        assert y.dtype == dtype
+        x.grad = None
+        y.sum().backward()
+        assert x.grad.dtype == dtype
+    assert (x > number).dtype == tc.bool
+
+
+def test_zero_dimensional_tensors_stay_float32_arrays() -> None:
+    x = tc.tensor(2.0, requires_grad=True)
+    y = (x * x + 1).exp().relu() / 3
+    y.backward()
+    assert (y.dtype, x.grad.dtype) == (tc.float32, tc.float32)
+    assert type(x.grad.data) is np.ndarray
+    x.grad.mul_(0.0)
+    assert x.grad.item() == 0
+    (g,) = tc.grad(x * x, x)
+    assert type(g.data) is np.ndarray
+
+
+def test_integers_meet_floats() -> None:
+    x, i = leaf(1.0, 2.0), tc.tensor([3, 4])
+    y = x * i
+    assert y.dtype == tc.float32
+    y.sum().backward()
+    assert x.grad.tolist() == [3.0, 4.0]
+    assert (i * 2.5).dtype == tc.float32
+    assert (i + 1).dtype == tc.int64
+    assert (i / 2).dtype == (i / i).dtype == (1 / i).dtype == tc.float32
+    assert (tc.tensor([True]) + 1).dtype == tc.int64
+
+
+def test_numpy_array_times_tensor() -> None:
+    x = leaf(1.0, 2.0)
+    y = np.array([3.0, 4.0], np.float32) * x
+    assert isinstance(y, tc.Tensor)
+    y.sum().backward()
+    assert x.grad.tolist() == [3.0, 4.0]
+    assert isinstance(np.eye(2, dtype=np.float32) @ x, tc.Tensor)
+
+
+def test_conversion_carries_the_gradient_back() -> None:
+    x = leaf(1.0, 2.0)
+    y = x.double() * 2
+    y.sum().backward()
+    assert x.grad.dtype == tc.float32
+    x.grad = None
+    x.sum(dtype=tc.float64).backward()
+    assert x.grad.dtype == tc.float32
+
+
+def test_integer_results_have_no_gradient() -> None:
+    x = leaf(1.0, 2.0)
+    assert not any(t.requires_grad for t in (x.long(), x > 1, x.argmax(), x.bool(), x.isnan()))
+
+
+# --- hooks
+
+
+def test_leaf_hook_sees_and_replaces() -> None:
+    x = leaf(1.0, 2.0)
+    seen: list[Any] = []
+    x.register_hook(lambda g: seen.append(g.tolist()))
+    remove = x.register_hook(lambda g: g * 10)
+    (x * 3).sum().backward()
+    assert seen == [[3.0, 3.0]]
+    assert x.grad.tolist() == [30.0, 30.0]
+    remove()
+    x.grad = None
+    (x * 3).sum().backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+
+
+def test_inner_hook_sees_the_whole_gradient_once() -> None:
+    x = leaf(1.0, 2.0)
+    h = x * 2
+    seen: list[Any] = []
+    h.register_hook(lambda g: seen.append(g.tolist()) or g * 5)
+    (h + h * h).sum().backward()
+    assert seen == [[5.0, 9.0]]
+    assert x.grad.tolist() == [50.0, 90.0]
+
+
+def test_hooks_run_in_order_and_may_remove_themselves() -> None:
+    x = leaf(1.0)
+    order: list[int] = []
+    x.register_hook(lambda _g: order.append(1))
+    remove = x.register_hook(lambda _g: (order.append(2), remove())[0])
+    x.register_hook(lambda _g: order.append(3))
+    (x * 1).backward()
+    (x * 1).backward()
+    assert order == [1, 2, 3, 1, 3]
+
+
+def test_hook_sees_grad_too_and_a_differentiable_gradient() -> None:
+    x = leaf(2.0)
+    x.register_hook(lambda g: g * x)
+    (g,) = tc.grad((x * x).sum(), x, create_graph=True)
+    assert g.item() == 8.0  # 2 x * x
+    assert tc.grad(g.sum(), x)[0].item() == pytest.approx(4 * 2.0 * 2.0)  # (2 x^2)' and its own hook
+
+
+def test_hook_needs_a_gradient() -> None:
+    with pytest.raises(tc.GraphError, match="its hook would never run"):
+        tc.ones(1).register_hook(lambda g: g)
+
+
+# --- grad()
+
+
+def test_grad_writes_nothing() -> None:
+    x = leaf(1.0, 2.0)
+    (g,) = tc.grad((x * x).sum(), x)
+    assert g.tolist() == [2.0, 4.0]
+    assert x.grad is None
+    assert not g.requires_grad
+
+
+def test_grad_of_unused_input() -> None:
+    x, z = leaf(1.0), leaf(1.0)
+    with pytest.raises(tc.GraphError, match=r"do not depend on input 1 \(1,\); pass allow_unused=True"):
+        tc.grad(x * 2, [x, z])
+    g, none = tc.grad(x * 2, [x, z], allow_unused=True)
+    assert g.item() == 2
+    assert none is None
+
+
+def test_grad_of_an_input_without_requires_grad() -> None:
+    with pytest.raises(tc.GraphError, match=r"input 0 \(1,\) does not require grad"):
+        tc.grad(leaf(1.0) * 2, tc.ones(1))
+
+
+def test_grad_of_intermediates_duplicates_and_the_output_itself() -> None:
+    x = leaf(3.0)
+    h = x * x
+    y = h * 2
+    gx, gh, again, gy = tc.grad(y, [x, h, h, y])
+    assert [g.item() for g in (gx, gh, again, gy)] == [12.0, 2.0, 2.0, 1.0]
+
+
+def test_grad_of_several_outputs() -> None:
+    x = leaf(1.0, 2.0)
+    a, b = x * 2, (x * x).sum()
+    (g,) = tc.grad([a, b], x, grad_outputs=[tc.tensor([1.0, 10.0]), None])
+    assert g.tolist() == [4.0, 24.0]
+    y = x.exp().sum()
+    (twice,) = tc.grad([y, y], x)
+    np.testing.assert_allclose(twice.tolist(), 2 * np.exp([1.0, 2.0]), rtol=1e-6)
+    with pytest.raises(ValueError, match="2 outputs but 1 grad_outputs"):
+        tc.grad([a, b], x, grad_outputs=[tc.ones(2)])
+
+
+def test_one_output_a_part_of_another() -> None:
+    x = leaf(2.0)
+    h = x * x
+    (g,) = tc.grad([h * 3, h], x)
+    assert g.item() == 16.0
+
+
+def test_grad_outputs_may_be_differentiated() -> None:
+    x, v = leaf(1.0, 2.0), leaf(1.0, 1.0)
+    (g,) = tc.grad(x * x, x, grad_outputs=v, create_graph=True)
+    assert tc.grad(g.sum(), v)[0].tolist() == [2.0, 4.0]
+
+
+def test_a_target_is_neither_read_nor_freed() -> None:
+    x = leaf(1.0, 2.0)
+    h = x.exp()
+    tc.grad(h.sum(), h)  # stops at h
+    tc.grad(h.sum(), x)  # so the graph below h is still there
+
+
+def test_grad_leaves_the_rest_of_the_graph_alone() -> None:
+    x, z = leaf(2.0), leaf(3.0)
+    branch = z.exp()
+    y = x.sin() * branch
+    tc.grad(y, x)
+    branch.backward()
+    assert z.grad is not None
+
+
+def test_nth_derivative() -> None:
+    x = leaf(2.0, dtype=tc.float64)
+    y = x**5
+    for expected in (80.0, 160.0, 240.0, 240.0, 120.0):
+        (y,) = tc.grad(y, x, create_graph=True)
+        assert y.item() == pytest.approx(expected)
+
+
+# --- nobody's array is changed behind their back
+
+
+def test_leaves_that_receive_one_array_do_not_share_it() -> None:
+    for create_graph in (False, True):
+        a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+        (a + b).sum().backward(create_graph=create_graph)
+        assert not np.shares_memory(a.grad.data, b.grad.data)
+        with tc.no_grad():
+            a.grad.mul_(5.0)
+        assert b.grad.tolist() == [1.0, 1.0]
+
+
+def test_backward_does_not_keep_the_callers_gradient() -> None:
+    x, v = leaf(1.0, 2.0), tc.tensor([1.0, 2.0])
+    (x + 0).backward(v)
+    x.grad.add_(1.0)
+    assert v.tolist() == [1.0, 2.0]
+
+
+def test_accumulation_makes_a_new_tensor_or_keeps_the_sum_right() -> None:
+    x = leaf(1.0, 2.0)
+    (x * x).sum().backward()
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [4.0, 8.0]
+    x.grad.zero_()
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [2.0, 4.0]
+
+
+def test_gradient_of_a_reduction_can_be_written() -> None:
+    x = leaf(1.0, 2.0)
+    x.sum().backward()
+    x.grad.mul_(3.0)
+    assert x.grad.tolist() == [3.0, 3.0]
+
+
+# --- modes
+
+
+def test_no_grad_nests_and_is_restored() -> None:
+    x = leaf(1.0)
+    with tc.no_grad():
+        assert not (x * 2).requires_grad
+        with tc.enable_grad():
+            assert (x * 2).requires_grad
+        assert not tc.is_grad_enabled()
+    assert tc.is_grad_enabled()
+    with pytest.raises(ZeroDivisionError), tc.no_grad():
+        1 / 0  # noqa: B018
+    assert tc.is_grad_enabled()
+
+
+def test_modes_as_decorators_recursive_too() -> None:
+    @tc.no_grad()
+    def frozen(n: int) -> bool:
+        return tc.is_grad_enabled() or (n > 0 and frozen(n - 1))
+
+    @tc.enable_grad()
+    def thawed() -> bool:
+        return tc.is_grad_enabled()
+
+    assert not frozen(3)
+    assert tc.is_grad_enabled()
+    with tc.no_grad():
+        assert thawed()
+
+
+def test_a_failing_backward_restores_the_mode() -> None:
+    x = leaf(1.0)
+    x.register_hook(lambda _g: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        (x * 2).backward()
+    assert tc.is_grad_enabled()
+
+
+def test_first_order_gradients_are_not_recorded() -> None:
+    x = leaf(1.0)
+    (x * x).backward()
+    assert not x.grad.requires_grad
+    assert x.grad.is_leaf
+
+
+# --- leaves
+
+
+def test_requires_grad_rules() -> None:
+    x = tc.ones(2)
+    assert x.is_leaf
+    assert not x.requires_grad
+    assert x.requires_grad_() is x
+    y = x * 2
+    assert y.requires_grad
+    assert not y.is_leaf
+    assert (tc.ones(2) * 2).is_leaf
+    with pytest.raises(tc.GraphError, match=r"use x.detach\(\)"):
+        y.requires_grad_(False)
+    with pytest.raises(tc.DTypeError, match=r"this tensor is int64; use x.float\(\)"):
+        tc.tensor([1]).requires_grad_()
+    x.requires_grad_(False)
+    assert not (x * 2).requires_grad
+
+
+def test_intermediates_get_no_grad() -> None:
+    x = leaf(1.0)
+    h = x * 2
+    (h * 3).backward()
+    assert h.grad is None
+
+
+def test_detach_shares_memory_and_cuts() -> None:
+    x = leaf(1.0, 2.0)
+    d = x.detach()
+    assert np.shares_memory(d.data, x.data)
+    assert not d.requires_grad
+    assert (x * d).node.inputs[1] is None
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda x: x.add_(1), lambda x: x.mul_(2), lambda x: x.zero_(), lambda x: x.fill_(1.0),
+     lambda x: x.copy_(tc.zeros(2)), lambda x: x.__setitem__(0, 1.0)],
+)
+def test_in_place_guard(write: Any) -> None:
+    x = leaf(1.0, 2.0)
+    with pytest.raises(tc.GraphError, match=r"a leaf that requires grad takes part.*tc.no_grad\(\)"):
+        write(x)
+    with pytest.raises(tc.GraphError, match="a tensor of the graph takes part"):
+        write(x * 2)
+    with tc.no_grad():
+        write(x)
+    assert x.requires_grad
+
+
+def test_in_place_with_a_recorded_value_is_refused() -> None:
+    with pytest.raises(tc.GraphError, match="not recorded"):
+        tc.zeros(2).add_(leaf(1.0, 2.0))
+
+
+def test_in_place_keeps_dtype_and_checks_shapes() -> None:
+    x = tc.ones(2)
+    x.add_(tc.tensor([1, 2]), alpha=2)
+    assert x.tolist() == [3.0, 5.0]
+    x.mul_(np.float64(2))
+    assert x.dtype == tc.float32
+    x.copy_(tc.tensor(1.0, dtype=tc.float64))
+    assert x.tolist() == [1.0, 1.0]
+    for write in (x.add_, x.mul_, x.copy_):
+        with pytest.raises(tc.ShapeError, match=r"\(3, 2\) does not fit into \(2,\)"):
+            write(tc.ones(3, 2))
+
+
+def test_deepcopy_of_leaves_only() -> None:
+    x = leaf(1.0, 2.0)
+    (x * x).sum().backward()
+    twin = copy.deepcopy(x)
+    assert twin.requires_grad
+    assert twin.grad.tolist() == x.grad.tolist()
+    assert not np.shares_memory(twin.data, x.data)
+    with pytest.raises(tc.GraphError, match=r"x.detach\(\).clone\(\)"):
+        copy.deepcopy(x * 2)
+
+
+# --- making operations
+
+
+def test_operation_on_plain_arrays_just_computes() -> None:
+    out = tc.exp(np.zeros(3))
+    assert type(out) is np.ndarray
+
+
+def test_wrong_shape_from_a_vjp_is_named() -> None:
+    broken = op(lambda x: x * 2, name="broken")
+    broken.defvjp(lambda g, _y, _x: g[:1])
+    del OPS["broken"]
+    with pytest.raises(tc.ShapeError, match=r"broken: its VJP 0 returned \(1,\) for an input of shape \(2,\)"):
+        broken(leaf(1.0, 2.0)).sum().backward()
+
+
+def test_too_many_arguments() -> None:
+    with pytest.raises((TypeError, ValueError)):
+        tc.exp(tc.ones(2), 1, 2, 3)

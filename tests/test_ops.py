@@ -1,0 +1,327 @@
+"""Every operation in OPS on its own samples: an operation without samples fails here."""
+
+import dis
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinyconv as tc
+from tinyconv.autograd import OPS, Meta, Op
+from tinyconv.gradcheck import gradcheck
+from tinyconv.samples import FUNCTIONS, Draw, Sample
+
+try:
+    import torch
+    from torch_twins import to_torch, twin
+except ImportError:
+    torch = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
+
+CASES = [pytest.param(op, s, id=f"{name}-{i}") for name, op in sorted(OPS.items()) for i, s in enumerate(op.samples)]
+GRADS = [case for case in CASES if case.values[0].vjps]
+FUNCTION_CASES = [
+    pytest.param(name, f, s, id=f"{name}-{i}")
+    for name, (f, samples) in sorted(FUNCTIONS.items())
+    for i, s in enumerate(samples)
+]
+RANDOM = {name for name in FUNCTIONS if "dropout" in name}  # two libraries, two streams of numbers
+THIRD = {"conv2d", "conv2d_input", "conv2d_weight", "batch_norm"}
+HEAVY = {"conv", "norm", "pool"}  # modules whose operations have several implementations
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of a drawn array in a call."""
+
+    number: int
+
+
+def filled(value: Any, leaves: Sequence[Any]) -> Any:
+    if isinstance(value, Slot):
+        return leaves[value.number]
+    return tuple(filled(v, leaves) for v in value) if type(value) is tuple else value
+
+
+class Call:
+    """One drawn sample: its arrays, and the function on any version of them."""
+
+    def __init__(self, function: Any, sample: Sample, dtype: Any = np.float64, device: str = "cpu") -> None:
+        self.function, self.device = function, device
+        self.arrays: list[Any] = []
+
+        def place(array: Any) -> Slot:
+            self.arrays.append(array)
+            return Slot(len(self.arrays) - 1)
+
+        self.args, self.params = sample.make(np.random.default_rng(1), dtype, place)
+        if "dtype" in self.params and np.dtype(dtype) != np.float64:
+            self.params["dtype"] = np.dtype(dtype)
+
+    def tensors(self, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
+        def one(array: Any) -> Any:
+            array = np.asarray(change(array))
+            t = tc.from_numpy(array) if self.device == "cpu" else tc.tensor(array, device=self.device)
+            return t.requires_grad_() if array.dtype.kind == "f" else t
+
+        return [one(array) for array in self.arrays]
+
+    def on(self, leaves: Sequence[Any], function: Any = None, convert: Any = lambda v: v) -> list[Any]:
+        """The outputs; of the twin in PyTorch, when that is given."""
+        args = [filled(convert(arg), leaves) for arg in self.args]
+        params = {name: filled(convert(value), leaves) for name, value in self.params.items()}
+        out = (function or self.function)(*args, **params)
+        if getattr(self.function, "fused", None) and function is None:
+            out = out[0]  # the rest is not part of the graph
+        return list(out) if isinstance(out, (tuple, list)) else [out]
+
+    def inputs(self) -> list[Any]:
+        """The arguments as arrays, for a VJP."""
+        return [filled(arg, self.arrays) for arg in self.args]
+
+
+def draw_like(x: Any, seed: int) -> Any:
+    return np.random.default_rng(seed).standard_normal(x.shape).astype(str(x.dtype).replace("torch.", ""))
+
+
+def derivatives(f: Any, leaves: list[Any], grad: Any, make: Any, with_gradients: bool = True) -> Iterator[Any]:
+    """y, its gradients and its second gradients in some random direction; None is zero."""
+    outputs = f(leaves)
+    yield from outputs
+    xs = [x for x in leaves if x.requires_grad]
+    ys = [y for y in outputs if y.requires_grad]
+    if not (xs and ys and with_gradients):
+        return
+    vs = [make(draw_like(y, 2)).requires_grad_() for y in ys]
+    first = grad(ys, xs, vs, create_graph=True, allow_unused=True)
+    yield from first
+    reached = [g for g in first if g is not None and g.requires_grad]
+    if reached:
+        yield from grad(reached, [*xs, *vs], [make(draw_like(g, 3)) for g in reached], allow_unused=True)
+
+
+def ours(call: Call, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
+    def make(array: Any) -> Any:
+        return tc.tensor(array, device=call.device)
+
+    return list(derivatives(call.on, call.tensors(change), tc.grad, make))
+
+
+def theirs(call: Call, name: str, with_gradients: bool = True) -> list[Any]:
+    leaves = [to_torch(array, requires_grad=True) for array in call.arrays]
+    f = partial(call.on, function=twin(name), convert=to_torch)
+    return list(derivatives(f, leaves, torch.autograd.grad, torch.tensor, with_gradients))
+
+
+def host(x: Any) -> Any:
+    return x.detach().cpu().numpy() if isinstance(x, tc.Tensor) else x.numpy(force=True)
+
+
+def assert_close(found: Any, expected: Any, tolerance: float) -> None:
+    if found is None or expected is None:  # not reached by the graph: zero
+        other = expected if found is None else found
+        assert other is None or not host(other).any()
+        return
+    a, b = host(found), host(expected)
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    if a.dtype.kind != "f":
+        assert np.array_equal(a, b)
+    elif a.size:
+        scale = max(1.0, float(np.abs(b).max()))
+        assert np.abs(a.astype(np.float64) - b).max() <= tolerance * scale
+
+
+def assert_all_close(found: list[Any], expected: list[Any], tolerance: float) -> None:
+    for i in range(max(len(found), len(expected))):
+        a = found[i] if i < len(found) else None
+        b = expected[i] if i < len(expected) else None
+        assert_close(a, b, tolerance)
+
+
+def test_every_operation_has_samples() -> None:
+    assert [name for name, op in OPS.items() if not op.samples] == []
+
+
+@needs_torch
+def test_every_operation_has_a_twin() -> None:
+    assert [name for name in OPS if twin(name) is None] == []
+
+
+@needs_torch
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_against_torch(op: Op, sample: Sample, dtype: str, tolerance: float, device: str) -> None:
+    call = Call(op, sample, dtype, device)
+    assert_all_close(ours(call), theirs(call, op.name, bool(op.vjps)), tolerance)
+
+
+def check_numerically(name: str, function: Any, sample: Sample, device: str, order: int) -> None:
+    if not sample.smooth:
+        pytest.skip("piecewise linear where a finite step would cross a kink")
+    call = Call(function, sample, device=device)
+
+    def named(*leaves: Any) -> Any:
+        return call.on(leaves)
+
+    named.__name__ = name
+    gradcheck(named, call.tensors(), order)
+
+
+@pytest.mark.parametrize(("op", "sample"), GRADS)
+def test_gradcheck(op: Op, sample: Sample, device: str) -> None:
+    check_numerically(op.name, op, sample, device, 3 if op.name in THIRD else 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("op", "sample"), GRADS)
+def test_dtype_is_kept(op: Op, sample: Sample, dtype: str, device: str) -> None:
+    for t in ours(Call(op, sample, dtype, device)):
+        assert t is None or t.dtype == dtype
+        assert t is None or type(t.data) is type(tc.zeros(1, device=device).data)
+
+
+def broadcast(a: Any) -> Any:
+    return np.broadcast_to(a[:1], a.shape) if a.ndim and len(a) else a
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "transposed": lambda a: a.copy("F"),
+    "every other": lambda a: np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a,
+    "reversed": lambda a: np.flip(np.flip(a).copy()),
+    "channels last": lambda a: np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1) if a.ndim > 2 else a,
+    "broadcast": broadcast,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_memory_layout_does_not_matter(op: Op, sample: Sample, layout: str) -> None:
+    call = Call(op, sample)
+    if layout == "broadcast":
+        call.arrays = [broadcast(a).copy() for a in call.arrays]
+    assert_all_close(ours(call, LAYOUTS[layout]), ours(call, np.copy), 1e-12)
+
+
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_inputs_are_not_modified(op: Op, sample: Sample) -> None:
+    def locked(a: Any) -> Any:
+        a = a.copy()
+        a.flags.writeable = False  # a kernel that writes into its input fails
+        return a
+
+    ours(Call(op, sample), locked)
+
+
+@pytest.mark.parametrize("choice", ["naive", "reference"])
+@pytest.mark.parametrize(
+    ("op", "sample"), [c for c in CASES if c.values[0].forward.__module__.rsplit(".", 1)[-1] in HEAVY]
+)
+def test_kernels_agree(op: Op, sample: Sample, choice: str) -> None:
+    fast = ours(Call(op, sample))
+    with tc.kernels(choice):
+        assert_all_close(ours(Call(op, sample)), fast, 1e-11)
+
+
+# --- functions made of operations
+
+
+def test_every_function_has_samples() -> None:
+    assert [name for name, (_, samples) in FUNCTIONS.items() if not samples] == []
+
+
+@needs_torch
+def test_every_function_has_a_twin() -> None:
+    assert [name for name in FUNCTIONS if twin(name) is None] == []
+
+
+@needs_torch
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(("name", "function", "sample"), FUNCTION_CASES)
+def test_function_against_torch(
+    name: str, function: Any, sample: Sample, dtype: str, tolerance: float, device: str
+) -> None:
+    if name in RANDOM:
+        pytest.skip("draws random numbers")
+    call = Call(function, sample, dtype, device)
+    assert_all_close(ours(call), theirs(call, name), tolerance)
+
+
+@pytest.mark.parametrize(("name", "function", "sample"), FUNCTION_CASES)
+def test_function_gradcheck(name: str, function: Any, sample: Sample, device: str) -> None:
+    if name in RANDOM:
+        pytest.skip("draws random numbers")
+    check_numerically(name, function, sample, device, 2)
+
+
+@pytest.mark.parametrize(("name", "function", "sample"), FUNCTION_CASES)
+def test_function_keeps_float32_and_its_inputs(name: str, function: Any, sample: Sample, device: str) -> None:
+    call = Call(function, sample, "float32", device)
+    before = [a.copy() for a in call.arrays]
+    for t in ours(call):
+        assert t is None or t.dtype == "float32" or not t.is_floating_point()
+    for a, b in zip(call.arrays, before, strict=True):
+        assert np.array_equal(a, b)
+
+
+# --- the underscore: a name says whether the backward pass keeps the values
+
+
+def vjp_calls(op: Op, sample: Sample) -> Iterator[tuple[int, Any, list[Any], dict[str, Any], list[str]]]:
+    """Each VJP of an operation with g, [y, *inputs], params and the names of the latter."""
+    call = Call(op, sample)
+    args = call.inputs()
+    out = op.forward(*args, **{**op.defaults, **call.params})
+    y = np.asarray(out[0] if op.fused else out)
+    values = [y, *args]
+    g = draw_like(y, 2)
+    for i, arg in enumerate(args):
+        vjp = op.vjps[0 if op.variadic else i]
+        if vjp is None or not isinstance(arg, np.ndarray) or arg.dtype.kind != "f":
+            continue
+        skip = 2 if op.variadic else 1
+        code = vjp.__code__
+        names = list(code.co_varnames[skip : code.co_argcount])
+        if op.variadic:
+            names += [code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] * len(args)
+        run = (lambda vjp, i: lambda *a, **k: vjp(i, *a, **k))(vjp, i) if op.variadic else vjp
+        yield i, lambda vals, run=run, p={**op.defaults, **call.params}: run(g, *vals, **p), values, code, names
+
+
+def meta(value: Any) -> Any:
+    return Meta(value.shape, value.dtype) if isinstance(value, np.ndarray) else value
+
+
+@pytest.mark.parametrize(("op", "sample"), GRADS)
+def test_underscored_values_are_not_read(op: Op, sample: Sample) -> None:
+    for _, run, values, _, names in vjp_calls(op, sample):
+        left = [meta(v) if n.startswith("_") else v for n, v in zip(names, values, strict=True)]
+        assert np.array_equal(run(values), run(left))
+
+
+@pytest.mark.parametrize(("op", "sample"), GRADS)
+def test_other_values_are_read(op: Op, sample: Sample) -> None:
+    """Else the array would be kept for nothing."""
+    for _, run, values, code, names in vjp_calls(op, sample):
+        loaded = {n for step in dis.get_instructions(code) for n in _names(step.argval)}
+        for k, name in enumerate(names):
+            if name.startswith("_"):
+                continue
+            assert name in loaded, f"{op.name}: {name} is never read"
+            if not op.variadic and isinstance(values[k], np.ndarray):
+                with pytest.raises((TypeError, ValueError, AttributeError, IndexError)):
+                    run([meta(v) if j == k else v for j, v in enumerate(values)])
+
+
+def _names(argval: Any) -> tuple[Any, ...]:
+    return argval if isinstance(argval, tuple) else (argval,)
+
+
+def test_draws_have_no_ties() -> None:
+    values = Draw((4, 5)).array(np.random.default_rng(0), np.float32)
+    assert len(np.unique(values)) == 20
+    assert np.abs(values).min() > 0.01

@@ -1,0 +1,162 @@
+"""DataLoader: batches of a dataset, in a shuffled order, loaded one step ahead by a thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from tinyconv.creation import from_numpy
+from tinyconv.data.dataset import Dataset, Indices, take
+from tinyconv.random import generator
+
+Transform = Callable[[Any, np.random.Generator], Any]
+ORDER = 0  # the random stream of an epoch's order; batch i has stream 1 + i
+
+
+class DataLoader:
+    """Iterate over a dataset in batches of Tensors.
+
+    batch_size:  samples per batch; the last one may be smaller
+    shuffle:     a new random order each epoch
+    drop_last:   leave out a smaller last batch
+    seed:        of the order and of the transform; None draws one from tc.manual_seed's stream
+    prefetch:    batches loaded ahead by a background thread; 0 loads in the caller's thread
+    transform:   ``transform(images, rng) -> images`` on the batch's first array (on the batch, if
+                 it is no tuple), for augmentation; rng is the batch's own random stream
+    collate_fn:  list of samples -> batch, instead of `default_collate`; reads samples one by one
+
+    Each ``for`` over the loader reads the next epoch.  The order depends on (seed, epoch) alone and
+    the augmentation of batch i on (seed, epoch, i), so a resumed run continues bit for bit, also in
+    the middle of an epoch: `state_dict`, `load_state_dict`, `set_epoch`, `batches`.
+
+    An exception in the dataset, the transform or collate_fn arrives in the caller's loop with its
+    traceback.  The thread ends with the loop, however the loop ends.  What runs in it should
+    compute on arrays; tinyconv's operations belong to the caller's thread (``prefetch=0``).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        *,
+        drop_last: bool = False,
+        seed: int | None = None,
+        prefetch: int = 2,
+        transform: Transform | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"DataLoader: batch_size is {batch_size}, it must be at least 1")
+        if prefetch < 0:
+            raise ValueError(f"DataLoader: prefetch is {prefetch}; 0 turns the thread off")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = int(generator().integers(2**32)) if seed is None else seed
+        self.prefetch = prefetch
+        self.transform = transform
+        self.collate_fn = collate_fn
+        self._next_epoch = self._resume_at = 0
+        self._position = (0, 0)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self._resume_at = self._resume_at, 0
+        return self.batches(start)
+
+    def batches(self, start: int = 0) -> Iterator[Any]:
+        """The next epoch from batch ``start`` on; the skipped batches are not loaded."""
+        if not 0 <= start <= len(self):
+            raise ValueError(f"DataLoader: start is {start}, the epoch has {len(self)} batches")
+        epoch = self._next_epoch
+        self._next_epoch += 1
+        return self._read(epoch, start)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next ``for`` reads this epoch, from its beginning."""
+        self._next_epoch, self._resume_at, self._position = epoch, 0, (epoch, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where reading stands: ``batch`` batches of ``epoch`` have been handed out."""
+        epoch, batch = self._position
+        return {"seed": self.seed, "epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next ``for`` continues where `state_dict` was taken."""
+        self.seed = state["seed"]
+        self.set_epoch(state["epoch"])
+        self._resume_at = state["batch"]
+        self._position = state["epoch"], state["batch"]
+
+    # --- how it works
+
+    def _read(self, epoch: int, start: int) -> Iterator[Any]:
+        self._position = epoch, start
+        order, size = self._order(epoch), self.batch_size
+        jobs = (
+            partial(self._load, epoch, i, order[i * size : (i + 1) * size])
+            for i in range(start, len(self))
+        )
+        for handed_out, batch in enumerate(_ahead(jobs, self.prefetch), start + 1):
+            self._position = epoch, handed_out
+            yield to_tensors(batch)
+        self._position = epoch + 1, 0
+
+    def _order(self, epoch: int) -> Indices:
+        count = len(self.dataset)
+        return self._rng(epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
+
+    def _rng(self, epoch: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, epoch, stream))
+
+    def _load(self, epoch: int, i: int, indices: Indices) -> Any:
+        """Batch i as arrays; runs in the background thread."""
+        if self.collate_fn is None:
+            batch = take(self.dataset, indices)
+        else:
+            batch = self.collate_fn([self.dataset[int(j)] for j in indices])
+        if self.transform is None:
+            return batch
+        rng = self._rng(epoch, 1 + i)
+        if isinstance(batch, (tuple, list)):
+            return (self.transform(batch[0], rng), *batch[1:])
+        return self.transform(batch, rng)
+
+
+def _ahead(jobs: Iterator[Callable[[], Any]], depth: int) -> Iterator[Any]:
+    """What the jobs return, in their order, ``depth`` of them computed ahead by one thread."""
+    if depth == 0:
+        yield from (job() for job in jobs)
+        return
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinyconv-loader")
+    try:
+        pending = deque(thread.submit(job) for job in islice(jobs, depth))
+        while pending:
+            result = pending.popleft().result()  # raises what the job raised
+            pending.extend(thread.submit(job) for job in islice(jobs, 1))
+            yield result
+    finally:  # the end, an exception, or the consumer left its loop: then Python closes us here
+        thread.shutdown(cancel_futures=True)
+
+
+def to_tensors(batch: Any) -> Any:
+    """Arrays become Tensors without a copy; tuples, lists and dicts are walked, the rest stays."""
+    if isinstance(batch, np.ndarray):
+        return from_numpy(batch)
+    if isinstance(batch, dict):
+        return {key: to_tensors(value) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return tuple(to_tensors(value) for value in batch)
+    return batch

@@ -1,0 +1,218 @@
+"""Normalisation layers.  Axes: N batch, C channels, ... the rest; constructors are PyTorch's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinyconv.creation import ones, tensor, zeros
+from tinyconv.dtypes import int64
+from tinyconv.errors import ShapeError
+from tinyconv.nn import functional as F, init
+from tinyconv.nn.conv import check_groups
+from tinyconv.nn.module import Layer, new_parameter
+from tinyconv.tensor import Tensor
+
+
+class _Affine(Layer):
+    """A learned scale and shift, or none."""
+
+    def _add_affine(
+        self, shape: tuple[int, ...], affine: bool, bias: bool, device: str | None, dtype: Any
+    ) -> None:
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            made = new_parameter(shape, device, dtype) if wanted else None
+            self.register_parameter(name, made)
+
+    def reset_parameters(self) -> None:
+        """Scale 1, shift 0."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
+class _RunningNorm(_Affine):
+    """What batch and instance norm share: channels on axis 1, and running statistics."""
+
+    ndims: tuple[int, ...]  # how many axes the input may have
+    axes: str
+
+    def __init__(
+        self, num_features: int, eps: float, momentum: float | None, affine: bool,
+        track_running_stats: bool, device: str | None, dtype: Any, bias: bool,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self._add_affine((num_features,), affine, bias, device, dtype)
+        on, kind = track_running_stats, {"device": device, "dtype": dtype}
+        self.register_buffer("running_mean", zeros(num_features, **kind) if on else None)
+        self.register_buffer("running_var", ones(num_features, **kind) if on else None)
+        self.register_buffer("num_batches_tracked", tensor(0, int64, device) if on else None)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Mean 0, variance 1, no batch seen."""
+        if self.track_running_stats:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Scale 1, shift 0, and running statistics as if no batch was seen."""
+        self.reset_running_stats()
+        super().reset_parameters()
+
+    def _check(self, input: Tensor) -> None:
+        name = type(self).__name__
+        if input.ndim not in self.ndims:
+            raise ShapeError(name, f"input {input.shape} is {input.ndim}-D, need {self.axes}")
+        channels = input.shape[1]
+        if channels != self.num_features:
+            origin = f"; {input.scope} produced it" if input.scope else ""
+            raise ShapeError(name, f"input has {channels} channels on axis 1 of {input.shape}, "
+                                   f"{self.brief()} expects {self.num_features}{origin}. "
+                                   f"{self._fix(input.shape)}")
+
+    def _fix(self, shape: tuple[int, ...]) -> str:
+        if len(shape) == 4 and shape[3] == self.num_features:
+            return f"Axis 3 is {shape[3]}, so this looks like NHWC: x.permute(0, 3, 1, 2)"
+        return f"{type(self).__name__}({shape[1]}) fits"
+
+    def brief(self) -> str:
+        return f"{type(self).__name__}({self.num_features})"
+
+    def extra_repr(self) -> str:
+        return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+                f"affine={self.affine}, bias={self.bias is not None}, "
+                f"track_running_stats={self.track_running_stats}")
+
+
+class _BatchNorm(_RunningNorm):
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
+        affine: bool = True, track_running_stats: bool = True, device: str | None = None,
+        dtype: Any = None, *, bias: bool = True,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check(input)
+        tracking = self.training and self.track_running_stats
+        share = self.momentum or 0.0
+        if tracking:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # the plain mean over all batches
+                share = 1.0 / self.num_batches_tracked.item()
+        use = tracking or not self.training
+        return F.batch_norm(
+            input, self.running_mean if use else None, self.running_var if use else None,
+            self.weight, self.bias, self.training or self.running_mean is None, share, self.eps,
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """Each channel of (N, C) or (N, C, L) to mean 0 and variance 1 over the batch.
+
+    Training uses the batch's statistics and updates the running ones (momentum None: their mean
+    over all batches); evaluation uses the running ones.  See `F.batch_norm`.
+    """
+
+    ndims = (2, 3)
+    axes = "(N,C) or (N,C,L)"
+
+
+class BatchNorm2d(_BatchNorm):
+    """Each channel of (N, C, H, W) to mean 0 and variance 1 over batch and image.
+
+    Training uses the batch's statistics and updates the running ones (momentum None: their mean
+    over all batches); evaluation uses the running ones.  See `F.batch_norm`.
+    """
+
+    ndims = (4,)
+    axes = "(N,C,H,W)"
+
+
+class _InstanceNorm(_RunningNorm):
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
+        track_running_stats: bool = False, device: str | None = None, dtype: Any = None, *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check(input)
+        return F.instance_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias,
+            self.training or not self.track_running_stats, self.momentum, self.eps,
+        )
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Each channel of each sample of (N, C, L) to mean 0 and variance 1.  See `F.instance_norm`."""
+
+    ndims = (3,)
+    axes = "(N,C,L)"
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Each channel of each sample of (N, C, H, W) to mean 0, variance 1.  See `F.instance_norm`."""
+
+    ndims = (4,)
+    axes = "(N,C,H,W)"
+
+
+class LayerNorm(_Affine):
+    """Mean 0 and variance 1 over the last axes, whose shape is ``normalized_shape``."""
+
+    def __init__(
+        self, normalized_shape: int | Sequence[int], eps: float = 1e-5,
+        elementwise_affine: bool = True, bias: bool = True, device: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(normalized_shape, int):
+            normalized_shape = (normalized_shape,)
+        self.normalized_shape = shape = tuple(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self._add_affine(shape, elementwise_affine, bias, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return (f"{self.normalized_shape}, eps={self.eps}, "
+                f"elementwise_affine={self.elementwise_affine}, bias={self.bias is not None}")
+
+
+class GroupNorm(_Affine):
+    """Mean 0 and variance 1 over each of ``num_groups`` groups of channels of each sample."""
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True,
+        device: str | None = None, dtype: Any = None, *, bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_groups("GroupNorm", num_groups, num_channels=num_channels)
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+        self.eps = eps
+        self.affine = affine
+        self._add_affine((num_channels,), affine, bias, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return (f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+                f"bias={self.bias is not None}")
