@@ -25,7 +25,7 @@ def tinyconv_step(n: int) -> Callable[[], float]:
     from tinyconv.nn import functional as F
 
     tc.manual_seed(0)
-    model = nn.resnet8(in_channels=1)
+    model = nn.resnet.resnet8(in_channels=1)
     optimizer = optim.SGD(
         model.parameters(), LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY
     )

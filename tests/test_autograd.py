@@ -34,7 +34,7 @@ def no_collector() -> Iterator[None]:
 
 
 def nodes_alive() -> int:
-    return sum(isinstance(o, Node) for o in gc.get_objects())
+    return sum(type(o) is Node for o in gc.get_objects())
 
 
 # --- the walk
@@ -192,7 +192,9 @@ def test_values_that_no_vjp_reads_are_not_kept(function: Any) -> None:
     assert not alive_after(function, 3, 4)
 
 
-@pytest.mark.parametrize("function", [lambda t: t * t, lambda t: t.log(), lambda t: t.sin(), lambda t: t @ t.T])
+@pytest.mark.parametrize(
+    "function", [lambda t: t * t, lambda t: t.log(), lambda t: t.sin(), lambda t: t @ t.T]
+)
 def test_values_that_are_read_are_kept(function: Any) -> None:
     assert alive_after(function, 3, 4)
 
@@ -255,7 +257,9 @@ def test_overwritten_saved_value(write: str) -> None:
         w = x + 0.0
     y = (x * w).sum()
     getattr(w, write)(2.0)
-    with pytest.raises(tc.GraphError, match=r"mul: the backward pass needs its input 1, which was overwritten"):
+    with pytest.raises(
+        tc.GraphError, match=r"mul: the backward pass needs its input 1, which was overwritten"
+    ):
         y.backward()
 
 
@@ -309,7 +313,7 @@ def test_overwritten_leaf_and_overwritten_output() -> None:
     y = (x * x).sum()
     with tc.no_grad():
         x.add_(1.0)
-    with pytest.raises(tc.GraphError, match="mul.*overwritten"):
+    with pytest.raises(tc.GraphError, match=r"mul.*overwritten"):
         y.backward()
     z = x.exp()
     total = z.sum()
@@ -350,7 +354,7 @@ def test_written_index_does_not_change_the_gradient() -> None:
     assert x.grad.tolist() == [2.0, 0.0, 0.0]
     z = x.gather(0, index).sum()
     index.fill_(1)
-    with pytest.raises(tc.GraphError, match="gather: .*input 1"):
+    with pytest.raises(tc.GraphError, match=r"gather: .*input 1"):
         z.backward()
 
 
@@ -367,8 +371,21 @@ def test_wrong_gradient_argument() -> None:
     y = leaf(1.0, 2.0) * 2
     with pytest.raises(tc.ShapeError, match=r"gradient has shape \(3,\), the output \(2,\)"):
         y.backward(tc.ones(3))
-    with pytest.raises(tc.DTypeError, match=r"float64, the output float32.*gradient.to\(tc.float32\)"):
+    with pytest.raises(
+        tc.DTypeError, match=r"float64, the output float32.*gradient.to\(tc.float32\)"
+    ):
         y.backward(tc.ones(2, dtype=tc.float64))
+
+
+def test_gradient_that_is_no_tensor() -> None:
+    with pytest.raises(tc.DTypeError, match=r"gradient is a float, need a tensor of shape \(2,\)"):
+        (leaf(1.0, 2.0) * 2).backward(1.0)
+
+
+def test_backward_of_a_leaf() -> None:
+    x = tc.tensor(3.0, requires_grad=True)
+    x.backward()
+    assert x.grad.item() == 1.0
 
 
 def test_output_without_graph() -> None:
@@ -382,7 +399,10 @@ def test_output_without_graph() -> None:
 
 def test_mixed_float_dtypes() -> None:
     x, y = tc.ones(2), tc.ones(2, dtype=tc.float64)
-    with pytest.raises(tc.DTypeError, match=r"add: operand 0 is float32 and operand 1 is float64; convert one: x.to\(tc.float32\)"):
+    with pytest.raises(
+        tc.DTypeError,
+        match=r"add: operand 0 is float32 and operand 1 is float64; .*: x.to\(tc.float32\)",
+    ):
         x + y
     with pytest.raises(tc.DTypeError, match="mul"):
         np.ones(2) * x
@@ -398,12 +418,25 @@ def test_shapes_that_do_not_broadcast() -> None:
 
 @pytest.mark.parametrize("dtype", [tc.float16, tc.float32, tc.float64])
 @pytest.mark.parametrize(
-    "number", [2, 2.0, True, np.float64(2), np.float32(2), np.int64(2), np.float16(2)], ids=lambda n: type(n).__name__
+    "number",
+    [2, 2.0, True, np.float64(2), np.float32(2), np.int64(2), np.float16(2)],
+    ids=lambda n: type(n).__name__,
 )
 def test_numbers_do_not_widen(dtype: Any, number: Any) -> None:
     x = tc.ones(3, dtype=dtype, requires_grad=True)
-    for y in (x + number, number + x, x * number, number * x, x - number, number - x, x / number, number / x,
-              x**number, x.maximum(number), tc.where(x > 0, x, number)):
+    for y in (
+        x + number,
+        number + x,
+        x * number,
+        number * x,
+        x - number,
+        number - x,
+        x / number,
+        number / x,
+        x**number,
+        x.maximum(number),
+        tc.where(x > 0, x, number),
+    ):
         assert isinstance(y, tc.Tensor)
         assert y.dtype == dtype
         x.grad = None
@@ -503,7 +536,26 @@ def test_hook_sees_grad_too_and_a_differentiable_gradient() -> None:
     x.register_hook(lambda g: g * x)
     (g,) = tc.grad((x * x).sum(), x, create_graph=True)
     assert g.item() == 8.0  # 2 x * x
-    assert tc.grad(g.sum(), x)[0].item() == pytest.approx(4 * 2.0 * 2.0)  # (2 x^2)' and its own hook
+    assert tc.grad(g.sum(), x)[0].item() == pytest.approx(
+        4 * 2.0 * 2.0
+    )  # (2 x^2)' and its own hook
+
+
+def test_hooks_record_only_with_create_graph() -> None:
+    x = leaf(1.0)
+    recording: list[bool] = []
+    x.register_hook(lambda _g: recording.append(tc.is_grad_enabled()))
+    (x * x).backward()
+    (x * x).backward(create_graph=True)
+    assert recording == [False, True]
+
+
+@pytest.mark.parametrize("wrong", [lambda g: g.sum(), lambda g: g.double(), lambda _g: 1.0])
+def test_hook_must_return_a_gradient_of_the_same_kind(wrong: Any) -> None:
+    x = leaf(1.0, 2.0)
+    x.register_hook(wrong)
+    with pytest.raises(tc.ShapeError, match=r"hook: it returned a .*, need \(2,\) float32"):
+        (x * 2).sum().backward()
 
 
 def test_hook_needs_a_gradient() -> None:
@@ -524,7 +576,9 @@ def test_grad_writes_nothing() -> None:
 
 def test_grad_of_unused_input() -> None:
     x, z = leaf(1.0), leaf(1.0)
-    with pytest.raises(tc.GraphError, match=r"do not depend on input 1 \(1,\); pass allow_unused=True"):
+    with pytest.raises(
+        tc.GraphError, match=r"do not depend on input 1 \(1,\); pass allow_unused=True"
+    ):
         tc.grad(x * 2, [x, z])
     g, none = tc.grad(x * 2, [x, z], allow_unused=True)
     assert g.item() == 2
@@ -713,12 +767,20 @@ def test_detach_shares_memory_and_cuts() -> None:
 
 @pytest.mark.parametrize(
     "write",
-    [lambda x: x.add_(1), lambda x: x.mul_(2), lambda x: x.zero_(), lambda x: x.fill_(1.0),
-     lambda x: x.copy_(tc.zeros(2)), lambda x: x.__setitem__(0, 1.0)],
+    [
+        lambda x: x.add_(1),
+        lambda x: x.mul_(2),
+        lambda x: x.zero_(),
+        lambda x: x.fill_(1.0),
+        lambda x: x.copy_(tc.zeros(2)),
+        lambda x: x.__setitem__(0, 1.0),
+    ],
 )
 def test_in_place_guard(write: Any) -> None:
     x = leaf(1.0, 2.0)
-    with pytest.raises(tc.GraphError, match=r"a leaf that requires grad takes part.*tc.no_grad\(\)"):
+    with pytest.raises(
+        tc.GraphError, match=r"a leaf that requires grad takes part.*tc.no_grad\(\)"
+    ):
         write(x)
     with pytest.raises(tc.GraphError, match="a tensor of the graph takes part"):
         write(x * 2)
@@ -768,7 +830,9 @@ def test_wrong_shape_from_a_vjp_is_named() -> None:
     broken = op(lambda x: x * 2, name="broken")
     broken.defvjp(lambda g, _y, _x: g[:1])
     del OPS["broken"]
-    with pytest.raises(tc.ShapeError, match=r"broken: its VJP 0 returned \(1,\) for an input of shape \(2,\)"):
+    with pytest.raises(
+        tc.ShapeError, match=r"broken: its VJP 0 returned \(1,\) for an input of shape \(2,\)"
+    ):
         broken(leaf(1.0, 2.0)).sum().backward()
 
 

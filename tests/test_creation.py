@@ -15,9 +15,27 @@ except ImportError:
 needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
 DATA: list[Any] = [
-    1, 1.5, True, [], [[]], [1, 2], [1.0, 2], [True, False], [True, 2], [[1, 2], [3, 4.5]], (1, (2)),
-    np.float64(2.0), np.float32(2.0), np.int32(3), [np.float64(1.0)], [np.float32(1.0), np.float32(2.0)],
-    np.zeros((2, 3)), np.zeros(2, np.float16), np.arange(3), np.arange(3, dtype=np.uint8), np.zeros(0),
+    1,
+    1.5,
+    True,
+    [],
+    [[]],
+    [1, 2],
+    [1.0, 2],
+    [True, False],
+    [True, 2],
+    [[1, 2], [3, 4.5]],
+    (1, (2)),
+    np.float64(2.0),
+    np.float32(2.0),
+    np.int32(3),
+    [np.float64(1.0)],
+    [np.float32(1.0), np.float32(2.0)],
+    np.zeros((2, 3)),
+    np.zeros(2, np.float16),
+    np.arange(3),
+    np.arange(3, dtype=np.uint8),
+    np.zeros(0),
     [np.zeros(2, np.float32), np.ones(2, np.float32)],
 ]
 
@@ -61,7 +79,9 @@ def test_tensor_copies_and_from_numpy_shares() -> None:
 
 @pytest.mark.parametrize("data", [[1 + 2j], ["a"], [None], np.zeros(2, np.complex64)])
 def test_element_types_that_are_not_there(data: Any) -> None:
-    with pytest.raises(tc.DTypeError, match="not an element type of tinyconv; there are float16, float32"):
+    with pytest.raises(
+        tc.DTypeError, match="not an element type of tinyconv; there are float16, float32"
+    ):
         tc.tensor(data)
 
 
@@ -72,17 +92,35 @@ def test_other_errors() -> None:
         tc.from_numpy([1, 2])
     with pytest.raises(tc.DTypeError, match="only floats have gradients, this tensor is int64"):
         tc.tensor([1, 2], requires_grad=True)
-    with pytest.raises(tc.DeviceError, match="'abacus'.*'cpu'"):
+    with pytest.raises(tc.DeviceError, match=r"'abacus'.*'cpu'"):
         tc.zeros(2, device="abacus")
 
 
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-    ("zeros", (2, 3), {}), ("zeros", ((2, 3),), {}), ("zeros", ([2],), {}), ("zeros", (), {}), ("ones", (0, 2), {}),
-    ("ones", (2,), {"dtype": "int64"}), ("full", ((2,), 3), {}), ("full", ((2, 1), 3.5), {}), ("full", ((), True), {}),
-    ("full", ((2,), 3), {"dtype": "float32"}), ("arange", (5,), {}), ("arange", (2, 5), {}), ("arange", (1, 10, 3), {}),
-    ("arange", (5, 0, -2), {}), ("arange", (5.0,), {}), ("arange", (0, 1, 0.25), {}), ("arange", (3,), {"dtype": "float64"}),
-    ("arange", (0,), {}), ("linspace", (0, 1, 5), {}), ("linspace", (-3, 3, 1), {}), ("linspace", (0, 1, 3), {"dtype": "float64"}),
-    ("eye", (3,), {}), ("eye", (2, 4), {}), ("eye", (2,), {"dtype": "bool"}),
+    ("zeros", (2, 3), {}),
+    ("zeros", ((2, 3),), {}),
+    ("zeros", ([2],), {}),
+    ("zeros", (), {}),
+    ("ones", (0, 2), {}),
+    ("ones", (2,), {"dtype": "int64"}),
+    ("full", ((2,), 3), {}),
+    ("full", ((2, 1), 3.5), {}),
+    ("full", ((), True), {}),
+    ("full", ((2,), 3), {"dtype": "float32"}),
+    ("arange", (5,), {}),
+    ("arange", (2, 5), {}),
+    ("arange", (1, 10, 3), {}),
+    ("arange", (5, 0, -2), {}),
+    ("arange", (5.0,), {}),
+    ("arange", (0, 1, 0.25), {}),
+    ("arange", (3,), {"dtype": "float64"}),
+    ("arange", (0,), {}),
+    ("linspace", (0, 1, 5), {}),
+    ("linspace", (-3, 3, 1), {}),
+    ("linspace", (0, 1, 3), {"dtype": "float64"}),
+    ("eye", (3,), {}),
+    ("eye", (2, 4), {}),
+    ("eye", (2,), {"dtype": "bool"}),
 ]
 
 

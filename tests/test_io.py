@@ -519,4 +519,7 @@ def test_a_checkpoint_without_what_is_asked_for(tmp_path: Path) -> None:
         io.CheckpointError, match=r"has no model and no rng; it holds w, v. For a bare state_dict"
     ):
         io.load_checkpoint(tmp_path / "y", model=model)
+    io.save([1], tmp_path / "z")
+    with pytest.raises(io.CheckpointError, match="z holds a list"):
+        io.load_checkpoint(tmp_path / "z", model=model)
     np.testing.assert_array_equal(model.w.data, before)

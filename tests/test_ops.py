@@ -16,13 +16,17 @@ from tinyconv.samples import FUNCTIONS, Draw, Sample
 
 try:
     import torch
-    from torch_twins import to_torch, twin
+    from torch_twins import function_twin, to_torch, twin
 except ImportError:
     torch = None
 
 needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
-CASES = [pytest.param(op, s, id=f"{name}-{i}") for name, op in sorted(OPS.items()) for i, s in enumerate(op.samples)]
+CASES = [
+    pytest.param(op, s, id=f"{name}-{i}")
+    for name, op in sorted(OPS.items())
+    for i, s in enumerate(op.samples)
+]
 GRADS = [case for case in CASES if case.values[0].vjps]
 FUNCTION_CASES = [
     pytest.param(name, f, s, id=f"{name}-{i}")
@@ -50,7 +54,9 @@ def filled(value: Any, leaves: Sequence[Any]) -> Any:
 class Call:
     """One drawn sample: its arrays, and the function on any version of them."""
 
-    def __init__(self, function: Any, sample: Sample, dtype: Any = np.float64, device: str = "cpu") -> None:
+    def __init__(
+        self, function: Any, sample: Sample, dtype: Any = np.float64, device: str = "cpu"
+    ) -> None:
         self.function, self.device = function, device
         self.arrays: list[Any] = []
 
@@ -65,12 +71,18 @@ class Call:
     def tensors(self, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
         def one(array: Any) -> Any:
             array = np.asarray(change(array))
-            t = tc.from_numpy(array) if self.device == "cpu" else tc.tensor(array, device=self.device)
+            t = (
+                tc.from_numpy(array)
+                if self.device == "cpu"
+                else tc.tensor(array, device=self.device)
+            )
             return t.requires_grad_() if array.dtype.kind == "f" else t
 
         return [one(array) for array in self.arrays]
 
-    def on(self, leaves: Sequence[Any], function: Any = None, convert: Any = lambda v: v) -> list[Any]:
+    def on(
+        self, leaves: Sequence[Any], function: Any = None, convert: Any = lambda v: v
+    ) -> list[Any]:
         """The outputs; of the twin in PyTorch, when that is given."""
         args = [filled(convert(arg), leaves) for arg in self.args]
         params = {name: filled(convert(value), leaves) for name, value in self.params.items()}
@@ -85,10 +97,16 @@ class Call:
 
 
 def draw_like(x: Any, seed: int) -> Any:
-    return np.random.default_rng(seed).standard_normal(x.shape).astype(str(x.dtype).replace("torch.", ""))
+    return (
+        np.random.default_rng(seed)
+        .standard_normal(x.shape)
+        .astype(str(x.dtype).replace("torch.", ""))
+    )
 
 
-def derivatives(f: Any, leaves: list[Any], grad: Any, make: Any, with_gradients: bool = True) -> Iterator[Any]:
+def derivatives(
+    f: Any, leaves: list[Any], grad: Any, make: Any, with_gradients: bool = True
+) -> Iterator[Any]:
     """y, its gradients and its second gradients in some random direction; None is zero."""
     outputs = f(leaves)
     yield from outputs
@@ -101,7 +119,9 @@ def derivatives(f: Any, leaves: list[Any], grad: Any, make: Any, with_gradients:
     yield from first
     reached = [g for g in first if g is not None and g.requires_grad]
     if reached:
-        yield from grad(reached, [*xs, *vs], [make(draw_like(g, 3)) for g in reached], allow_unused=True)
+        yield from grad(
+            reached, [*xs, *vs], [make(draw_like(g, 3)) for g in reached], allow_unused=True
+        )
 
 
 def ours(call: Call, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
@@ -111,9 +131,9 @@ def ours(call: Call, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
     return list(derivatives(call.on, call.tensors(change), tc.grad, make))
 
 
-def theirs(call: Call, name: str, with_gradients: bool = True) -> list[Any]:
+def theirs(call: Call, twin: Any, with_gradients: bool = True) -> list[Any]:
     leaves = [to_torch(array, requires_grad=True) for array in call.arrays]
-    f = partial(call.on, function=twin(name), convert=to_torch)
+    f = partial(call.on, function=twin, convert=to_torch)
     return list(derivatives(f, leaves, torch.autograd.grad, torch.tensor, with_gradients))
 
 
@@ -157,7 +177,7 @@ def test_every_operation_has_a_twin() -> None:
 @pytest.mark.parametrize(("op", "sample"), CASES)
 def test_against_torch(op: Op, sample: Sample, dtype: str, tolerance: float, device: str) -> None:
     call = Call(op, sample, dtype, device)
-    assert_all_close(ours(call), theirs(call, op.name, bool(op.vjps)), tolerance)
+    assert_all_close(ours(call), theirs(call, twin(op.name), bool(op.vjps)), tolerance)
 
 
 def check_numerically(name: str, function: Any, sample: Sample, device: str, order: int) -> None:
@@ -193,7 +213,9 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "transposed": lambda a: a.copy("F"),
     "every other": lambda a: np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a,
     "reversed": lambda a: np.flip(np.flip(a).copy()),
-    "channels last": lambda a: np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1) if a.ndim > 2 else a,
+    "channels last": lambda a: (
+        np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1) if a.ndim > 2 else a
+    ),
     "broadcast": broadcast,
 }
 
@@ -219,7 +241,8 @@ def test_inputs_are_not_modified(op: Op, sample: Sample) -> None:
 
 @pytest.mark.parametrize("choice", ["naive", "reference"])
 @pytest.mark.parametrize(
-    ("op", "sample"), [c for c in CASES if c.values[0].forward.__module__.rsplit(".", 1)[-1] in HEAVY]
+    ("op", "sample"),
+    [c for c in CASES if c.values[0].forward.__module__.rsplit(".", 1)[-1] in HEAVY],
 )
 def test_kernels_agree(op: Op, sample: Sample, choice: str) -> None:
     fast = ours(Call(op, sample))
@@ -236,7 +259,7 @@ def test_every_function_has_samples() -> None:
 
 @needs_torch
 def test_every_function_has_a_twin() -> None:
-    assert [name for name in FUNCTIONS if twin(name) is None] == []
+    assert [name for name in FUNCTIONS if function_twin(name) is None] == []
 
 
 @needs_torch
@@ -248,7 +271,7 @@ def test_function_against_torch(
     if name in RANDOM:
         pytest.skip("draws random numbers")
     call = Call(function, sample, dtype, device)
-    assert_all_close(ours(call), theirs(call, name), tolerance)
+    assert_all_close(ours(call), theirs(call, function_twin(name)), tolerance)
 
 
 @pytest.mark.parametrize(("name", "function", "sample"), FUNCTION_CASES)
@@ -259,7 +282,9 @@ def test_function_gradcheck(name: str, function: Any, sample: Sample, device: st
 
 
 @pytest.mark.parametrize(("name", "function", "sample"), FUNCTION_CASES)
-def test_function_keeps_float32_and_its_inputs(name: str, function: Any, sample: Sample, device: str) -> None:
+def test_function_keeps_float32_and_its_inputs(
+    name: str, function: Any, sample: Sample, device: str
+) -> None:
     call = Call(function, sample, "float32", device)
     before = [a.copy() for a in call.arrays]
     for t in ours(call):
@@ -271,25 +296,27 @@ def test_function_keeps_float32_and_its_inputs(name: str, function: Any, sample:
 # --- the underscore: a name says whether the backward pass keeps the values
 
 
-def vjp_calls(op: Op, sample: Sample) -> Iterator[tuple[int, Any, list[Any], dict[str, Any], list[str]]]:
-    """Each VJP of an operation with g, [y, *inputs], params and the names of the latter."""
+def vjp_calls(op: Op, sample: Sample) -> Iterator[tuple[Any, list[Any], Any, list[str]]]:
+    """Each VJP as a function of [y, *inputs], those values, its code and their names in it."""
     call = Call(op, sample)
-    args = call.inputs()
-    out = op.forward(*args, **{**op.defaults, **call.params})
+    args, params = call.inputs(), {**op.defaults, **call.params}
+    out = op.forward(*args, **params)
     y = np.asarray(out[0] if op.fused else out)
-    values = [y, *args]
     g = draw_like(y, 2)
     for i, arg in enumerate(args):
         vjp = op.vjps[0 if op.variadic else i]
         if vjp is None or not isinstance(arg, np.ndarray) or arg.dtype.kind != "f":
             continue
-        skip = 2 if op.variadic else 1
+        leading = (i, g) if op.variadic else (g,)
         code = vjp.__code__
-        names = list(code.co_varnames[skip : code.co_argcount])
+        names = list(code.co_varnames[len(leading) : code.co_argcount])
         if op.variadic:
             names += [code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] * len(args)
-        run = (lambda vjp, i: lambda *a, **k: vjp(i, *a, **k))(vjp, i) if op.variadic else vjp
-        yield i, lambda vals, run=run, p={**op.defaults, **call.params}: run(g, *vals, **p), values, code, names
+        yield partial(run, vjp, leading, params), [y, *args], code, names
+
+
+def run(vjp: Any, leading: tuple[Any, ...], params: dict[str, Any], values: list[Any]) -> Any:
+    return vjp(*leading, *values, **params)
 
 
 def meta(value: Any) -> Any:
@@ -298,15 +325,15 @@ def meta(value: Any) -> Any:
 
 @pytest.mark.parametrize(("op", "sample"), GRADS)
 def test_underscored_values_are_not_read(op: Op, sample: Sample) -> None:
-    for _, run, values, _, names in vjp_calls(op, sample):
+    for call, values, _, names in vjp_calls(op, sample):
         left = [meta(v) if n.startswith("_") else v for n, v in zip(names, values, strict=True)]
-        assert np.array_equal(run(values), run(left))
+        assert np.array_equal(call(values), call(left))
 
 
 @pytest.mark.parametrize(("op", "sample"), GRADS)
 def test_other_values_are_read(op: Op, sample: Sample) -> None:
     """Else the array would be kept for nothing."""
-    for _, run, values, code, names in vjp_calls(op, sample):
+    for call, values, code, names in vjp_calls(op, sample):
         loaded = {n for step in dis.get_instructions(code) for n in _names(step.argval)}
         for k, name in enumerate(names):
             if name.startswith("_"):
@@ -314,7 +341,7 @@ def test_other_values_are_read(op: Op, sample: Sample) -> None:
             assert name in loaded, f"{op.name}: {name} is never read"
             if not op.variadic and isinstance(values[k], np.ndarray):
                 with pytest.raises((TypeError, ValueError, AttributeError, IndexError)):
-                    run([meta(v) if j == k else v for j, v in enumerate(values)])
+                    call([meta(v) if j == k else v for j, v in enumerate(values)])
 
 
 def _names(argval: Any) -> tuple[Any, ...]:

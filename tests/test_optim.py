@@ -260,6 +260,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: optim.SGD(ONE + ONE), ValueError, r"parameter 1 \(1,\) appears twice"),
     (lambda: optim.SGD([{"params": ONE}, {"params": ONE}]), ValueError, "appears twice"),
     (lambda: optim.SGD([ONE[0] * 2]), tc.GraphError, r"was computed \(<op mul>\)"),
+    (lambda: optim.OneCycleLR(ONE, 0.1, 3), TypeError, "OneCycleLR: expected an optimizer"),
     (lambda: optim.StepLR(ONE, 3), TypeError, "StepLR: expected an optimizer first, got a list"),
     (
         lambda: optim.StepLR(optim.SGD(ONE), 0),

@@ -13,6 +13,11 @@ def twin(name: str) -> Any:
     return TWINS.get(name) or getattr(torch, name, None) or getattr(F, name, None)
 
 
+def function_twin(name: str) -> Any:
+    """The PyTorch function behind a function made of operations, or None."""
+    return FUNCTION_TWINS.get(name) or getattr(F, name, None) or getattr(torch, name, None)
+
+
 def to_torch(value: Any, requires_grad: bool = False) -> Any:
     """Arrays, dtypes and what holds them, in PyTorch's terms."""
     if isinstance(value, tuple):
@@ -59,7 +64,9 @@ def _conv2d_weight(x: Any, g: Any, *, kernel_size: Any, groups: int, **geometry:
     return vjp(lambda w: _conv2d(x, w, groups=groups, **geometry), w, g)
 
 
-def _max_pool2d_indices(x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+def _max_pool2d_indices(
+    x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> Any:
     padded = _pad(x, padding, -torch.inf)
     found = F.max_pool2d(padded, kernel_size, stride, 0, dilation, return_indices=True)[1]
     row, column = found // padded.shape[3] - padding[0][0], found % padded.shape[3] - padding[1][0]
@@ -77,9 +84,11 @@ def _window_sum_input(g: Any, *, input_size: Any, **window: Any) -> Any:
 
 def _put_add(g: Any, *, index: Any, shape: Any) -> Any:
     at = np.arange(np.prod(shape)).reshape(shape)[_numpy_index(index)]
-    return torch.zeros(int(np.prod(shape)), dtype=g.dtype).index_add(
-        0, torch.tensor(at.ravel()), g.reshape(-1)
-    ).reshape(shape)
+    return (
+        torch.zeros(int(np.prod(shape)), dtype=g.dtype)
+        .index_add(0, torch.tensor(at.ravel()), g.reshape(-1))
+        .reshape(shape)
+    )
 
 
 def _numpy_index(index: Any) -> Any:
@@ -125,11 +134,12 @@ TWINS: dict[str, Any] = {
     "getitem": lambda x, *, index: x[index],
     "put_add": _put_add,
     "gather": lambda x, index, *, dim: torch.gather(x, dim, index),
-    "scatter_add": lambda x, index, src, *, dim: (  # PyTorch's derivative wants src of index's shape
+    "scatter_add": lambda x, index, src, *, dim: (
+        # PyTorch's derivative wants src of index's shape
         x.scatter_add(dim, index, src[tuple(slice(n) for n in index.shape)])
     ),
-    "scatter_into": lambda g, index, *, shape, dim: (
-        torch.zeros(shape, dtype=g.dtype).scatter_add(dim, index, g)
+    "scatter_into": lambda g, index, *, shape, dim: torch.zeros(shape, dtype=g.dtype).scatter_add(
+        dim, index, g
     ),
     "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
     "conv2d": _conv2d,
@@ -146,3 +156,5 @@ TWINS: dict[str, Any] = {
     "window_sum_input": _window_sum_input,
     "batch_norm": lambda x, w, b, *, eps: F.batch_norm(x, None, None, w, b, training=True, eps=eps),
 }
+
+FUNCTION_TWINS: dict[str, Any] = {}  # functions that PyTorch calls otherwise

@@ -116,5 +116,8 @@ from tinyconv.ops.shape import (
 from tinyconv.random import get_rng_state, manual_seed, set_rng_state
 from tinyconv.samples import sample
 from tinyconv.tensor import Tensor
+from tinyconv.gradcheck import GradcheckError, gradcheck
+from tinyconv.io import CheckpointError, load, load_checkpoint, save, save_checkpoint
+from tinyconv import data, nn, optim  # noqa: I001
 
 __version__ = "0.1.0"

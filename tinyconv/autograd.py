@@ -466,7 +466,9 @@ def _walk(
                 g = _run_hooks(node.hooks, g)
             if (isinstance(node, Variable)) if wanted is None else (node in wanted):
                 finished[node] = _whole(g)
-            if isinstance(node, Variable) or (needed is not None and needed.isdisjoint(node.inputs)):
+            if isinstance(node, Variable) or (
+                needed is not None and needed.isdisjoint(node.inputs)
+            ):
                 continue  # a target that leads to no other target is neither read nor freed
             for edge, share in _vjp(node, g, needed, create_graph):
                 if edge in pending:
@@ -551,6 +553,12 @@ def _run_hooks(hooks: Iterable[Callable[[Any], Any]], g: Any) -> Any:
         tensor = wrap(_whole(g)) if plain else g
         replaced = hook(tensor)
         if replaced is not None:
+            if not is_tensor(replaced) or (replaced.shape, replaced.dtype) != (g.shape, g.dtype):
+                what = f"{getattr(replaced, 'shape', '')} {getattr(replaced, 'dtype', '')}"
+                raise ShapeError(
+                    "hook",
+                    f"it returned a {type(replaced).__name__} {what}, need {g.shape} {g.dtype}",
+                )
             g = replaced.data if plain else replaced
     return g
 
@@ -575,6 +583,9 @@ def _seed(output: Variable, gradient: Any, caller: str) -> Any:
                 f"shape {output.shape}",
             )
         return array_module(output.data).ones_like(output.data)
+    if not hasattr(gradient, "shape"):
+        kind = type(gradient).__name__
+        raise DTypeError(caller, f"gradient is a {kind}, need a tensor of shape {output.shape}")
     if gradient.shape != output.shape:
         raise ShapeError(caller, f"gradient has shape {gradient.shape}, the output {output.shape}")
     if gradient.dtype != output.dtype:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinyconv.autograd import wrap
 from tinyconv.backend import Array, backend_named, backend_of
-from tinyconv.dtypes import as_dtype, bool_, float32, int64
+from tinyconv.dtypes import as_dtype, bool_, float32, float64, int64
 from tinyconv.errors import DTypeError
 from tinyconv.random import generator
 from tinyconv.tensor import Tensor, _shape
@@ -129,8 +129,12 @@ def rand(
 ) -> Tensor:
     """Uniform in [0, 1)."""
     return _drawn(
-        generator().random(_shape(size), np.float32), dtype or float32, device, requires_grad
+        generator().random(_shape(size), _drawn_as(dtype)), dtype or float32, device, requires_grad
     )
+
+
+def _drawn_as(dtype: Any) -> Any:
+    return np.float64 if as_dtype(dtype or float32) == float64 else np.float32
 
 
 def randint(

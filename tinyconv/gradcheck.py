@@ -45,7 +45,7 @@ def gradcheck(
     Returns True, or raises GradcheckError that names the function, the order, the input and both
     numbers.  Also compares the two ways through each VJP: on arrays, and with create_graph.
     """
-    args = [inputs] if is_tensor(inputs) else list(inputs)
+    args: list[Any] = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     name = getattr(fn, "__name__", type(fn).__name__)
     checked = [i for i, arg in enumerate(args) if is_tensor(arg) and arg.requires_grad]
     if not checked:
@@ -84,7 +84,9 @@ def _gradient_of(function: Function, n: int) -> Function:
     return gradient
 
 
-def _gradients(function: Function, xs: Sequence[Tensor], vs: Sequence[Tensor], create_graph: bool) -> list[Tensor]:
+def _gradients(
+    function: Function, xs: Sequence[Tensor], vs: Sequence[Tensor], create_graph: bool
+) -> list[Tensor]:
     """Gradients with zeros in the place of None: what does not depend on x has derivative 0."""
     reached = [(y, v) for y, v in zip(function(*xs), vs, strict=True) if y.requires_grad]
     if not reached:
@@ -101,7 +103,14 @@ def _zeros(x: Tensor) -> Tensor:
 class _Check:
     """One function at one point, with random weights v for its outputs."""
 
-    def __init__(self, function: Function, points: list[Array], rng: np.random.Generator, title: str, name: str) -> None:
+    def __init__(
+        self,
+        function: Function,
+        points: list[Array],
+        rng: np.random.Generator,
+        title: str,
+        name: str,
+    ) -> None:
         self.function, self.points, self.rng = function, points, rng
         self.title, self.name = title, name
         self.ys = [y.data for y in function(*self._leaves())]
@@ -136,11 +145,17 @@ class _Check:
     def direction(self, i: int, label: str, eps: float, atol: float, rtol: float) -> None:
         u = self._draw(self.points[i])
         analytic = float((u * self.grads[i]).sum())
-        plus, minus = self.function(*self._leaves(i, eps * u)), self.function(*self._leaves(i, -eps * u))
+        plus, minus = (
+            self.function(*self._leaves(i, eps * u)),
+            self.function(*self._leaves(i, -eps * u)),
+        )
         difference = sum(
-            float((v * (p.data - m.data)).sum()) for v, p, m in zip(self.vs, plus, minus, strict=True)
+            float((v * (p.data - m.data)).sum())
+            for v, p, m in zip(self.vs, plus, minus, strict=True)
         )
         numerical = difference / (2 * eps)
         if not abs(analytic - numerical) <= atol + rtol * abs(numerical):
-            self._fail(f"{label} {self.points[i].shape}: along a random direction the gradient is "
-                       f"{analytic:.10g}, numerically {numerical:.10g}")
+            self._fail(
+                f"{label} {self.points[i].shape}: along a random direction the gradient is "
+                f"{analytic:.10g}, numerically {numerical:.10g}"
+            )

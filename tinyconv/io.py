@@ -116,6 +116,9 @@ def load_checkpoint(
         start = load_checkpoint(path, model=model, optimizer=optimizer)["epoch"]
     """
     checkpoint = load(path)
+    if not isinstance(checkpoint, dict):
+        kind = type(checkpoint).__name__
+        raise CheckpointError("load_checkpoint", f"{path} holds a {kind}; use tc.load(path)")
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     wanted = {name: part for name, part in parts.items() if part is not None}
     missing = [name for name in (*wanted, "rng") if name not in checkpoint]

@@ -25,7 +25,7 @@ import tinyconv as tc
 from tinyconv import data, io, nn, optim, see
 from tinyconv.nn import functional as F
 
-MODELS = {"resnet8": nn.resnet8, "resnet20": nn.resnet20}
+MODELS = {"resnet8": nn.resnet.resnet8, "resnet20": nn.resnet.resnet20}
 DATASETS = {"mnist": data.MNIST, "fashion": data.FashionMNIST}
 EPOCHS = {"full": 3, "sample": 5}
 SAVE_EVERY = 100  # steps between checkpoints: what a kill can cost at most
@@ -143,26 +143,15 @@ class Trainer:
 
     def save(self) -> None:
         """Everything that decides how the run goes on, written atomically."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "rng": tc.get_rng_state(),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "sums": self.sums,
-            "history": self.history,
-        }
-        io.save(state, self.run.checkpoint)
+        progress = {name: getattr(self, name) for name in ("epoch", "batch", "sums", "history")}
+        io.save_checkpoint(self.run.checkpoint, **self._parts(), **progress)
 
     def restore(self) -> None:
-        state = io.load(self.run.checkpoint)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        tc.set_rng_state(state["rng"])
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        self.sums, self.history = state["sums"], state["history"]
+        for name, value in io.load_checkpoint(self.run.checkpoint, **self._parts()).items():
+            setattr(self, name, value)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
 
     # --- the work
 

@@ -5,8 +5,8 @@ Four ideas carry all of it:
    few long runs, and what a matrix product writes is the next layer's input.
 2. Blocks that stay in cache. A few images, or a few rows of one, go through all steps before the
    next block is read; no array as large as the whole batch's patches ever exists.
-3. Two convolutions. `_correlate` is the forward pass, and also the gradient of the input: one
-   stride-1 correlation with flipped weights for each of the sh*sw phases of a strided one.
+3. One loop for two kernels. The gradient of the input is again a correlation, with flipped
+   weights and stride 1: one for each of the sh*sw phases of a strided convolution.
 4. Threads over blocks. Which blocks are summed together depends on the thread count alone, and
    sums are combined in order: bit-identical from run to run.
 
@@ -14,6 +14,8 @@ Axes: N batch, C channels, H W image, O output channels, OH OW output image, KH 
 P pixels (N*H*W). Arguments and results are those of `tinyconv.backend.reference`.
 """
 
+import functools
+import itertools
 import math
 import os
 import sys
@@ -22,7 +24,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,11 +36,12 @@ from tinyconv.backend.reference import Padding, Pair
 T = TypeVar("T")
 R = TypeVar("R")
 
-BLOCK = 2**18  # numbers in a block, 1 MB: it stays in cache, and NumPy's calls are few and long
+FEW = 2**14  # numbers below which the reference's fewer calls win
+BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls are few and long
 SHORT_RUN = 8  # numbers below which a run is not worth copying as one
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
 LARGE = 2**20  # bytes from which on an array's memory is worth keeping for the next one
-WORTH_THREADS = 2**18  # numbers below which waking another thread costs more than it saves
+WORTH_THREADS = 2**19  # numbers below which waking another thread costs more than it saves
 
 # ------------------------------------------------------------------------------- threads
 
@@ -71,12 +73,13 @@ def set_num_threads(n: int) -> None:
     _threads = int(n)
 
 
-@cache
+@functools.cache
 def _workers(n: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n, "tinyconv")
 
 
-os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
 class _SingleThreadedBlas:
@@ -120,7 +123,7 @@ def _in_spans(
 
     A thread that is done takes the next span, so a core that is slow or busy holds nobody up.
     """
-    threads = min(_threads, len(blocks)) if work >= WORTH_THREADS else 1
+    threads = max(1, min(_threads, len(blocks))) if work >= WORTH_THREADS else 1
     spans = [blocks[cut] for cut in _cut(len(blocks), per_thread * threads if threads > 1 else 1)]
     results: dict[int, R] = {}
     queue = deque(enumerate(spans))
@@ -135,8 +138,7 @@ def _in_spans(
 
     with _single_threaded_blas:
         others = [  # the context carries np.errstate
-            _workers(threads - 1).submit(copy_context().run, take_spans)
-            for _ in range(threads - 1)
+            _workers(threads - 1).submit(copy_context().run, take_spans) for _ in range(threads - 1)
         ]
         take_spans()
         for other in others:
@@ -152,8 +154,8 @@ def _evenly(blocks: int) -> int:
 def _cut(n: int, pieces: int) -> list[slice]:
     """range(n) in so many slices, as equal as can be, none empty."""
     pieces = min(n, max(1, pieces))
-    cuts = [n * i // pieces for i in range(pieces + 1)]
-    return [slice(i, j) for i, j in zip(cuts, cuts[1:], strict=False)]
+    cuts = [n * i // pieces for i in range(pieces + 1)] if n else []
+    return [slice(i, j) for i, j in itertools.pairwise(cuts)]
 
 
 def _even_blocks(rows: Array) -> list[slice]:
@@ -165,7 +167,7 @@ _local = threading.local()
 
 
 def _scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-    """An uninitialised array that this thread uses again; the next call by `name` returns it too."""
+    """An uninitialised array; this thread's next call by the same name overwrites it."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     buffer = getattr(_local, name, None)
@@ -189,13 +191,12 @@ class _Memory:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.owners: list[Array] = [np.empty(0, np.uint8)]  # least recently lent first
-        self.idle_count = next(self._counts())[1]
+        ((_, self.unused),) = self._counts()
         self.owners.clear()
 
-    def _counts(self) -> Iterator[tuple[int, int, int]]:
-        """For each owner: its place, how many refer to it (views do), its size."""
-        for i, owner in enumerate(self.owners):
-            yield i, sys.getrefcount(owner), owner.size
+    def _counts(self) -> list[tuple[int, int]]:
+        """Where each owner is, and how many refer to it: every view of it does."""
+        return [(i, sys.getrefcount(owner)) for i, owner in enumerate(self.owners)]
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
@@ -203,20 +204,23 @@ class _Memory:
         if size < LARGE:
             return np.empty(shape, dtype)
         with self.lock:
-            idle = [(i, n) for i, count, n in self._counts() if count <= self.idle_count]
-            same = next((i for i, n in idle if n == size), None)
-            if same is not None:
-                owner = self.owners.pop(same)
-            else:
-                dropped, room = set(), 0
-                for i, n in idle:
-                    if room < size:
-                        dropped.add(i)
-                        room += n
-                self.owners = [o for i, o in enumerate(self.owners) if i not in dropped]
+            owner = self._reuse(size)
+            if owner is None:
                 owner = np.empty(size, np.uint8)
             self.owners.append(owner)
             return owner.view(dtype).reshape(shape)
+
+    def _reuse(self, size: int) -> Array | None:
+        """Take out an idle owner of this size; if there is none, drop others to make room."""
+        idle = [i for i, count in self._counts() if count <= self.unused]
+        for i in idle:
+            if self.owners[i].size == size:
+                return self.owners.pop(i)
+        dropped = 0
+        for passed, i in enumerate(idle):
+            if dropped < size:
+                dropped += self.owners.pop(i - passed).size
+        return None
 
 
 _memory = _Memory()
@@ -264,7 +268,7 @@ class _Patches:
     """The patches of x (N,H,W,C) as matrices (P, KH*KW*C), block by block.
 
     Window (0,0) starts at `origin`, possibly outside of x, where everything is zero. A matrix is
-    overwritten by the next one.
+    overwritten by the next one that the same thread asks for.
     """
 
     def __init__(
@@ -290,7 +294,7 @@ class _Patches:
         if self.kernel_size == (1, 1) and x.shape[1:3] == (h, w):
             return x[:, ::sh, ::sw].reshape(-1, x.shape[3])
         # The border around `rows_at` and `cols_at` is zero, and stays so from block to block.
-        key = (len(x), count, rows_at.start, rows_at.stop)
+        key = (threading.get_ident(), len(x), count, rows_at.start, rows_at.stop)
         if key not in self.prepared:
             padded = np.zeros((len(x), h, w, x.shape[3]), x.dtype)
             self.prepared[key] = padded[:, rows_at, cols_at], *self._windows(padded, count)
@@ -317,7 +321,9 @@ class _Patches:
         # NumPy copies a run faster as one opaque element than as an axis of numbers.
         element = np.dtype((np.void, run * C * padded.itemsize))
         windows = np.ndarray(
-            (N, rows, self.columns, KH, KW // run), element, padded,
+            (N, rows, self.columns, KH, KW // run),
+            element,
+            padded,
             strides=(n, h * sh, w * sw, h * dh, w * dw),
         )
         matrix = _scratch("patches", (P, K), padded.dtype)
@@ -332,31 +338,45 @@ def _pieces(rows: int, row_work: int) -> int:
     return 1
 
 
-def _correlate(
-    x: Array, w: Array, y: Array, *, stride: Pair, dilation: Pair, origin: Pair
-) -> None:
-    """y[n,i,j] = sum over kh, kw of x[n, i*sh + kh*dh + origin, j*sw + kw*dw + origin] @ w[kh,kw].
+class _Correlation:
+    """y[n,i,j] = sum over kh, kw of x[n, i*sh + kh*dh + top, j*sw + kw*dw + left] @ w[kh,kw].
 
-    x (N,H,W,C), w (KH,KW,C,O), y (N,OH,OW,O), any strides; outside of the image x is zero.
+    x (N,H,W,C), w (KH,KW,C,O), y (N,OH,OW,O), any strides; origin is (top, left), and outside of
+    the image x is zero.
     """
-    KH, KW, C, O = w.shape
-    N, OH, OW, _ = y.shape
-    K = KH * KW * C
-    w = np.ascontiguousarray(w).reshape(K, O)
 
-    def job(blocks: Sequence[Block]) -> None:
-        patches = _Patches(x, OW, (KH, KW), stride, dilation, origin)
-        for block in blocks:
-            rows = patches(block)
-            target = y[block]
-            direct = target.flags.c_contiguous
-            product = target if direct else _scratch("product", target.shape, y.dtype)
-            n = _pieces(len(rows), K * O)
-            np.matmul(rows.reshape(n, -1, K), w, out=product.reshape(n, -1, O))
-            if not direct:
-                np.copyto(_pixels(target), _pixels(product))
+    def __init__(
+        self, x: Array, w: Array, y: Array, *, stride: Pair, dilation: Pair, origin: Pair
+    ) -> None:
+        KH, KW, C, O = w.shape
+        N, OH, OW, _ = y.shape
+        self.w = np.ascontiguousarray(w).reshape(KH * KW * C, O)
+        self.y = y
+        self.patches = _Patches(x, OW, (KH, KW), stride, dilation, origin)
+        self.blocks = _blocks(N, OH, OW * max(self.w.shape))
+        self.work = N * OH * OW * max(self.w.shape)
 
-    _in_spans(job, _blocks(N, OH, OW * max(K, O)), N * OH * OW * max(K, O))
+    def compute(self, block: Block) -> None:
+        rows, y = self.patches(block), self.y[block]
+        K, O = self.w.shape
+        direct = y.flags.c_contiguous
+        product = y if direct else _scratch("product", y.shape, y.dtype)
+        n = _pieces(len(rows), K * O)
+        np.matmul(rows.reshape(n, -1, K), self.w, out=product.reshape(n, -1, O))
+        if not direct:
+            np.copyto(_pixels(y), _pixels(product))
+
+
+def _correlate(correlations: list[_Correlation]) -> None:
+    """Compute them all, side by side."""
+    todo = [(c, block) for c in correlations for block in c.blocks]
+    todo.sort(key=lambda item: item[1][0].start)  # a span has a share of each
+
+    def job(span: Sequence[tuple[_Correlation, Block]]) -> None:
+        for correlation, block in span:
+            correlation.compute(block)
+
+    _in_spans(job, todo, sum(c.work for c in correlations))
 
 
 def _pixels(x: Array) -> Array:
@@ -372,6 +392,33 @@ def _groups(n: int, *channels: int) -> Iterator[tuple[slice, ...]]:
     """For each of n groups, its slice of every one of the given numbers of channels."""
     for i in range(n):
         yield tuple(slice(c // n * i, c // n * (i + 1)) for c in channels)
+
+
+def _merged(groups: int, channels: int) -> int:
+    """How many groups to put into one, so that it has channels enough for a matrix product."""
+    fit = range(1, max(1, min(groups, 16 // channels)) + 1)
+    return max(m for m in fit if groups % m == 0)
+
+
+def _block_diagonal(w: Array, groups: int) -> tuple[Array, int]:
+    """w (O,C/G,KH,KW) for fewer groups, with zeros between channels of different ones."""
+    O, CG, KH, KW = w.shape
+    m = _merged(groups, CG)
+    if m == 1:
+        return w, groups
+    dense = np.zeros((groups // m, m, O // groups, m, CG, KH, KW), w.dtype)
+    parts = w.reshape(groups // m, m, O // groups, CG, KH, KW)
+    for i in range(m):
+        dense[:, i, :, i] = parts[:, i]
+    return dense.reshape(O, m * CG, KH, KW), groups // m
+
+
+def _diagonal_blocks(w: Array, groups: int, m: int) -> Array:
+    """The adjoint of `_block_diagonal`, which merged m groups."""
+    O, C, KH, KW = w.shape
+    dense = w.reshape(groups // m, m, O // groups, m, C // m, KH, KW)
+    parts = np.stack([dense[:, i, :, i] for i in range(m)], 1)
+    return parts.reshape(O, C // m, KH, KW)
 
 
 def _channels_last(x: Array) -> Array:
@@ -397,16 +444,25 @@ def conv2d(
         (top + H + bottom, left + W + right), w.shape[2:], stride, dilation
     )
     y = _empty(N, len(w), *size, x.dtype)
-    for cs, os_ in _groups(groups, C, len(w)):
-        _correlate(
-            _channels_last(x[:, cs]), w[os_].transpose(2, 3, 1, 0), _channels_last(y[:, os_]),
-            stride=stride, dilation=dilation, origin=(-top, -left),
-        )
+    w, groups = _block_diagonal(w, groups)
+    _correlate(
+        [
+            _Correlation(
+                _channels_last(x[:, cs]),
+                w[os_].transpose(2, 3, 1, 0),
+                _channels_last(y[:, os_]),
+                stride=stride,
+                dilation=dilation,
+                origin=(-top, -left),
+            )
+            for cs, os_ in _groups(groups, C, len(w))
+        ]
+    )
     return y
 
 
 def _phases(
-    size: int, out_size: int, kernel: int, stride: int, pad: int, dilation: int
+    size: int, kernel: int, stride: int, pad: int, dilation: int
 ) -> Iterator[tuple[slice, slice, int, int]]:
     """Along one axis: the input at start::stride meets only some taps of the kernel.
 
@@ -414,7 +470,7 @@ def _phases(
     from some `first` on, and o falls by `dilation'` from one to the next: a stride-1 correlation
     with these taps in reverse. Yields (input slice, taps, dilation', origin); no taps: zero.
     """
-    step = stride // np.gcd(stride, dilation)
+    step = stride // math.gcd(stride, dilation)
     spread = dilation * step // stride
     for start in range(min(stride, size)):
         hits = (k for k in range(kernel) if (start + pad - k * dilation) % stride == 0)
@@ -422,61 +478,93 @@ def _phases(
         taps = slice(first, kernel, step)
         origin = (start + pad - first * dilation) // stride
         last = len(range(first, kernel, step)) - 1
-        yield slice(start, size, stride), taps, int(spread), int(origin - spread * last)
+        yield slice(start, size, stride), taps, spread, origin - spread * last
 
 
 def conv2d_input(
-    g: Array, w: Array, *, input_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    g: Array,
+    w: Array,
+    *,
+    input_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
     groups: int,
 ) -> Array:
     """See `reference.conv2d_input`."""
     if not _covers(g, w):
         return reference.conv2d_input(
-            g, w, input_size=input_size, stride=stride, padding=padding, dilation=dilation,
+            g,
+            w,
+            input_size=input_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
             groups=groups,
         )
     C = w.shape[1] * groups
+    w, groups = _block_diagonal(w, groups)
     dx = _empty(len(g), C, *input_size, g.dtype)
     phases = [
         list(_phases(*axis))
         for axis in zip(
-            input_size, g.shape[2:], w.shape[2:], stride, (padding[0][0], padding[1][0]), dilation,
-            strict=True,
+            input_size, w.shape[2:], stride, (padding[0][0], padding[1][0]), dilation, strict=True
         )
     ]
-    for rows, kh, dh, top in phases[0]:
-        for cols, kw, dw, left in phases[1]:
-            for cs, os_ in _groups(groups, C, len(w)):
-                target = _channels_last(dx[:, cs, rows, cols])
-                taps = w[os_, :, kh, kw]
-                if taps.size:
-                    _correlate(
-                        _channels_last(g[:, os_]), taps[:, :, ::-1, ::-1].transpose(2, 3, 0, 1),
-                        target, stride=(1, 1), dilation=(dh, dw), origin=(top, left),
-                    )
-                else:
-                    target[...] = 0
+    correlations = [
+        _Correlation(
+            _channels_last(g[:, os_]),
+            w[os_, :, kh, kw][:, :, ::-1, ::-1].transpose(2, 3, 0, 1),
+            _channels_last(dx[:, cs, rows, cols]),
+            stride=(1, 1),
+            dilation=(dh, dw),
+            origin=(top, left),
+        )
+        for rows, kh, dh, top in phases[0]
+        for cols, kw, dw, left in phases[1]
+        for cs, os_ in _groups(groups, C, len(w))
+        if w[0, 0, kh, kw].size
+    ]
+    if len(correlations) < len(phases[0]) * len(phases[1]) * groups:
+        dx[...] = 0
+    _correlate(correlations)
     return dx
 
 
 def conv2d_weight(
-    x: Array, g: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    x: Array,
+    g: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
     groups: int,
 ) -> Array:
     """See `reference.conv2d_weight`."""
     if not _covers(x, g):
         return reference.conv2d_weight(
-            x, g, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation,
+            x,
+            g,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
             groups=groups,
         )
     C, O = x.shape[1], g.shape[1]
-    dw = np.empty((O, C // groups, *kernel_size), x.dtype)
-    for cs, os_ in _groups(groups, C, O):
+    m = _merged(groups, C // groups)
+    dw = np.empty((O, m * C // groups, *kernel_size), x.dtype)
+    for cs, os_ in _groups(groups // m, C, O):
         dw[os_] = _correlate_weight(
-            _channels_last(x[:, cs]), _channels_last(g[:, os_]), kernel_size,
-            stride=stride, dilation=dilation, origin=(-padding[0][0], -padding[1][0]),
+            _channels_last(x[:, cs]),
+            _channels_last(g[:, os_]),
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            origin=(-padding[0][0], -padding[1][0]),
         ).transpose(3, 2, 0, 1)
-    return dw
+    return dw if m == 1 else _diagonal_blocks(dw, groups, m)
 
 
 def _correlate_weight(
@@ -486,10 +574,10 @@ def _correlate_weight(
     C = x.shape[3]
     N, OH, OW, O = g.shape
     K = kernel_size[0] * kernel_size[1] * C
+    patches = _Patches(x, OW, kernel_size, stride, dilation, origin)
 
     def job(blocks: Sequence[Block]) -> Array:
         total = np.zeros((K, O), x.dtype)
-        patches = _Patches(x, OW, kernel_size, stride, dilation, origin)
         for block in blocks:
             rows = patches(block)
             n = _pieces(len(rows), K * O)
@@ -541,7 +629,7 @@ def _channel_sums(
             if shift is not None:
                 d = np.subtract(d, shift, out=_scratch("deviation", d.shape, d.dtype))
             p = d if g is None else g[block]
-            found.append((np.ones(len(p), p.dtype) @ p, np.einsum("ij,ij->j", p, d)))
+            found.append((np.dot(np.ones(len(p), p.dtype), p), np.einsum("ij,ij->j", p, d)))
         return found
 
     parts = [part for span in _in_spans(job, _even_blocks(x), x.size) for part in span]
@@ -565,7 +653,7 @@ def batch_norm(
     One pass over x gives sum x and sum x^2, which is enough where the mean is of the order of the
     standard deviation; only otherwise does a second pass sum the deviations.
     """
-    if not _covers(x, x):
+    if x.size < FEW or not _covers(x, x):
         return reference.batch_norm(x, weight, bias, eps)
     C, rows = x.shape[1], _channel_rows(x)
     total = x.size // C
@@ -603,7 +691,7 @@ def batch_norm_backward(
     g: Array, x: Array, weight: Array | None, mean: Array, var: Array, eps: float
 ) -> tuple[Array, Array, Array]:
     """See `reference.batch_norm_backward`."""
-    if not _covers(x, g):
+    if x.size < FEW or not _covers(x, g):
         return reference.batch_norm_backward(g, x, weight, mean, var, eps)
     C, xs, gs = x.shape[1], _channel_rows(x), _channel_rows(g)
     total = x.size // C
@@ -636,19 +724,22 @@ def batch_norm_backward(
     return _like(dx, x), (scale * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
 
 
-def _flat(x: Array) -> Array | None:
-    """x as a vector in the order of its memory; None where it has holes."""
-    dense = x.transpose(_memory_order(x))
-    return dense.reshape(-1) if dense.flags.c_contiguous else None
+def _dense(x: Array) -> bool:
+    """Is there an order of the axes in which x is contiguous?"""
+    return bool(x.transpose(_memory_order(x)).flags.c_contiguous)
+
+
+def _flat(x: Array) -> Array:
+    """A dense x as a vector, in the order of its memory."""
+    return x.transpose(_memory_order(x)).reshape(-1)
 
 
 def relu(x: Array) -> Array:
     """See `reference.relu`."""
-    source = _flat(x)
-    if source is None or x.size < WORTH_THREADS:
+    if x.size < WORTH_THREADS or not _dense(x):
         return reference.relu(x)
     y = empty_like(x)
-    target = _flat(y)
+    source, target = _flat(x), _flat(y)
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
@@ -660,22 +751,61 @@ def relu(x: Array) -> Array:
 
 def relu_backward(g: Array, y: Array) -> Array:
     """See `reference.relu_backward`."""
-    ys = _flat(y)
-    if ys is None or not _covers(g, y):
+    if y.size < FEW or not _covers(g, y) or not _dense(y):
         return reference.relu_backward(g, y)
     if g.strides != y.strides:
         same = empty_like(y)
         same[...] = g
         g = same
     dx = empty_like(y)
-    gs, target = _flat(g), _flat(dx)
-    bits = f"i{y.itemsize}"  # as integers: a float infinity times 0 would be NaN
+    # A branch per element is slow, and as a float infinity times 0 is NaN: multiply the bits.
+    bits = f"i{y.itemsize}"
+    ys, gs, target = _flat(y), _flat(g).view(bits), _flat(dx).view(bits)
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
-            keep = _scratch("keep", ys[block].shape, bits)
+            keep = _scratch("keep", target[block].shape, bits)
             np.greater(ys[block], 0, out=keep, casting="unsafe")
-            np.multiply(gs[block].view(bits), keep, out=target[block].view(bits))
+            np.multiply(gs[block], keep, out=target[block])
 
     _in_spans(job, _even_blocks(ys), y.size)
     return dx
+
+
+# ------------------------------------------------------------------------------- pooling
+
+
+def max_pool2d(
+    x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> tuple[Array, Array]:
+    """See `reference.max_pool2d`. Where a maximum is not finite, that one decides."""
+    if x.dtype.kind != "f":
+        return reference.max_pool2d(
+            x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
+        )
+    (top, bottom), (left, right) = padding
+    N, C, H, W = x.shape
+    padded = x
+    if any(map(any, padding)):
+        padded = _empty(N, C, top + H + bottom, left + W + right, x.dtype)
+        padded[...] = -np.inf
+        padded[:, :, top : top + H, left : left + W] = x
+    size = reference.output_size(padded.shape[2:], kernel_size, stride, dilation)
+    taps = list(reference.taps(size, kernel_size, stride, dilation))
+    values = [padded[:, :, rows, cols] for _, (rows, cols) in taps]
+    y = functools.reduce(np.maximum, values[1:], values[0].copy(order="K"))
+    if not np.isfinite(y).all():
+        return reference.max_pool2d(
+            x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
+        )
+    # The first tap that equals the maximum: count those before it.
+    before = np.zeros_like(y, np.uint16)
+    missing = np.ones_like(y, bool)
+    for value in values:
+        missing &= value != y
+        before += missing
+    offsets = [kh * dilation[0] * W + kw * dilation[1] for (kh, kw), _ in taps]
+    first = np.add.outer(
+        (np.arange(size[0]) * stride[0] - top) * W, np.arange(size[1]) * stride[1] - left
+    )
+    return y, np.array(offsets, np.int64)[before] + first

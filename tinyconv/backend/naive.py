@@ -19,7 +19,13 @@ Index = tuple[int, ...]
 
 
 def multiply_adds(
-    y_shape: Index, x_size: Index, w_shape: Index, *, stride: Any, padding: Any, dilation: Any,
+    y_shape: Index,
+    x_size: Index,
+    w_shape: Index,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
     groups: int,
 ) -> Iterator[tuple[Index, Index, Index]]:
     """Every multiply-add once: its index into y (N,O,OH,OW), x (N,C,H,W), w (O,C/groups,KH,KW)."""

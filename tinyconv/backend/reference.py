@@ -100,9 +100,7 @@ def conv2d_input(
     _, CG, KH, KW = w.shape
     columns = _matmul(_weight_rows(w, groups).swapaxes(1, 2), _pixel_rows(g, groups))
     patches = columns.reshape(groups * CG, KH, KW, N, OH, OW).transpose(3, 0, 4, 5, 1, 2)
-    return fold(
-        patches, input_size=input_size, stride=stride, padding=padding, dilation=dilation
-    )
+    return fold(patches, input_size=input_size, stride=stride, padding=padding, dilation=dilation)
 
 
 def conv2d_weight(

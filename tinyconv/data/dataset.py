@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from tinyconv.tensor import Tensor
 Indices = NDArray[np.int64]
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Anything with ``len(dataset)`` and ``dataset[i]``; a list is one already."""
 
@@ -81,16 +82,16 @@ def random_split(
     seed:    makes the split repeatable; without it ``tc.manual_seed`` governs.
     """
     total = len(dataset)
-    if np.isclose(sum(lengths), 1) and total != 1:
+    if np.isclose(sum(lengths), 1):
         counts = [int(total * fraction) for fraction in lengths]
         for i in range(total - sum(counts)):
             counts[i % len(counts)] += 1
     else:
         counts = [int(length) for length in lengths]
-    if sum(counts) != total:
+    if sum(counts) != total or min(counts) < 0:
         given = f"{' + '.join(map(str, lengths))} = {sum(lengths)}"
         raise ShapeError("random_split", f"{given}, but there are {total} samples; give counts "
-                                         "that add up to that, or fractions that add up to 1")
+                                         ">= 0 that add up to that, or fractions that add up to 1")
     rng = generator() if seed is None else np.random.default_rng(seed)
     parts = np.split(rng.permutation(total), np.cumsum(counts)[:-1])
     return [Subset(dataset, part) for part in parts]

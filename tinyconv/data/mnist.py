@@ -57,7 +57,7 @@ class MNIST(Dataset):
 
     images:    (N, 28, 28) uint8, 0 is the black background, 255 the white stroke
     labels:    (N,) int64, 0..9
-    folder:    where the files are
+    folder:    where the files are; ``ds.source`` says "full" or "sample"
     source:    "full" or "sample": which of them it is
     black:     the background after normalisation, the ``fill`` of `random_shift`
 
@@ -93,6 +93,7 @@ class MNIST(Dataset):
         self.transform = transform
         self.folder = self._folder(root, source, download)
         self.source = "sample" if self.folder == self.sample else "full"
+        self.source = "sample" if self.folder == self.sample else "full"
         images, labels = (self._read(file) for file in SPLITS[train])
         self.images: NDArray[np.uint8] = images
         self.labels: NDArray[np.int64] = labels.astype(np.int64)
@@ -122,9 +123,9 @@ class MNIST(Dataset):
         return self.sample
 
     def _read(self, file: str) -> NDArray[Any]:
-        if self.folder != self.sample:
-            return read_verified(self.files, self.folder, file)
-        return read_idx(self.folder / f"{file}.xz")
+        if self.source == "sample":
+            return read_idx(self.folder / f"{file}.xz")
+        return read_verified(self.files, self.folder, file)
 
     def __len__(self) -> int:
         return len(self.labels)

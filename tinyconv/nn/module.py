@@ -165,8 +165,10 @@ class Module:
 
     def _register_new(self, table: str, name: str, value: Any, kind: type) -> None:
         if value is not None and not isinstance(value, kind):
+            got = f"the class {value.__name__}; call it" if isinstance(value, type) \
+                else f"a {type(value).__name__}"
             raise TypeError(f"{type(self).__name__}: {name!r} must be {_TABLES[table]} or None, "
-                            f"got a {type(value).__name__}")
+                            f"got {got}")
         others = [self.__dict__, *(self.__dict__.get(t, ()) for t in _TABLES if t != table)]
         if hasattr(type(self), name) or any(name in other for other in others):
             raise ValueError(f"{type(self).__name__} already has an attribute {name!r}")
@@ -266,7 +268,7 @@ class Module:
         owners = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
         for path, module in owners:
             for table in tables:
-                for name, tensor in module.__dict__[table].items():
+                for name, tensor in getattr(module, table).items():
                     if tensor is not None and not (remove_duplicate and tensor in seen):
                         seen.add(tensor)
                         yield _join(path, name), tensor

@@ -319,7 +319,9 @@ minimum.defvjp(
 @op(name="where")
 def where(condition: Array, a: Array, b: Array) -> Array:
     """a where the condition holds, else b."""
-    return array_module(condition).where(condition, a, b)
+    y = array_module(condition).where(condition, a, b)
+    numbers = not (hasattr(a, "dtype") or hasattr(b, "dtype"))
+    return y.astype(np.float32) if numbers and y.dtype == np.float64 else y
 
 
 where.defvjp(

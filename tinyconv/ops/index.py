@@ -8,7 +8,7 @@ from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.shape import Shape, axis_of
-from tinyconv.samples import ints, sample
+from tinyconv.samples import function, ints, sample
 
 # --- x[index]
 
@@ -133,6 +133,7 @@ def _like_source(g: Any, shape: Shape) -> Any:
 # --- as PyTorch spells them
 
 
+@function(sample((4, 3), 0, ints(2, 3, high=4)), sample((3, 4), -1, ints(2, 5, high=4)))
 def gather(x: Any, dim: int, index: Any) -> Any:
     """Entries of x along ``dim``: out[i][j] = x[index[i][j]][j] for dim = 0.
 
@@ -142,12 +143,14 @@ def gather(x: Any, dim: int, index: Any) -> Any:
     return _gather(x, index, dim=dim)
 
 
+@function(sample((4, 3), 0, ints(2, 3, high=4), (2, 3)))
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with ``src`` added at ``index`` along ``dim``: `gather`'s counterpart."""
     _check_positions("scatter_add", x, dim, index)
     return _scatter_add(x, index, src, dim=dim)
 
 
+@function(sample((3, 4), 1, ints(5, high=4)), sample((3, 4), -2, ints(2, high=3)))
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The entries ``index`` (1-D) along ``dim``."""
     axis = axis_of("index_select", x.shape, dim)
@@ -162,7 +165,9 @@ def _check_positions(name: str, x: Any, dim: int, index: Any) -> None:
     )
     if not fits:
         raise ShapeError(
-            name, f"index {index.shape} does not fit {x.shape}: as many axes, and none longer but dim {dim}"
+            name,
+            f"index {index.shape} does not fit {x.shape}: "
+            f"as many axes, and none longer but dim {dim}",
         )
     _check_range(name, index, x.shape[axis])
 

@@ -7,7 +7,7 @@ from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import ShapeError
 from tinyconv.ops.shape import broadcast_to, permute, reshape, unbroadcast
-from tinyconv.samples import sample
+from tinyconv.samples import function, sample
 
 
 @op(name="matmul")
@@ -28,6 +28,13 @@ _matmul.defvjp(
 )
 
 
+@function(
+    sample((3, 4), (4, 2)),
+    sample((4,), (4,)),
+    sample((4,), (2, 4, 3)),
+    sample((2, 3, 4), (4,)),
+    sample((2, 1, 3, 4), (5, 4, 2)),
+)
 def matmul(a: Any, b: Any) -> Any:
     """a @ b; a 1-D operand is a row on the left, a column on the right, as in PyTorch."""
     if a.ndim == 0 or b.ndim == 0:
@@ -88,6 +95,13 @@ _einsum.defvjp(
 )
 
 
+@function(
+    sample("ij,jk", (2, 3), (3, 4)),
+    sample("...ij,...jk->...ik", (2, 2, 3), (3, 2)),
+    sample("ii->i", (3, 3)),
+    sample("ij->", (2, 3)),
+    sample("bhwc,oc->bohw", (2, 3, 2, 4), (5, 4)),
+)
 def einsum(equation: str, *operands: Any) -> Any:
     """Einstein's summation convention: ``einsum("bij,bjk->bik", a, b)``.
 
@@ -147,6 +161,11 @@ def _diagonals(label: str, x: Any) -> tuple[str, Any]:
     for c in label:
         while label.count(c) > 1:
             i, j = label.index(c), label.rindex(c)
+            if x.shape[i] != x.shape[j]:
+                raise ShapeError(
+                    "einsum",
+                    f"label {c!r} stands for {x.shape[i]} and {x.shape[j]} entries of {x.shape}",
+                )
             rest = [k for k in range(x.ndim) if k not in (i, j)]
             x = permute(x, dims=(i, j, *rest))
             xp = array_module(x.data if hasattr(x, "node") else x)
@@ -156,6 +175,7 @@ def _diagonals(label: str, x: Any) -> tuple[str, Any]:
     return label, x
 
 
+@function(sample((3,), (4,)))
 def outer(a: Any, b: Any) -> Any:
     """out[i, j] = a[i] b[j] of two vectors."""
     return reshape(a, shape=(-1, 1)) * reshape(b, shape=(1, -1))

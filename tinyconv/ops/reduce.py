@@ -12,7 +12,7 @@ from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.elementwise import exp, floating, ones_like, sqrt, to_dtype, where, zeros_like
 from tinyconv.ops.index import gather
 from tinyconv.ops.shape import broadcast_to, flip, permute, reshape
-from tinyconv.samples import bools, sample
+from tinyconv.samples import bools, function, sample
 
 Dim = int | tuple[int, ...] | None
 
@@ -257,16 +257,19 @@ def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> 
     return MaxResult(values, indices)
 
 
+@function(*ALONG)
 def max(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The largest entry; with ``dim`` a pair (values, indices)."""
     return _extreme(amax, argmax, x, dim, keepdim)
 
 
+@function(*ALONG)
 def min(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The smallest entry; with ``dim`` a pair (values, indices)."""
     return _extreme(amin, argmin, x, dim, keepdim)
 
 
+@function(*OVER[:-1], sample((3, 4), dim=1, correction=0))
 def var(
     x: Any,
     dim: Dim = None,
@@ -288,6 +291,7 @@ def var(
     return sum(centred * centred, dim=dim, keepdim=keepdim) / n
 
 
+@function(*OVER[:-1])
 def std(
     x: Any,
     dim: Dim = None,
@@ -299,6 +303,14 @@ def std(
     return sqrt(var(x, dim, correction, keepdim, unbiased))
 
 
+@function(
+    sample((3, 4)),
+    sample((3, 4), p=1, dim=0),
+    sample((3, 4), p=3.0, dim=1, keepdim=True),
+    sample((3, 4), p=math.inf, dim=1),
+    sample((3, 4), p=-math.inf),
+    sample((3, 4), p=0, dim=0),
+)
 def norm(x: Any, p: float = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
     """(sum |x|^p)^(1/p); p = inf is the largest |x|, p = 0 counts the non-zeros."""
     if p == 2:

@@ -8,7 +8,7 @@ from typing import Any
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import ShapeError
-from tinyconv.samples import sample
+from tinyconv.samples import floats, function, sample
 
 Shape = tuple[int, ...]
 
@@ -193,6 +193,7 @@ def expand_shape(name: str, shape: Shape, sizes: Shape) -> Shape:
     return wanted
 
 
+@function(sample((2, 3, 4)), sample((2, 3, 4), 1), sample((2, 3, 4), 0, -2), sample(()))
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Axes start_dim..end_dim as one, in row-major order."""
     if x.ndim == 0:
@@ -208,6 +209,12 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     )
 
 
+@function(
+    sample((2, 1, 3, 1)),
+    sample((2, 1, 3, 1), -1),
+    sample((2, 1, 3), 0),
+    sample((1, 2, 1), dim=(0, 2)),
+)
 def squeeze(x: Any, dim: int | Shape | None = None) -> Any:
     """Without the axes of length 1; with ``dim``, only those."""
     if x.ndim == 0:
@@ -217,6 +224,7 @@ def squeeze(x: Any, dim: int | Shape | None = None) -> Any:
     return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in chosen))
 
 
+@function(sample((2, 3), 0), sample((2, 3), -1), sample((2, 3), 1))
 def unsqueeze(x: Any, dim: int) -> Any:
     """A new axis of length 1 at position ``dim``."""
     at = dim + x.ndim + 1 if dim < 0 else dim
@@ -225,6 +233,7 @@ def unsqueeze(x: Any, dim: int) -> Any:
     return reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
 
 
+@function(sample((2, 3, 4), 0, -1), sample((2, 3), 0, 1))
 def transpose(x: Any, dim0: int, dim1: int) -> Any:
     """Two axes exchanged."""
     dims = list(range(x.ndim))
@@ -233,6 +242,7 @@ def transpose(x: Any, dim0: int, dim1: int) -> Any:
     return permute(x, dims=tuple(dims))
 
 
+@function(sample((floats(2, 3), floats(1, 3))), sample((floats(2, 3), floats(2, 1)), dim=-1))
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors joined along one axis; the other axes must agree."""
     if not tensors:
@@ -241,9 +251,7 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     axis = axis_of("cat", first.shape, dim)
     for i, t in enumerate(tensors):
         same = t.ndim == first.ndim and all(
-            a == b
-            for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True))
-            if k != axis
+            a == b for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if k != axis
         )
         if not same:
             raise ShapeError(
@@ -254,6 +262,7 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     return _cat(*tensors, dim=dim)
 
 
+@function(sample((floats(2, 3), floats(2, 3))), sample((floats(2, 3), floats(2, 3)), dim=-1))
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors, all of one shape, along a new axis."""
     for i, t in enumerate(tensors):
@@ -265,6 +274,7 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     return cat([unsqueeze(t, dim) for t in tensors], dim)
 
 
+@function(sample((5, 2), 2), sample((2, 5), [1, 4], dim=1))
 def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
     """Pieces of ``size`` entries along ``dim``, the last one smaller; or of the sizes listed."""
     n = x.shape[axis_of("split", x.shape, dim)]
@@ -280,6 +290,7 @@ def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
     return tuple(narrow(x, dim, start, length) for start, length in zip(starts, sizes, strict=True))
 
 
+@function(sample((5, 2), 3), sample((2, 5), 4, dim=-1))
 def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     """At most ``chunks`` pieces of equal size, the last one smaller."""
     if chunks < 1:
@@ -288,6 +299,7 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     return split(x, max(1, -(-n // chunks)), dim)
 
 
+@function(sample((3, 2)), sample((3, 2), dim=-1))
 def unbind(x: Any, dim: int = 0) -> tuple[Any, ...]:
     """The slices along ``dim``, without that axis."""
     axis = axis_of("unbind", x.shape, dim)

@@ -20,10 +20,7 @@ class LRScheduler:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        if not isinstance(optimizer, Optimizer):
-            kind = type(optimizer).__name__
-            raise TypeError(f"{type(self).__name__}: expected an optimizer first, got a {kind}")
-        self.optimizer = optimizer
+        self.optimizer = _optimizer(type(self).__name__, optimizer)
         self.last_epoch = -1
         self.step()
 
@@ -163,7 +160,8 @@ class OneCycleLR(LRScheduler):
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError("OneCycleLR: anneal_strategy is 'cos' or 'linear', "
                              f"got {anneal_strategy!r}")
-        if cycle_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
+        options = _optimizer("OneCycleLR", optimizer).defaults.keys()
+        if cycle_momentum and not {"momentum", "betas"} & options:
             raise ValueError(f"OneCycleLR: {optimizer.name} has neither momentum nor betas; pass "
                              "cycle_momentum=False")
         self.total_steps = _positive("OneCycleLR", "total_steps", total_steps)
@@ -211,6 +209,12 @@ class OneCycleLR(LRScheduler):
         if self.anneal_strategy == "linear":
             return start + (end - start) * share
         return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def _optimizer(name: str, value: Any) -> Optimizer:
+    if not isinstance(value, Optimizer):
+        raise TypeError(f"{name}: expected an optimizer first, got a {type(value).__name__}")
+    return value
 
 
 def _positive(name: str, option: str, value: int) -> int:
