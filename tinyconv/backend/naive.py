@@ -5,7 +5,7 @@ sum of g[i] * x[j] * w[k] over that list. Leave one factor out and what remains 
 without g the forward pass, without x the gradient of the input, without w that of the weight.
 
 Axes: N batch, C channels, H W image, O output channels, OH OW output image, KH KW kernel.
-Arguments are those of the kernels in `tinyconv.backend.reference`.
+The geometry is that of `tinyconv.backend.reference`: stride, padding, dilation, groups.
 """
 
 from collections.abc import Iterator
@@ -14,32 +14,29 @@ from typing import Any
 import numpy as np
 
 from tinyconv.backend.array import Array, array_module
+from tinyconv.backend.reference import output_size
 
 Index = tuple[int, ...]
+Triples = Iterator[tuple[Index, Index, Index]]
 
 
-def multiply_adds(
-    y_shape: Index,
-    x_size: Index,
-    w_shape: Index,
-    *,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> Iterator[tuple[Index, Index, Index]]:
+def multiply_adds(y_shape: Index, x_size: Index, w_shape: Index, **geometry: Any) -> Triples:
     """Every multiply-add once: its index into y (N,O,OH,OW), x (N,C,H,W), w (O,C/groups,KH,KW)."""
+    (sh, sw), (dh, dw) = geometry["stride"], geometry["dilation"]
+    (top, _), (left, _) = geometry["padding"]
     O, CG = w_shape[:2]
     for n, o, oh, ow, c, kh, kw in np.ndindex(*y_shape, *w_shape[1:]):
-        h = oh * stride[0] + kh * dilation[0] - padding[0][0]
-        w = ow * stride[1] + kw * dilation[1] - padding[1][0]
+        group = o // (O // geometry["groups"])
+        h, w = oh * sh + kh * dh - top, ow * sw + kw * dw - left
         if 0 <= h < x_size[0] and 0 <= w < x_size[1]:  # outside lies the padding: zeros
-            yield (n, o, oh, ow), (n, o // (O // groups) * CG + c, h, w), (o, c, kh, kw)
+            yield (n, o, oh, ow), (n, group * CG + c, h, w), (o, c, kh, kw)
 
 
 def conv2d(x: Array, w: Array, **geometry: Any) -> Array:
     """The convolution, y (N,O,OH,OW)."""
-    y = array_module(x).zeros((len(x), len(w), *_output_size(x, w, **geometry)), x.dtype)
+    H, W = (n + sum(p) for n, p in zip(x.shape[2:], geometry["padding"], strict=True))
+    size = output_size((H, W), w.shape[2:], geometry["stride"], geometry["dilation"])
+    y = array_module(x).zeros((len(x), len(w), *size), x.dtype)
     for i, j, k in multiply_adds(y.shape, x.shape[2:], w.shape, **geometry):
         y[i] += x[j] * w[k]
     return y
@@ -61,12 +58,3 @@ def conv2d_weight(x: Array, g: Array, *, kernel_size: Index, **geometry: Any) ->
     for i, j, k in multiply_adds(g.shape, x.shape[2:], dw.shape, **geometry):
         dw[k] += x[j] * g[i]
     return dw
-
-
-def _output_size(
-    x: Array, w: Array, *, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Index:
-    return tuple(
-        (n + sum(p) - d * (k - 1) - 1) // s + 1
-        for n, p, k, s, d in zip(x.shape[2:], padding, w.shape[2:], stride, dilation, strict=True)
-    )
