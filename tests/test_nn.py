@@ -483,6 +483,7 @@ def input_of(layer: Any) -> np.ndarray:
 @needs_torch
 @pytest.mark.parametrize("call", calls(LAYERS))
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # PyTorch's copy
 def test_layers_compute_what_pytorchs_compute(call: str, training: bool) -> None:
     if "Dropout" in call and training:
         pytest.skip("random")

@@ -582,7 +582,8 @@ def _correlate_weight(
             rows = patches(block)
             n = _pieces(len(rows), K * O)
             pixels = g[block].reshape(n, -1, O)
-            total += np.matmul(rows.reshape(n, -1, K).transpose(0, 2, 1), pixels).sum(0)
+            products = np.matmul(rows.reshape(n, -1, K).transpose(0, 2, 1), pixels)
+            total += products[0] if n == 1 else products.sum(0)
         return total
 
     per_thread = max(1, min(4, 4 * BLOCK // (K * O)))  # totals of a large kernel take memory
