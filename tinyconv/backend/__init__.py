@@ -72,11 +72,13 @@ CPU = Backend(
 )
 BACKENDS = {"cpu": CPU}
 _OF_MODULE = {np: CPU}
+_OF_TYPE = {np.ndarray: CPU}  # the same one look-up shorter, for the overhead of small operations
 
 
 def backend_of(x: Array) -> Backend:
     """The backend that holds the array ``x``."""
-    return _OF_MODULE[array_module(x)]
+    found = _OF_TYPE.get(type(x))
+    return _OF_MODULE[array_module(x)] if found is None else found
 
 
 def backend_named(device: str | None) -> Backend:

@@ -5,7 +5,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray: the two share an interface, not a base class
+# numpy.ndarray or cupy.ndarray: the two share an interface, not a base class
+Array: TypeAlias = Any
 
 _MODULES: dict[type, ModuleType] = {np.ndarray: np, float: np, int: np, bool: np}
 

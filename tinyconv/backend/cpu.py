@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -735,10 +736,16 @@ def _flat(x: Array) -> Array:
     return x.transpose(_memory_order(x)).reshape(-1)
 
 
+@cache
+def _zero(dtype: Any) -> Array:
+    """0 as an array: NumPy takes twice as long over a Python number."""
+    return np.zeros((), dtype)
+
+
 def relu(x: Array) -> Array:
     """See `reference.relu`."""
     if x.size < WORTH_THREADS or not _dense(x):
-        return reference.relu(x)
+        return np.maximum(x, _zero(x.dtype))
     y = empty_like(x)
     source, target = _flat(x), _flat(y)
 
@@ -752,7 +759,11 @@ def relu(x: Array) -> Array:
 
 def relu_backward(g: Array, y: Array) -> Array:
     """See `reference.relu_backward`."""
-    if y.size < FEW or not _covers(g, y) or not _dense(y):
+    if y.size < FEW:  # two calls fewer than the reference, which counts when there are 8 numbers
+        dx = g.copy()
+        dx[y <= _zero(y.dtype)] = 0
+        return dx
+    if not _covers(g, y) or not _dense(y):
         return reference.relu_backward(g, y)
     if g.strides != y.strides:
         same = empty_like(y)
