@@ -1,0 +1,97 @@
+"""Activations, dropout: elementwise functions of one tensor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tinyconv.creation import rand
+from tinyconv.errors import ShapeError
+from tinyconv.ops.elementwise import (
+    clamp,
+    erf,
+    exp,
+    minimum,
+    sigmoid,
+    tanh,
+    where,
+)
+from tinyconv.ops.reduce import log_softmax as _log_softmax, softmax as _softmax
+from tinyconv.samples import function, sample
+
+X = (3, 4)
+
+
+@function(sample(X), sample(X, 0.3))
+def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
+    """x where x > 0, else negative_slope x."""
+    return where(input > 0, input, input * negative_slope)
+
+
+@function(sample(X), sample(X, 0.7))
+def elu(input: Any, alpha: float = 1.0) -> Any:
+    """x where x > 0, else alpha (e^x - 1)."""
+    return where(input > 0, input, alpha * (exp(minimum(input, 0.0)) - 1))
+
+
+@function(sample(X), sample(X, approximate="tanh"))
+def gelu(input: Any, approximate: str = "none") -> Any:
+    """x Phi(x), Phi the normal distribution function; "tanh" is Hendrycks and Gimpel's form."""
+    if approximate == "tanh":
+        inner = math.sqrt(2 / math.pi) * (input + 0.044715 * input**3)
+        return 0.5 * input * (1 + tanh(inner))
+    if approximate != "none":
+        raise ValueError(f"gelu: approximate={approximate!r} is neither 'none' nor 'tanh'")
+    return 0.5 * input * (1 + erf(input * math.sqrt(0.5)))
+
+
+@function(sample(X))
+def silu(input: Any) -> Any:
+    """x sigmoid(x)"""
+    return input * sigmoid(input)
+
+
+@function(sample(X), sample(X, -0.5, 0.75))
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    """x limited to [min_val, max_val]; at a limit the gradient is 0, as in PyTorch."""
+    inside = (input > min_val) & (input < max_val)
+    return where(inside, input, clamp(input.detach(), min=min_val, max=max_val))
+
+
+@function(sample(X))
+def relu6(input: Any) -> Any:
+    """x limited to [0, 6]."""
+    return hardtanh(input, 0.0, 6.0)
+
+
+@function(sample(X, dim=1), sample((2, 3, 4), 1))
+def softmax(input: Any, dim: int = -1, dtype: Any = None) -> Any:
+    """e^x / sum e^x along ``dim``."""
+    return _softmax(input if dtype is None else input.to(dtype), dim=dim)
+
+
+@function(sample(X, dim=1), sample((2, 3, 4), 1))
+def log_softmax(input: Any, dim: int = -1, dtype: Any = None) -> Any:
+    """log softmax along ``dim``, without overflow."""
+    return _log_softmax(input if dtype is None else input.to(dtype), dim=dim)
+
+
+def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
+    """Each entry is 0 with probability p, else divided by 1 - p; the input itself in evaluation."""
+    return _dropped("dropout", input, p, training, input.shape)
+
+
+def dropout2d(input: Any, p: float = 0.5, training: bool = True) -> Any:
+    """Whole channels, (H, W) planes of an (N, C, H, W) input, are dropped."""
+    if input.ndim != 4:
+        raise ShapeError("dropout2d", f"input {input.shape} is {input.ndim}-D, need (N,C,H,W)")
+    return _dropped("dropout2d", input, p, training, (*input.shape[:2], 1, 1))
+
+
+def _dropped(name: str, x: Any, p: float, training: bool, shape: tuple[int, ...]) -> Any:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: p is {p}, a probability lies in 0..1")
+    if not training or p == 0:
+        return x
+    keep = rand(*shape, device=x.device) >= p
+    return x * (keep.to(x.dtype) * (1 / (1 - p) if p < 1 else 0.0))

@@ -1,0 +1,250 @@
+"""Losses.  reduction: "mean", "sum" or "none", as in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.nn.functional.linear import check_positions
+from tinyconv.ops.elementwise import abs_, clamp, log, softplus, where
+from tinyconv.ops.index import gather
+from tinyconv.ops.reduce import log_softmax, mean, sum
+from tinyconv.ops.shape import reshape, squeeze, unsqueeze
+from tinyconv.samples import floats, function, ints, sample
+
+IGNORED = -100
+TARGETS = ints(4, high=3)
+PROBABILITIES = floats(3, 4, low=0.05, high=0.95)
+
+
+def _reduce(loss: Any, reduction: str) -> Any:
+    if reduction == "mean":
+        return mean(loss)
+    if reduction == "sum":
+        return sum(loss)
+    if reduction == "none":
+        return loss
+    raise ValueError(f"reduction={reduction!r} is none of 'mean', 'sum', 'none'")
+
+
+# --- classes
+
+
+@function(
+    sample((4, 3), TARGETS),
+    sample((4, 3), TARGETS, floats(3, low=0.5, high=2.0), label_smoothing=0.1),
+    sample((4, 3), TARGETS, ignore_index=1, reduction="sum"),
+    sample((2, 3, 2, 2), ints(2, 2, 2, high=3), reduction="none"),
+    sample((4, 3), (4, 3), floats(3, low=0.5, high=2.0), label_smoothing=0.2),
+)
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    *,
+    ignore_index: int = IGNORED,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """-log softmax(input) at the target, from logits (N, C) or (N, C, d1, ...).
+
+    target: classes, integers (N, d1, ...), or probabilities, floats of input's shape.
+    weight: (C,), one per class; "mean" divides by the weights used.
+    label_smoothing: this share of the target is spread over all classes.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, it lies in 0..1")
+    log_p = log_softmax(input, dim=1 if input.ndim > 1 else 0)
+    if target.dtype.kind == "f":
+        return _against_probabilities(log_p, target, weight, reduction, label_smoothing)
+    picked, used = _pick("cross_entropy", log_p, target, weight, ignore_index)
+    if not label_smoothing:
+        return _weighed(-picked, used, reduction)
+    weighed = log_p if weight is None else log_p * _per_class(weight, log_p)
+    spread = sum(weighed, dim=1 if log_p.ndim > 1 else 0) / log_p.shape[1 if log_p.ndim > 1 else 0]
+    spread = where(target == ignore_index, 0.0, spread)
+    return _weighed(-(1 - label_smoothing) * picked - label_smoothing * spread, used, reduction)
+
+
+@function(
+    sample((4, 3), TARGETS),
+    sample((4, 3), TARGETS, floats(3, low=0.5, high=2.0), reduction="sum"),
+    sample((2, 3, 2, 2), ints(2, 2, 2, high=3), ignore_index=2),
+)
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    *,
+    ignore_index: int = IGNORED,
+    reduction: str = "mean",
+) -> Any:
+    """-input at the target, input being log-probabilities (N, C) or (N, C, d1, ...)."""
+    picked, used = _pick("nll_loss", input, target, weight, ignore_index)
+    return _weighed(-picked, used, reduction)
+
+
+def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) -> tuple[Any, Any]:
+    """Weighed log-probabilities at the targets, and the weights used there (None: all 1)."""
+    axis = 1 if log_p.ndim > 1 else 0
+    classes = log_p.shape[axis]
+    expected = log_p.shape[:axis] + log_p.shape[axis + 1 :]
+    if target.shape != expected:
+        raise ShapeError(
+            name,
+            f"logits {log_p.shape} want one class each, target {expected}, got {target.shape}"
+            + (f"; target.reshape({expected})" if math.prod(expected) == target.data.size else ""),
+        )
+    ignored = target == ignore_index
+    some = bool(ignored.data.any())
+    safe = where(ignored, 0, target) if some else target
+    check_positions(name, "target", safe, classes, "the logits have {n} classes (0..{last})")
+    picked = squeeze(gather(log_p, axis, unsqueeze(safe, axis)), axis)
+    used = None if weight is None else weight[safe]
+    if some:
+        used = where(ignored, 0.0, 1.0 if used is None else used).to(log_p.dtype)
+        picked = where(ignored, 0.0, picked)
+    if weight is None:
+        return picked, used
+    return picked * used, used
+
+
+def _weighed(loss: Any, used: Any, reduction: str) -> Any:
+    if reduction != "mean" or used is None:
+        return _reduce(loss, reduction)
+    return sum(loss) / sum(used)
+
+
+def _per_class(weight: Any, log_p: Any) -> Any:
+    return reshape(weight, shape=(1, -1) + (1,) * (log_p.ndim - 2)) if log_p.ndim > 1 else weight
+
+
+def _against_probabilities(
+    log_p: Any, target: Any, weight: Any, reduction: str, smoothing: float
+) -> Any:
+    if target.shape != log_p.shape:
+        raise ShapeError(
+            "cross_entropy",
+            f"target is {target.dtype} and so holds probabilities, but it is {target.shape} and "
+            f"the logits are {log_p.shape}; for classes: target.long()",
+        )
+    axis = 1 if log_p.ndim > 1 else 0
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / log_p.shape[axis]
+    weighed = log_p if weight is None else log_p * _per_class(weight, log_p)
+    loss = -sum(weighed * target, dim=axis)
+    if reduction != "mean":
+        return _reduce(loss, reduction)
+    return sum(loss) / (log_p.data.size // log_p.shape[axis])
+
+
+# --- distances
+
+
+def _check_same(name: str, input: Any, target: Any) -> None:
+    if input.shape != target.shape:
+        fix = ""
+        if input.data.size == target.data.size:
+            fix = f". The same numbers: target.reshape({input.shape})"
+        raise ShapeError(
+            name,
+            f"input {input.shape} and target {target.shape} differ; broadcasting would compare "
+            f"each with many{fix}",
+        )
+
+
+PAIR = ((3, 4), (3, 4))
+
+
+@function(sample(*PAIR), sample(*PAIR, reduction="sum"), sample(*PAIR, reduction="none"))
+def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """(input - target)^2"""
+    _check_same("mse_loss", input, target)
+    difference = input - target
+    return _reduce(difference * difference, reduction)
+
+
+@function(sample(*PAIR), sample(*PAIR, reduction="sum"))
+def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """|input - target|"""
+    _check_same("l1_loss", input, target)
+    return _reduce(abs_(input - target), reduction)
+
+
+@function(sample(*PAIR), sample(*PAIR, reduction="none", beta=0.7))
+def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2."""
+    if beta == 0:
+        return l1_loss(input, target, reduction=reduction)
+    return huber_loss(input, target, reduction=reduction, delta=beta, _scale=1 / beta)
+
+
+@function(sample(*PAIR), sample(*PAIR, reduction="none", delta=0.7))
+def huber_loss(
+    input: Any, target: Any, *, reduction: str = "mean", delta: float = 1.0, _scale: float = 1.0
+) -> Any:
+    """d^2 / 2 where d = |input - target| < delta, else delta (d - delta / 2)."""
+    if delta <= 0:
+        raise ValueError(f"huber_loss: delta is {delta}, it must be positive")
+    _check_same("huber_loss", input, target)
+    d = abs_(input - target)
+    loss = where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+    return _reduce(loss if _scale == 1 else loss * _scale, reduction)
+
+
+# --- probabilities
+
+TINY = math.exp(-100)  # PyTorch, too, takes log p to be at least -100
+
+
+@function(
+    sample(PROBABILITIES, PROBABILITIES),
+    sample(PROBABILITIES, PROBABILITIES, floats(4, low=0.5, high=2.0), reduction="sum"),
+)
+def binary_cross_entropy(
+    input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
+) -> Any:
+    """-(t log p + (1 - t) log(1 - p)) of probabilities p; logs are at least -100."""
+    _check_same("binary_cross_entropy", input, target)
+    low, high = input.data.min(), input.data.max()
+    if not (low >= 0 and high <= 1):
+        raise ShapeError(
+            "binary_cross_entropy",
+            f"input holds {low:.4g}..{high:.4g}, probabilities lie in 0..1; for logits: "
+            "F.binary_cross_entropy_with_logits(input, target)",
+        )
+    log_p, log_q = log(clamp(input, min=TINY)), log(clamp(1 - input, min=TINY))
+    loss = -(target * log_p + (1 - target) * log_q)
+    return _reduce(loss if weight is None else loss * weight, reduction)
+
+
+@function(
+    sample((3, 4), PROBABILITIES),
+    sample((3, 4), PROBABILITIES, (4,), reduction="none"),
+    sample((3, 4), PROBABILITIES, reduction="sum", pos_weight=floats(4, low=0.5, high=2.0)),
+)
+def binary_cross_entropy_with_logits(
+    input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None
+) -> Any:
+    """`binary_cross_entropy` of sigmoid(input), without overflow.
+
+    pos_weight: multiplies the term of the positive class.
+    """
+    _check_same("binary_cross_entropy_with_logits", input, target)
+    if target.dtype.kind != "f":
+        raise DTypeError(
+            "binary_cross_entropy_with_logits", f"target is {target.dtype}; target.float()"
+        )
+    # -log sigmoid(x) = softplus(-x), -log(1 - sigmoid(x)) = softplus(-x) + x
+    positive = _softplus(-input)
+    if pos_weight is None:
+        loss = (1 - target) * input + positive
+    else:
+        loss = (1 - target) * input + (1 + (pos_weight - 1) * target) * positive
+    return _reduce(loss if weight is None else loss * weight, reduction)
+
+
+def _softplus(x: Any) -> Any:
+    """log(1 + e^x), nowhere cut short."""
+    return softplus(x, threshold=math.inf)

@@ -1,0 +1,156 @@
+"""The four norms, all of them one operation (`tinyconv.ops.norm`), and `normalize`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tinyconv.autograd import no_grad
+from tinyconv.errors import ShapeError
+from tinyconv.ops import norm as ops
+from tinyconv.ops.elementwise import maximum, rsqrt
+from tinyconv.ops.reduce import norm
+from tinyconv.ops.shape import reshape
+from tinyconv.samples import floats, function, sample
+
+VARIANCE = floats(3, low=0.5, high=2.0)
+
+
+@function(
+    sample((2, 3, 4, 5), None, None, (3,), (3,), True),
+    sample((4, 3), None, None, None, None, True),
+    sample((2, 3, 4), (3,), VARIANCE, (3,), (3,)),
+)
+def batch_norm(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias, per channel (axis 1); vectors are (C,).
+
+    training: mean and biased variance of the batch; the running statistics move by ``momentum``
+    towards the mean and the unbiased variance.  Otherwise the running statistics are used.
+    """
+    _check_width(input, running_mean if running_mean is not None else weight)
+    if not training:
+        return _with_statistics(input, running_mean, running_var, weight, bias, eps)
+    n = input.data.size // max(input.shape[1], 1)
+    if n <= 1:
+        raise ShapeError(
+            "batch_norm",
+            f"input {input.shape} has {n} value per channel, whose variance is 0: every output "
+            "would be the bias. Use a larger batch, or model.eval()",
+        )
+    y, (mean, var) = ops.batch_norm(input, weight, bias, eps=eps)
+    if running_mean is not None:
+        with no_grad():
+            running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+            running_var.mul_(1 - momentum).add_(var, alpha=momentum * n / (n - 1))
+    return y
+
+
+def _with_statistics(x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
+    """One multiply-add per entry."""
+    if mean is None or var is None:
+        raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
+    scale = rsqrt(var + eps) if weight is None else weight * rsqrt(var + eps)
+    shift = -mean * scale if bias is None else bias - mean * scale
+    column = (1, -1) + (1,) * (x.ndim - 2)
+    return x * reshape(scale, shape=column) + reshape(shift, shape=column)
+
+
+def _check_width(x: Any, vector: Any) -> None:
+    if x.ndim < 2:
+        raise ShapeError("batch_norm", f"input {x.shape} is {x.ndim}-D, need (N,C) or (N,C,...)")
+    if vector is not None and vector.shape[0] != x.shape[1]:
+        made = f"; {x.scope} produced it" if x.scope else ""
+        raise ShapeError(
+            "batch_norm",
+            f"input has {x.shape[1]} channels, {vector.shape[0]} are expected{made}",
+        )
+
+
+@function(sample((2, 3, 4), (4,), (4,), (4,)), sample((2, 3, 4), (3, 4)))
+def layer_norm(
+    input: Any,
+    normalized_shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Any:
+    """Normalised over the last axes, ``normalized_shape``; weight and bias have that shape."""
+    shape = tuple(normalized_shape)
+    if input.shape[-len(shape) :] != shape:
+        raise ShapeError(
+            "layer_norm",
+            f"input {input.shape} ends in {input.shape[-len(shape) :]}, expected {shape}",
+        )
+    rows = reshape(input, shape=(1, -1, math.prod(shape)))
+    y = reshape(ops.batch_norm(rows, None, None, eps=eps)[0], shape=input.shape)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+@function(sample((2, 4, 3, 2), 2, (4,), (4,)), sample((2, 6, 3), 3))
+def group_norm(
+    input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """Normalised over each sample's groups of channels; weight and bias (C,)."""
+    n, c = input.shape[:2]
+    if c % num_groups:
+        raise ShapeError(
+            "group_norm", f"{c} channels in {num_groups} groups: {c}/{num_groups} is not whole"
+        )
+    rows = reshape(input, shape=(1, n * num_groups, -1))
+    y = reshape(ops.batch_norm(rows, None, None, eps=eps)[0], shape=input.shape)
+    column = (1, -1) + (1,) * (input.ndim - 2)
+    y = y if weight is None else y * reshape(weight, shape=column)
+    return y if bias is None else y + reshape(bias, shape=column)
+
+
+@function(
+    sample((2, 3, 4, 2), None, None, (3,), (3,)),
+    sample((2, 3, 4), (3,), VARIANCE, None, None, False),
+)
+def instance_norm(
+    input: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Normalised over each channel of each sample."""
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    n, c, *size = input.shape
+    count = math.prod(size)
+    if count <= 1:
+        raise ShapeError(
+            "instance_norm", f"input {input.shape} has {count} value per channel and sample"
+        )
+    rows = reshape(input, shape=(1, n * c, *size))
+    y, (mean, var) = ops.batch_norm(rows, None, None, eps=eps)
+    y = reshape(y, shape=input.shape)
+    if running_mean is not None:
+        with no_grad():
+            running_mean.mul_(1 - momentum).add_(mean.reshape(n, c).mean(0), alpha=momentum)
+            unbiased = var.reshape(n, c).mean(0) * (count / (count - 1))
+            running_var.mul_(1 - momentum).add_(unbiased, alpha=momentum)
+    column = (1, -1) + (1,) * len(size)
+    y = y if weight is None else y * reshape(weight, shape=column)
+    return y if bias is None else y + reshape(bias, shape=column)
+
+
+@function(sample((3, 4)), sample((3, 4), 1.5, 0))
+def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
+    """x / max(|x|_p, eps) along ``dim``."""
+    return input / maximum(norm(input, p, dim, keepdim=True), eps)

@@ -1,0 +1,241 @@
+"""Pooling.  Axes as everywhere: (N, C, H, W) -> (N, C, OH, OW)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinyconv.autograd import wrap
+from tinyconv.backend import array_module
+from tinyconv.errors import ShapeError
+from tinyconv.nn.functional.conv import Padding, Pair, pair, span
+from tinyconv.ops import pool as ops
+from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign
+from tinyconv.ops.index import _gather as gather
+from tinyconv.ops.linalg import matmul
+from tinyconv.ops.reduce import argmax, mean
+from tinyconv.samples import function, ints, sample
+
+
+def _check(name: str, x: Any) -> None:
+    if x.ndim != 4:
+        hint = "; a batch of one: x[None]" if x.ndim == 3 else ""
+        raise ShapeError(name, f"input {x.shape} is {x.ndim}-D, need (N,C,H,W){hint}")
+
+
+def _geometry(
+    name: str, x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> tuple[Pair, Padding]:
+    """Output size, and the padding with what ceil_mode adds after."""
+    _check(name, x)
+    size, pads = [], []
+    for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True):
+        if p > k // 2:
+            raise ShapeError(
+                name,
+                f"padding {p} is more than half of the kernel {k}: a window would see nothing but "
+                f"padding. At most {k // 2}",
+            )
+        if span(k, d) > n + 2 * p:
+            raise ShapeError(
+                name,
+                f"the window spans {d}*({k}-1)+1 = {span(k, d)} > {n} + 2*{p} = {n + 2 * p}; "
+                f"use a kernel of at most {(n + 2 * p - 1) // d + 1}",
+            )
+        free = n + 2 * p - span(k, d)
+        out = (-(-free // s) if ceil_mode else free // s) + 1
+        if ceil_mode and (out - 1) * s >= n + p:
+            out -= 1  # the last window must start inside the image or its left padding
+        size.append(out)
+        pads.append((p, p + max(0, (out - 1) * s + span(k, d) - n - 2 * p)))
+    return (size[0], size[1]), (pads[0], pads[1])
+
+
+# --- maxima
+
+
+@function(
+    sample((2, 3, 6, 6), 2),
+    sample((2, 3, 7, 6), (3, 2), (2, 1), 1, (1, 2), True),
+    sample((1, 2, 5, 5), 3, return_indices=True),
+)
+def max_pool2d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The largest entry of each window; a NaN wins.  stride: the kernel's size by default.
+
+    return_indices: also where they were, flat positions h * W + w, int64.
+    """
+    kernel = pair(kernel_size)
+    stride = kernel if stride is None or stride == [] else pair(stride)
+    dilation = pair(dilation)
+    _, pads = _geometry("max_pool2d", input, kernel, stride, pair(padding), dilation, ceil_mode)
+    indices = ops.max_pool2d_indices(
+        input, kernel_size=kernel, stride=stride, padding=pads, dilation=dilation
+    )
+    values = ops.pool_gather(input, indices)
+    return (values, indices) if return_indices else values
+
+
+@function(sample((2, 3, 2, 2), ints(2, 3, 2, 2, high=1), 2))
+def max_unpool2d(
+    input: Any,
+    indices: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    output_size: Any = None,
+) -> Any:
+    """The entries back at the places that `max_pool2d` returned, zeros elsewhere.
+
+    Where windows overlapped and name a place twice, the entries are averaged.
+    """
+    _check("max_unpool2d", input)
+    kernel = pair(kernel_size)
+    stride = kernel if stride is None else pair(stride)
+    if output_size is None:
+        height, width = (
+            (n - 1) * s - 2 * p + k
+            for n, s, p, k in zip(input.shape[2:], stride, pair(padding), kernel, strict=True)
+        )
+    else:
+        height, width = tuple(output_size)[-2:]
+    top = int(indices.data.max()) if indices.data.size else 0
+    if top >= height * width:
+        raise ShapeError(
+            "max_unpool2d",
+            f"an index is {top}, the places of {height} x {width} are 0..{height * width - 1}; "
+            "say which size was pooled: output_size=",
+        )
+    placed = ops.pool_scatter(input, indices, input_size=(height, width))
+    count = ops.pool_scatter(ones_like(input), indices, input_size=(height, width))
+    return placed / maximum(count, 1.0)
+
+
+# --- means
+
+
+@function(
+    sample((2, 3, 6, 6), 2),
+    sample((2, 3, 7, 6), (3, 2), (2, 1), (1, 1), True, False),
+    sample((2, 3, 7, 6), 3, 2, 1, True, True),
+    sample((1, 2, 5, 5), 2, 1, divisor_override=3),
+)
+def avg_pool2d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    """The mean of each window.  stride: the kernel's size by default.
+
+    count_include_pad: padding counts as zeros.  What ceil_mode adds never counts.
+    divisor_override: divide by this instead.
+    """
+    kernel = pair(kernel_size)
+    stride = kernel if stride is None else pair(stride)
+    padding = pair(padding)
+    size, pads = _geometry("avg_pool2d", input, kernel, stride, padding, (1, 1), ceil_mode)
+    total = ops.window_sum(input, kernel_size=kernel, stride=stride, padding=pads)
+    if divisor_override is not None:
+        return total / divisor_override
+    if all(before == after and (before == 0 or count_include_pad) for before, after in pads):
+        return total / (kernel[0] * kernel[1])
+    rows, columns = (
+        _counted(n, out, k, s, p, count_include_pad)
+        for n, out, k, s, p in zip(input.shape[2:], size, kernel, stride, padding, strict=True)
+    )
+    xp = array_module(input.data)
+    return total / wrap(xp.asarray(np.outer(rows, columns), input.dtype))
+
+
+def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.ndarray[Any, Any]:
+    """How many rows of each window count."""
+    start = np.arange(out) * s - p
+    end = np.minimum(start + k, n + p)
+    return end - start if include_pad else np.minimum(end, n) - np.maximum(start, 0)
+
+
+@function(sample((2, 3, 6, 6), 2, 2), sample((2, 3, 6, 7), 3.0, (2, 3), 2, True))
+def lp_pool2d(
+    input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Any:
+    """(sum x^p)^(1/p) over each window."""
+    kernel = pair(kernel_size)
+    y = avg_pool2d(pow(input, float(norm_type)), kernel, stride, 0, ceil_mode)
+    return pow(sign(y) * relu(abs_(y)) * (kernel[0] * kernel[1]), 1 / norm_type)
+
+
+# --- a given output size
+
+
+def _windows(n: int, out: int) -> list[tuple[int, int]]:
+    """Window i covers rows floor(i n / out) to ceil((i + 1) n / out)."""
+    return [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
+
+
+def _target(name: str, x: Any, output_size: Any) -> Pair:
+    _check(name, x)
+    wanted = (
+        (output_size, output_size) if isinstance(output_size, int | None) else tuple(output_size)
+    )
+    height, width = (n if w is None else w for n, w in zip(x.shape[2:], wanted, strict=True))
+    return height, width
+
+
+@function(sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), (3, 2)), sample((2, 3, 7, 5), (3, None)))
+def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
+    """Means over windows that tile the image into ``output_size`` (None: keep that size)."""
+    size = _target("adaptive_avg_pool2d", input, output_size)
+    if size == (1, 1):
+        return mean(input, dim=(2, 3), keepdim=True)
+    if all(n % out == 0 for n, out in zip(input.shape[2:], size, strict=True)):
+        return avg_pool2d(input, (input.shape[2] // size[0], input.shape[3] // size[1]))
+    rows, columns = (
+        _averaging(n, out, input) for n, out in zip(input.shape[2:], size, strict=True)
+    )
+    return matmul(matmul(rows, input), columns.T)
+
+
+def _averaging(n: int, out: int, like: Any) -> Any:
+    """(out, n): row i holds 1 / length over window i."""
+    table = np.zeros((out, n))
+    for i, (start, end) in enumerate(_windows(n, out)):
+        table[i, start:end] = 1 / (end - start)
+    return wrap(array_module(like.data).asarray(table, like.dtype))
+
+
+@function(
+    sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), (3, 2)),
+    sample((2, 3, 7, 5), (3, None)), sample((1, 2, 7, 5), (3, 2), True),
+)  # fmt: skip
+def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
+    """Maxima over windows that tile the image into ``output_size`` (None: keep that size)."""
+    size = _target("adaptive_max_pool2d", input, output_size)
+    n, c, height, width = input.shape
+    xp = array_module(input.data)
+    rows, columns = (_padded_windows(m, out) for m, out in zip((height, width), size, strict=True))
+    places = rows[:, None, :, None] * width + columns[None, :, None, :]  # OH, OW, rows, columns
+    places = xp.asarray(places.reshape(*size, -1))
+    found = argmax(input.data.reshape(n, c, -1)[:, :, places], dim=-1, keepdim=True)
+    everywhere = xp.broadcast_to(places, (n, c, *places.shape))
+    indices = wrap(gather(everywhere, found, dim=-1)[..., 0])
+    values = ops.pool_gather(input, indices)
+    return (values, indices) if return_indices else values
+
+
+def _padded_windows(n: int, out: int) -> np.ndarray[Any, Any]:
+    """(out, longest): the rows of each window; a shorter one repeats its last row."""
+    windows = _windows(n, out)
+    longest = max(end - start for start, end in windows)
+    return np.array([[min(start + i, end - 1) for i in range(longest)] for start, end in windows])
