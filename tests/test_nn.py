@@ -480,6 +480,7 @@ def input_of(layer: Any) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in power")  # both give NaN
 @needs_torch
 @pytest.mark.parametrize("call", calls(LAYERS))
 @pytest.mark.parametrize("training", [True, False])

@@ -204,6 +204,13 @@ def test_without_names_leaves_show_their_shape():
     assert "parameter\n(3, 4)\n12 parameters" in labels
 
 
+def test_a_scalar_is_one_parameter():
+    a, b = tc.tensor(2.0, requires_grad=True), tc.tensor(-3.0, requires_grad=True)
+    result = trace((a * b + a.sin()) ** 2, {"a": a, "b": b})
+    assert repr(result) == "<Trace of 4 operations, 2 parameters in 2 tensors>"
+    assert parsed(result.dot).labels["n0"] == "a\n()\n1 parameter"
+
+
 def test_an_input_read_twice_is_one_leaf():
     x, w = tc.randn(3), tc.randn(3, requires_grad=True)
     graph = trace((x * w + x * w.exp()).sum()).graph
@@ -471,7 +478,7 @@ def test_an_unknown_suffix_lists_those_known(name, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".svg", ".txt"])
 def test_a_missing_folder_is_named(suffix, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder .*absent; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*absent; make it first"):
         trace(mlp()[1]).save(tmp_path / "absent" / f"g{suffix}")
 
 
@@ -552,12 +559,12 @@ def test_a_tensor_without_a_graph():
     with tc.no_grad():
         y = x * 2
     for tensor in (y, tc.zeros(2, 3), x.exp().detach()):
-        with pytest.raises(tc.GraphError, match=r"trace: the tensor \(2, 3\) has no graph.*no_grad"):
+        with pytest.raises(tc.GraphError, match=r"trace: .* \(2, 3\) has no graph.*no_grad"):
             trace(tensor)
 
 
 def test_what_is_not_a_tensor():
-    with pytest.raises(TypeError, match=r"a Linear is not a Tensor.*tc\.trace\(model\(x\), model\)"):
+    with pytest.raises(TypeError, match=r"a Linear is not .*tc\.trace\(model\(x\), model\)"):
         trace(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="a float is not a Tensor"):
         trace(1.0)

@@ -1,6 +1,6 @@
 """tinyconv: convolutions and their gradients, to any order, in Python one reads in an afternoon."""
 
-from tinyconv.autograd import OPS, enable_grad, grad, is_grad_enabled, no_grad, op
+from tinyconv.autograd import OPS, enable_grad, grad, is_grad_enabled, is_tensor, no_grad, op
 from tinyconv.backend import kernels
 from tinyconv.creation import (
     arange,
@@ -118,6 +118,7 @@ from tinyconv.samples import sample
 from tinyconv.tensor import Tensor
 from tinyconv.gradcheck import GradcheckError, gradcheck
 from tinyconv.io import CheckpointError, load, load_checkpoint, save, save_checkpoint
-from tinyconv import data, nn, optim  # noqa: I001
+from tinyconv import data, nn, optim, see  # isort: skip  (they are built on all of the above)
+from tinyconv.see import trace
 
 __version__ = "0.1.0"

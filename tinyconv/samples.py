@@ -23,7 +23,7 @@ class Draw:
     shape: tuple[int, ...]
     low: float = -2.0
     high: float = 2.0
-    kind: str = "float"  # "float", "int" (low <= value < high) or "bool"
+    kind: str = "float"  # "int" (low <= value < high), "bool", "constant": floats, no gradient
 
     def array(self, rng: np.random.Generator, dtype: Any) -> Any:
         if self.kind == "int":
@@ -51,12 +51,20 @@ class Sample:
         rng: np.random.Generator,
         dtype: Any = np.float64,
         wrap: Callable[[Any], Any] = lambda a: a,
+        constant: Callable[[Any], Any] | None = None,
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Draw the arrays; ``wrap`` turns each into what the callee takes (a Tensor, say)."""
+        """Draw the arrays; ``wrap`` turns each into what the callee takes (a Tensor, say).
+
+        constant: the same for arrays of which no gradient is wanted (default: ``wrap``).
+        """
+        fixed = constant or wrap
 
         def realise(value: Any) -> Any:
             if isinstance(value, Draw):
-                return wrap(value.array(rng, dtype))
+                place = fixed if value.kind == "constant" else wrap
+                return place(value.array(rng, dtype))
+            if isinstance(value, np.ndarray):
+                return fixed(value.copy())
             if isinstance(value, tuple) and any(isinstance(v, Draw) for v in value):
                 return tuple(realise(v) for v in value)
             return value
@@ -68,6 +76,11 @@ class Sample:
 def floats(*shape: int, low: float = -2.0, high: float = 2.0) -> Draw:
     """Floats in [low, high), no two equal."""
     return Draw(shape, low, high)
+
+
+def constants(*shape: int, low: float = 0.5, high: float = 2.0) -> Draw:
+    """Floats that are no variables: class weights, running statistics."""
+    return Draw(shape, low, high, "constant")
 
 
 def ints(*shape: int, high: int, low: int = 0) -> Draw:

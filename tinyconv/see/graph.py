@@ -8,11 +8,11 @@ reader, so two runs of the same code give equal graphs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tinyconv.autograd import Node, Variable, _order
+from tinyconv.autograd import Node, _order
 from tinyconv.nn.module import Parameter
 from tinyconv.tensor import Tensor
 
@@ -42,7 +42,7 @@ class Vertex:
     @property
     def size(self) -> int:
         """How many numbers its tensor holds."""
-        return math.prod(self.shape or (0,))
+        return 0 if self.shape is None else math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class _Builder:
         self.vertices: list[Vertex] = []
         self.numbers: dict[Any, int] = {}  # node, leaf, or id of an array outside the graph
         self.scopes = scopes  # those in which anything was computed
-        first_wins = list(reversed(names.items()))
+        first_wins = list(names.items())[::-1]
         self.names: dict[Any, str] = {tensor.node or tensor: name for name, tensor in first_wins}
         self.array_names = {id(tensor.data): name for name, tensor in first_wins}
 
@@ -158,8 +158,8 @@ class _Builder:
 
     def _arguments(self, node: Node) -> Iterator[int | str]:
         """For each argument of a call its vertex, or the number that was passed."""
-        kept: Iterable[Any] = node.saved[1:] if node.saved is not None else [_FREED] * len(node.inputs)
-        for edge, value in zip(node.inputs, kept, strict=True):
+        saved = [_FREED] * (len(node.inputs) + 1) if node.saved is None else node.saved
+        for edge, value in zip(node.inputs, saved[1:], strict=True):
             if edge is not None:
                 known = self.numbers.get(edge)
                 yield self.leaf(edge, node.scope) if known is None else known
@@ -196,4 +196,4 @@ class _Builder:
         return owner if name and (owner in self.scopes or not owner) else reader
 
 
-_FREED: Any = object()
+_FREED: Any = object()  # what a node's saved values are after backward()

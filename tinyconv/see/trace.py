@@ -116,10 +116,12 @@ class Trace:
         return "\n".join(_lines(self.graph)) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the graph, completely or not at all; the suffix decides: .svg .png .pdf .dot .gv .txt.
+        """Write the graph, all of it or nothing, and return the path written.
 
-        Returns the path written.  Pictures need graphviz's dot program; without it the text goes
-        to a .txt and the DOT source to a .dot beside it, and a line on the log says so.
+        The suffix decides: .svg, .png, .pdf, .dot or .gv (the source), .txt.
+        Pictures need graphviz's dot program; without it the text goes to a .txt and the source to
+        a .dot beside it, and a warning on the log "tinyconv" says so.
+        ValueError for another suffix, FileNotFoundError where the folder is missing.
         """
         target = Path(path)
         kind = target.suffix.lower()
@@ -135,8 +137,9 @@ class Trace:
         except NotDrawn as reason:
             source = _write(target.with_suffix(".dot"), self.dot.encode())
             text = _write(target.with_suffix(".txt"), self.text().encode())
-            _log.warning("%s was not drawn: %s. The graph is in %s as text and in %s as DOT; later: "
-                         "dot -T%s %s -o %s", target, reason, text, source, kind[1:], source, target)
+            _log.warning("%s was not drawn: %s. The graph is in %s as text and in %s as DOT; "
+                         "later: dot -T%s %s -o %s",
+                         target, reason, text, source, kind[1:], source, target)
             return text
 
     def render(self, format: str) -> bytes:
@@ -182,8 +185,9 @@ def _title(graph: Graph) -> str:
     model = graph.modules.get("", "")
     parameters = graph.of_kind("parameter")
     total = sum(vertex.size for vertex in parameters)
-    return (f"{model}{': ' if model else ''}{_count(len(graph.of_kind('operation')), 'operation')}, "
-            f"{_count(total, 'parameter')} in {_count(len(parameters), 'tensor')}")
+    counts = (f"{_count(len(graph.of_kind('operation')), 'operation')}, "
+              f"{_count(total, 'parameter')} in {_count(len(parameters), 'tensor')}")
+    return f"{model}: {counts}" if model else counts
 
 
 def _count(n: int, what: str) -> str:

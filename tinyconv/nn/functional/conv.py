@@ -106,7 +106,7 @@ def _check_groups(name: str, c_in: int, c_out: int, groups: int) -> None:
 
 @function(
     sample((2, 3, 5, 6), (4, 3, 3, 3), (4,), 1, 1),
-    sample((2, 4, 7, 6), (4, 2, 3, 2), None, (2, 1), (0, 1), (2, 1), 2),
+    sample((2, 4, 7, 6), (4, 2, 3, 2), None, [2, 1], [0, 1], [2, 1], 2),
     sample((2, 2, 5, 6), (3, 2, 4, 2), (3,), padding="same"),
     sample((1, 2, 5, 6), (3, 2, 2, 2), padding="valid"),
 )
@@ -176,7 +176,7 @@ def _check_signal(name: str, x: Any, channels: int) -> None:
 
 @function(
     sample((2, 3, 4, 3), (3, 2, 3, 3), (2,), 2, 1, 1),
-    sample((1, 4, 3, 4), (4, 3, 2, 3), None, (1, 2), (0, 1), 0, 2, (2, 1)),
+    sample((1, 4, 3, 4), (4, 3, 2, 3), None, [1, 2], [0, 1], 0, 2, [2, 1]),
 )
 def conv_transpose2d(
     input: Any,
@@ -251,7 +251,7 @@ def _identity_kernels(channels: int, kernel: Pair, x: Any) -> Any:
     return reshape(one, shape=(-1, 1, *kernel))[[*range(kernel[0] * kernel[1])] * channels]
 
 
-@function(sample((2, 3, 5, 6), (2, 3), 1, 1, (2, 1)), sample((2, 2, 5, 6), 3, 2))
+@function(sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]), sample((2, 2, 5, 6), 3, 2))
 def unfold(
     input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Any:
@@ -263,7 +263,7 @@ def unfold(
     return reshape(y, shape=(*y.shape[:2], -1))
 
 
-@function(sample((2, 18, 30), (5, 6), (2, 3), 1, (1, 1), 1), sample((2, 18, 4), (5, 6), 3, 1, 0, 2))
+@function(sample((2, 18, 36), [5, 6], [2, 3], 1, [1, 1], 1), sample((2, 18, 4), [5, 6], 3, 1, 0, 2))
 def fold(
     input: Any,
     output_size: Any,

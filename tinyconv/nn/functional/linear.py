@@ -47,7 +47,7 @@ def _before_flatten(x: Any) -> tuple[int, ...] | None:
     return None if edge is None or edge.ndim <= x.ndim else edge.shape
 
 
-@function(sample(ints(2, 3, high=4), (4, 5)), sample(ints(6, high=4), (4, 5), 1))
+@function(sample(ints(2, 3, high=4), (4, 5)), sample(ints(6, high=4), (4, 5), 1, smooth=False))
 def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     """Rows of ``weight`` (V, D) at integer positions: (...) -> (..., D).
 

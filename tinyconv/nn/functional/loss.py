@@ -11,7 +11,7 @@ from tinyconv.ops.elementwise import abs_, clamp, log, softplus, where
 from tinyconv.ops.index import gather
 from tinyconv.ops.reduce import log_softmax, mean, sum
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
-from tinyconv.samples import floats, function, ints, sample
+from tinyconv.samples import constants, floats, function, ints, sample
 
 IGNORED = -100
 TARGETS = ints(4, high=3)
@@ -33,10 +33,10 @@ def _reduce(loss: Any, reduction: str) -> Any:
 
 @function(
     sample((4, 3), TARGETS),
-    sample((4, 3), TARGETS, floats(3, low=0.5, high=2.0), label_smoothing=0.1),
+    sample((4, 3), TARGETS, constants(3), label_smoothing=0.1),
     sample((4, 3), TARGETS, ignore_index=1, reduction="sum"),
     sample((2, 3, 2, 2), ints(2, 2, 2, high=3), reduction="none"),
-    sample((4, 3), (4, 3), floats(3, low=0.5, high=2.0), label_smoothing=0.2),
+    sample((4, 3), (4, 3), constants(3), label_smoothing=0.2),
 )
 def cross_entropy(
     input: Any,
@@ -69,7 +69,7 @@ def cross_entropy(
 
 @function(
     sample((4, 3), TARGETS),
-    sample((4, 3), TARGETS, floats(3, low=0.5, high=2.0), reduction="sum"),
+    sample((4, 3), TARGETS, constants(3), reduction="sum"),
     sample((2, 3, 2, 2), ints(2, 2, 2, high=3), ignore_index=2),
 )
 def nll_loss(
@@ -200,7 +200,7 @@ TINY = math.exp(-100)  # PyTorch, too, takes log p to be at least -100
 
 @function(
     sample(PROBABILITIES, PROBABILITIES),
-    sample(PROBABILITIES, PROBABILITIES, floats(4, low=0.5, high=2.0), reduction="sum"),
+    sample(PROBABILITIES, PROBABILITIES, constants(4), reduction="sum"),
 )
 def binary_cross_entropy(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
@@ -221,8 +221,8 @@ def binary_cross_entropy(
 
 @function(
     sample((3, 4), PROBABILITIES),
-    sample((3, 4), PROBABILITIES, (4,), reduction="none"),
-    sample((3, 4), PROBABILITIES, reduction="sum", pos_weight=floats(4, low=0.5, high=2.0)),
+    sample((3, 4), PROBABILITIES, constants(4), reduction="none"),
+    sample((3, 4), PROBABILITIES, reduction="sum", pos_weight=constants(4)),
 )
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None

@@ -12,15 +12,15 @@ from tinyconv.ops import norm as ops
 from tinyconv.ops.elementwise import maximum, rsqrt
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import reshape
-from tinyconv.samples import floats, function, sample
+from tinyconv.samples import constants, function, sample
 
-VARIANCE = floats(3, low=0.5, high=2.0)
+STATISTICS = (constants(3), constants(3))
 
 
 @function(
     sample((2, 3, 4, 5), None, None, (3,), (3,), True),
     sample((4, 3), None, None, None, None, True),
-    sample((2, 3, 4), (3,), VARIANCE, (3,), (3,)),
+    sample((2, 3, 4), *STATISTICS, (3,), (3,)),
 )
 def batch_norm(
     input: Any,
@@ -76,7 +76,7 @@ def _check_width(x: Any, vector: Any) -> None:
         )
 
 
-@function(sample((2, 3, 4), (4,), (4,), (4,)), sample((2, 3, 4), (3, 4)))
+@function(sample((2, 3, 4), [4], (4,), (4,)), sample((2, 3, 4), [3, 4]))
 def layer_norm(
     input: Any,
     normalized_shape: Sequence[int],
@@ -116,7 +116,7 @@ def group_norm(
 
 @function(
     sample((2, 3, 4, 2), None, None, (3,), (3,)),
-    sample((2, 3, 4), (3,), VARIANCE, None, None, False),
+    sample((2, 3, 4), *STATISTICS, None, None, False),
 )
 def instance_norm(
     input: Any,

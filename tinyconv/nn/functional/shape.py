@@ -21,12 +21,12 @@ IMAGE = (2, 3, 4, 5)
 
 
 @function(
-    sample(IMAGE, (1, 2)),
-    sample(IMAGE, (1, 2, 0, 3), "constant", 1.5),
-    sample(IMAGE, (-1, 2, 1, -1)),
-    sample(IMAGE, (2, 1, 3, 0), "reflect"),
-    sample(IMAGE, (2, 1, 3, 6), "replicate"),
-    sample(IMAGE, (2, 1, 3, 0), "circular"),
+    sample(IMAGE, [1, 2]),
+    sample(IMAGE, [1, 2, 0, 3], "constant", 1.5),
+    sample(IMAGE, [-1, 2, 1, -1]),
+    sample(IMAGE, [2, 1, 3, 0], "reflect"),
+    sample(IMAGE, [2, 1, 3, 6], "replicate"),
+    sample(IMAGE, [2, 1, 3, 0], "circular"),
 )
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """(before, after) for the last axis, then the one before it, and so on.
@@ -51,8 +51,8 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
             if not 0 <= min(before, after) <= max(before, after) <= most:
                 raise ShapeError(
                     "pad",
-                    f"({before}, {after}) along axis {axis} of {input.shape}: {mode} of {n} entries "
-                    f"takes 0..{most} on each side",
+                    f"({before}, {after}) along axis {axis} of {input.shape}: "
+                    f"{mode} of {n} entries takes 0..{most} on each side",
                 )
             positions = _POSITIONS[mode](np.arange(-before, n + after), n)
             input = input[(slice(None),) * axis + (array_module(input.data).asarray(positions),)]
@@ -83,10 +83,10 @@ def _constant(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any
 
 @function(
     sample((1, 2, 3, 4), scale_factor=2),
-    sample((1, 2, 3, 4), (5, 3)),
+    sample((1, 2, 3, 4), [5, 3]),
     sample((2, 3, 5), 8),
-    sample((1, 2, 3, 4), (5, 7), None, "bilinear"),
-    sample((1, 2, 3, 4), (5, 7), None, "bilinear", True),
+    sample((1, 2, 3, 4), [5, 7], None, "bilinear"),
+    sample((1, 2, 3, 4), [5, 7], None, "bilinear", True),
     sample((1, 2, 5, 6), None, (0.5, 1.5), "bilinear"),
 )
 def interpolate(
