@@ -61,7 +61,9 @@ def main() -> None:
         f"PyTorch {peer:.0f} MiB, ratio {ours / peer:.2f}, goal <= 1.2: {met}"
     )
     if options.json:
-        Path(options.json).write_text(json.dumps({"ours": ours, "peer": peer, "ratio": ours / peer}))
+        Path(options.json).write_text(
+            json.dumps({"ours": ours, "peer": peer, "ratio": ours / peer})
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A convolutional autoencoder on MNIST; draws digits beside their reconstructions.
 
-    python examples/autoencoder.py [--steps 300] [--out reconstructions.png]
+    python examples/autoencoder.py [--steps 600] [--out reconstructions.png]
 
 The encoder halves the image twice with strided convolutions; the decoder is the same shapes
 backwards with ConvTranspose2d.  output_padding=1 says which of the two sizes that a stride-2
@@ -50,7 +50,7 @@ def draw(originals: tc.Tensor, copies: tc.Tensor, path: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description="A convolutional autoencoder on MNIST.")
-    options.add_argument("--steps", type=int, default=300)
+    options.add_argument("--steps", type=int, default=600)
     options.add_argument("--data", default="auto", choices=("full", "sample", "auto"))
     options.add_argument("--out", default="reconstructions.png")
     options = options.parse_args()
@@ -66,14 +66,17 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step == 1 or step % 50 == 0:
+        if step == 1 or step % 100 == 0:
             print(f"step {step:3d}  cross-entropy per pixel {loss.item():.4f}")
 
-    shown = pixels(test_set, tc.arange(10))
+    one_of_each = [int((test_set.labels == digit).argmax()) for digit in range(10)]
+    shown = pixels(test_set, tc.tensor(one_of_each))
     with tc.no_grad():
         copies = model(shown).sigmoid()
     draw(shown, copies, options.out)
-    print(f"mean error per pixel {(shown - copies).abs().mean().item():.4f}, drawn in {options.out}")
+    print(
+        f"mean error per pixel {(shown - copies).abs().mean().item():.4f}, drawn in {options.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ def main() -> None:
 
     tc.manual_seed(0)
     critic = nn.Sequential(
-        nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.Tanh(),
-        nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.Tanh(),
+        nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.SiLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.SiLU(),
         nn.Flatten(), nn.Linear(8 * 2 * 2, 1),
     )  # fmt: skip
-    optimizer = optim.Adam(critic.parameters(), lr=0.005)
+    optimizer = optim.Adam(critic.parameters(), lr=0.02)
     for step in range(1, steps + 1):
         rows, columns = bars(32, horizontal=True), bars(32, horizontal=False)
         mix = tc.rand(32, 1, 1, 1)

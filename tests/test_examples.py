@@ -8,10 +8,10 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
-    "autoencoder.py": ["--steps", "60", "--data", "sample"],
+    "autoencoder.py": ["--steps", "100", "--data", "sample"],
     "custom_op.py": [],
-    "gradient_penalty.py": ["--steps", "60"],
-    "mnist_resnet.py": ["--data", "sample", "--epochs", "1", "--batches", "12"],
+    "gradient_penalty.py": ["--steps", "100"],
+    "mnist_resnet.py": ["--data", "sample", "--epochs", "1", "--batches", "40"],
     "trace_resnet.py": [],
 }
 
@@ -30,7 +30,7 @@ def test_every_example_is_listed():
 def test_autoencoder(tmp_path):
     printed = run("autoencoder.py", tmp_path)
     losses = [float(x) for x in re.findall(r"per pixel (\d\.\d+)\n", printed)]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.4 * losses[0]
     assert (tmp_path / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -49,7 +49,7 @@ def test_gradient_penalty(tmp_path):
 
 def test_mnist_resnet(tmp_path):
     printed = run("mnist_resnet.py", tmp_path)
-    assert float(re.findall(r"test accuracy ([\d.]+) %", printed)[-1]) > 30
+    assert float(re.findall(r"test accuracy ([\d.]+) %", printed)[-1]) > 40
     assert len((EXAMPLES / "mnist_resnet.py").read_text().splitlines()) <= 100
 
 

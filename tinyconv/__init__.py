@@ -1,5 +1,6 @@
 """tinyconv: convolutions and their gradients, to any order, in Python one reads in an afternoon."""
 
+from tinyconv import data, nn, optim, see
 from tinyconv.autograd import OPS, enable_grad, grad, is_grad_enabled, is_tensor, no_grad, op
 from tinyconv.backend import kernels
 from tinyconv.creation import (
@@ -37,6 +38,8 @@ from tinyconv.dtypes import (
     uint8,
 )
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, TinyconvError
+from tinyconv.gradcheck import GradcheckError, gradcheck
+from tinyconv.io import CheckpointError, load, load_checkpoint, save, save_checkpoint
 from tinyconv.ops.elementwise import (
     abs_ as abs,
     add,
@@ -115,10 +118,7 @@ from tinyconv.ops.shape import (
 )
 from tinyconv.random import get_rng_state, manual_seed, set_rng_state
 from tinyconv.samples import sample
+from tinyconv.see import Trace, trace
 from tinyconv.tensor import Tensor
-from tinyconv.gradcheck import GradcheckError, gradcheck
-from tinyconv.io import CheckpointError, load, load_checkpoint, save, save_checkpoint
-from tinyconv import data, nn, optim, see  # isort: skip  (they are built on all of the above)
-from tinyconv.see import trace
 
 __version__ = "0.1.0"
