@@ -27,12 +27,13 @@ def main() -> None:
     label = f"ResNet-8 step, batch {n}, {options.threads} threads"
     ours = tinyconv_step(n)
     rows = [
-        compare(label, ours, torch_step(n), goal=2.0, rounds=options.rounds, peer_name="PyTorch eager"),
-        compare(label, ours, torch_step(n, channels_last=True), goal=2.0, rounds=options.rounds,
-                peer_name="PyTorch eager, channels_last"),
-        compare(label, ours, dezero_step(n), goal=0.25, rounds=max(3, options.rounds // 3), warmup=1,
-                peer_name="DeZero"),
-    ]  # fmt: skip
+        compare(label, ours, peer, goal=goal, rounds=rounds, warmup=2, peer_name=name)
+        for name, peer, goal, rounds in (
+            ("PyTorch eager", torch_step(n), 2.0, options.rounds),
+            ("PyTorch channels_last", torch_step(n, channels_last=True), 2.0, options.rounds),
+            ("DeZero", dezero_step(n), 0.25, max(3, options.rounds // 3)),
+        )
+    ]
     report(rows, options.json)
 
 

@@ -83,9 +83,8 @@ def main() -> None:
             schedule.step()
             if i % 50 == 0:
                 print(f"epoch {epoch + 1}  batch {i:3d}/{batches}  loss {loss.item():.3f}")
-        print(
-            f"epoch {epoch + 1}  test accuracy {accuracy(model, data.DataLoader(test_set, 500)):.2f} %"
-        )
+        right = accuracy(model, data.DataLoader(test_set, 500))
+        print(f"epoch {epoch + 1}  test accuracy {right:.2f} %")
 
 
 if __name__ == "__main__":

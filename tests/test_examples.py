@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "autoencoder.py": ["--steps", "100", "--data", "sample"],

@@ -9,7 +9,6 @@ import textwrap
 import numpy as np
 import pytest
 
-import tinyconv as tc
 from tinyconv import cli, data, doctor, io, nn, train
 from tinyconv.train import Config, Interrupted, Run, Trainer
 

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     default = Config()
     # No defaults here: --resume must know which options were given.
     train.add_argument("--model", choices=MODELS, help=f"default: {default.model}")
-    train.add_argument("--epochs", type=_positive, help="default: 3 on the full set, 5 on the sample")
+    train.add_argument("--epochs", type=_positive, help="default: 3, on the sample 5")
     train.add_argument("--batch-size", type=_positive, help=f"default: {default.batch_size}")
     train.add_argument("--lr", type=float, help=f"the schedule's peak, default: {default.lr}")
     train.add_argument(

@@ -75,7 +75,8 @@ def blas() -> Iterator[Finding]:
         yield Finding("BLAS", "NumPy's is not one that threadpoolctl knows; speed is unknown")
     for info in libraries:
         kernel = info.get("architecture", "unknown")
-        text = f"{info['internal_api']} {info['version']}, {info['num_threads']} threads, {kernel} kernels"
+        library = f"{info['internal_api']} {info['version']}"
+        text = f"{library}, {info['num_threads']} threads, {kernel} kernels"
         yield Finding("BLAS", text, _blas_fix(info["internal_api"], kernel))
 
 

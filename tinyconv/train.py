@@ -183,7 +183,8 @@ class Trainer:
                 if not math.isfinite(loss):
                     raise FloatingPointError(
                         f"the loss is {loss} at step {self.batch + 1} of epoch {self.epoch + 1}: "
-                        f"the learning rate {self.config.lr:g} is too high; try --lr {self.config.lr / 10:g}"
+                        f"the learning rate {self.config.lr:g} is too high; "
+                        f"try --lr {self.config.lr / 10:g}"
                     )
                 self.batch += 1
                 self.sums["loss"] += loss
@@ -241,7 +242,8 @@ class Trainer:
                 self.train_epoch(stop, show)
                 row = self.finish_epoch()
                 print(
-                    f"epoch {row['epoch']}/{self.config.epochs}  train loss {row['train_loss']:.4f}  "
+                    f"epoch {row['epoch']}/{self.config.epochs}  "
+                    f"train loss {row['train_loss']:.4f}  "
                     f"test accuracy {row['test_accuracy']:.2f} %  "
                     f"({row['images_per_second']:.0f} images/s)",
                     flush=True,
@@ -252,7 +254,7 @@ class Trainer:
 
 
 class StopRequest:
-    """Between steps, was Ctrl-C pressed (or the process asked to end)?  A second one ends at once."""
+    """Was Ctrl-C pressed, or the process asked to end?  A second request ends it at once."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -19,7 +19,13 @@ from tinyconv.backend.array import Array, array_module, register_array_type
 from tinyconv.errors import DeviceError
 
 __all__ = [
-    "BACKENDS", "Array", "Backend", "array_module", "backend_named", "backend_of", "kernels",
+    "BACKENDS",
+    "Array",
+    "Backend",
+    "array_module",
+    "backend_named",
+    "backend_of",
+    "kernels",
     "register_array_type",
 ]
 

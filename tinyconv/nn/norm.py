@@ -151,7 +151,7 @@ class _InstanceNorm(_RunningNorm):
         self._check(input)
         return F.instance_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias,
-            self.training or not self.track_running_stats, self.momentum, self.eps,
+            self.training or not self.track_running_stats, self.momentum or 0.0, self.eps,
         )
 
 

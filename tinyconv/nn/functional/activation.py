@@ -65,15 +65,22 @@ def relu6(input: Any) -> Any:
 
 
 @function(sample(X, dim=1), sample((2, 3, 4), 1))
-def softmax(input: Any, dim: int = -1, dtype: Any = None) -> Any:
-    """e^x / sum e^x along ``dim``."""
-    return _softmax(input if dtype is None else input.to(dtype), dim=dim)
+def softmax(input: Any, dim: int | None = None, dtype: Any = None) -> Any:
+    """e^x / sum e^x along ``dim``, which should be given; None guesses as PyTorch does."""
+    return _softmax(input if dtype is None else input.to(dtype), dim=_guess(input, dim))
 
 
 @function(sample(X, dim=1), sample((2, 3, 4), 1))
-def log_softmax(input: Any, dim: int = -1, dtype: Any = None) -> Any:
+def log_softmax(input: Any, dim: int | None = None, dtype: Any = None) -> Any:
     """log softmax along ``dim``, without overflow."""
-    return _log_softmax(input if dtype is None else input.to(dtype), dim=dim)
+    return _log_softmax(input if dtype is None else input.to(dtype), dim=_guess(input, dim))
+
+
+def _guess(x: Any, dim: int | None) -> int:
+    """The channel axis: 1 where there is a batch axis before it."""
+    if dim is not None:
+        return dim
+    return 0 if x.ndim in (0, 1, 3) else 1
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:

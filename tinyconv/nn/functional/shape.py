@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,16 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     return input
 
 
-_POSITIONS = {
+_POSITIONS: dict[str, Callable[[Any, int], Any]] = {
     "reflect": lambda i, n: (n - 1) - np.abs((n - 1) - np.abs(i)),
     "replicate": lambda i, n: np.clip(i, 0, n - 1),
     "circular": lambda i, n: i % n,
 }
-_MOST = {"reflect": lambda n: n - 1, "replicate": lambda n: 2**31, "circular": lambda n: n}
+_MOST: dict[str, Callable[[int], int]] = {
+    "reflect": lambda n: n - 1,
+    "replicate": lambda n: 2**31,
+    "circular": lambda n: n,
+}
 
 
 def _constant(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any:
