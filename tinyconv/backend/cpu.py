@@ -759,11 +759,11 @@ def relu(x: Array) -> Array:
 
 def relu_backward(g: Array, y: Array) -> Array:
     """See `reference.relu_backward`."""
-    if y.size < FEW:  # two calls fewer than the reference, which counts when there are 8 numbers
+    if y.ndim and y.size < FEW:  # faster than the reference, which counts when there are 8 numbers
         dx = g.copy()
         dx[y <= _zero(y.dtype)] = 0
         return dx
-    if not _covers(g, y) or not _dense(y):
+    if y.size < FEW or not _covers(g, y) or not _dense(y):
         return reference.relu_backward(g, y)
     if g.strides != y.strides:
         same = empty_like(y)
