@@ -1,5 +1,6 @@
 # make train   a ResNet learns MNIST: own environment, progress bar, run folder under runs/
 # make test    lint, types, tests: own environment
+# make slow    the tests that take minutes      make bench   every figure of docs/performance.md
 PYTHON ?= python3
 ARGS ?=
 
@@ -27,6 +28,11 @@ slow: .venv-test/ready
 
 .venv-test/ready: pyproject.toml
 	$(PYTHON) scripts/make_environment.py .venv-test dev
+
+# PyTorch and DeZero must be in .venv-test: .venv-test/bin/pip install torch dezero
+bench: .venv-test/ready
+	for name in resnet_step overhead memory kernels accuracy; do \
+		.venv-test/bin/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv-train .venv-test build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -2,8 +2,8 @@
 
 conv3x3 1->16, BN, ReLU; basic blocks 16->16 stride 1, 16->32 stride 2, 32->64 stride 2 (1x1 conv
 and BN on the shortcut where the shape changes); global average pool; linear 64->10; SGD with
-Nesterov momentum and weight decay.  Each function returns a step() that trains on the same batch and
-returns the loss.
+Nesterov momentum and weight decay.  Each function returns a step() that trains on the same batch
+and returns the loss.
 """
 
 from collections.abc import Callable

@@ -6,6 +6,7 @@ The machine may be shared and noisy; a ratio taken within a round holds where a 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import time
@@ -16,7 +17,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median seconds of two sides, and the median of their ratios."""
+    """Median seconds of two sides, the median of their ratios and its quartiles.
+
+    goal: what the ratio should not exceed; infinite where none is set.
+    """
 
     what: str
     ours: float
@@ -28,11 +32,13 @@ class Comparison:
     peer_name: str = "PyTorch"
 
     def __str__(self) -> str:
-        met = "met" if self.ratio <= self.goal else "NOT met"
-        return (
+        line = (
             f"{self.what}: tinyconv {_time(self.ours)}, {self.peer_name} {_time(self.peer)}, "
-            f"ratio {self.ratio:.2f} ({self.low:.2f}-{self.high:.2f}), goal <= {self.goal:g}: {met}"
+            f"ratio {self.ratio:.2f} ({self.low:.2f}-{self.high:.2f})"
         )
+        if math.isinf(self.goal):
+            return line
+        return f"{line}, goal <= {self.goal:g}: {'met' if self.ratio <= self.goal else 'NOT met'}"
 
 
 def _time(seconds: float) -> str:
@@ -92,5 +98,8 @@ def report(rows: list[Comparison], json_path: str | None = None) -> None:
     print(f"machine: {machine()}")
     print(*rows, sep="\n")
     if json_path:
-        text = json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1)
+        found = [
+            {**asdict(row), "goal": None if math.isinf(row.goal) else row.goal} for row in rows
+        ]
+        text = json.dumps({"machine": machine(), "rows": found}, indent=1)
         Path(json_path).write_text(text + "\n")
