@@ -489,8 +489,8 @@ def _vjp(
     if saved is None:
         raise GraphError(
             op.name,
-            "this graph was already walked and freed. Run the forward pass again, or keep the "
-            "graph with backward(retain_graph=True) the first time",
+            f"this graph{_of(node)} was already walked and freed. Run the forward pass again, or "
+            "keep the graph with backward(retain_graph=True) the first time",
         )
     if context.last_write > node.seq:
         _check_unwritten(node)
@@ -535,15 +535,18 @@ def _as_tensors(node: Node, saved: list[Any]) -> list[Any]:
     return tensors
 
 
+def _of(node: Node) -> str:
+    return f" of {node.scope}" if node.scope else ""
+
+
 def _check_unwritten(node: Node) -> None:
     for i, stamp in enumerate(node.stamps):
         if stamp is not None and stamp[0] > node.seq:
             what = "its output" if i == 0 else f"its input {i - 1}"
-            scope = f" in {node.scope}" if node.scope else ""
             raise GraphError(
                 node.op.name,
-                f"the backward pass{scope} needs {what}, which was overwritten in place after the "
-                "forward pass. Write it after backward(), or compute with a copy: x.clone()",
+                f"the backward pass{_of(node)} needs {what}, which was overwritten in place after "
+                "the forward pass. Write it after backward(), or compute with a copy: x.clone()",
             )
 
 

@@ -127,13 +127,18 @@ def _samples(kind: str) -> list[Sample]:
     return out
 
 
+def _first(y: Any, shape: tuple[int, ...]) -> Any:
+    """An output_padding of the stride or more leaves room for windows that g does not have."""
+    return y if y.shape == shape else y[:, :, : shape[2], : shape[3]]
+
+
 conv2d.defvjp(
     lambda g, _y, _x, w, **geometry: conv2d_input(g, w, input_size=_x.shape[2:], **geometry),
     lambda g, _y, x, _w, **geometry: conv2d_weight(x, g, kernel_size=_w.shape[2:], **geometry),
     samples=_samples("conv2d"),
 )
 conv2d_input.defvjp(
-    lambda h, _y, _g, w, *, input_size, **geometry: conv2d(h, w, **geometry),
+    lambda h, _y, _g, w, *, input_size, **geometry: _first(conv2d(h, w, **geometry), _g.shape),
     lambda h, _y, g, _w, *, input_size, **geometry: conv2d_weight(
         h, g, kernel_size=_w.shape[2:], **geometry
     ),
@@ -143,6 +148,6 @@ conv2d_weight.defvjp(
     lambda h, _y, _x, g, *, kernel_size, **geometry: conv2d_input(
         g, h, input_size=_x.shape[2:], **geometry
     ),
-    lambda h, _y, x, _g, *, kernel_size, **geometry: conv2d(x, h, **geometry),
+    lambda h, _y, x, _g, *, kernel_size, **geometry: _first(conv2d(x, h, **geometry), _g.shape),
     samples=_samples("conv2d_weight"),
 )

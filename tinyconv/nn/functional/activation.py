@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 from tinyconv.creation import rand
-from tinyconv.errors import ShapeError
+from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops.elementwise import (
     clamp,
     erf,
     exp,
-    minimum,
     sigmoid,
     tanh,
     where,
@@ -31,7 +30,7 @@ def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
 @function(sample(X), sample(X, 0.7))
 def elu(input: Any, alpha: float = 1.0) -> Any:
     """x where x > 0, else alpha (e^x - 1)."""
-    return where(input > 0, input, alpha * (exp(minimum(input, 0.0)) - 1))
+    return where(input > 0, input, alpha * (exp(clamp(input, max=0.0)) - 1))
 
 
 @function(sample(X), sample(X, approximate="tanh"))
@@ -90,8 +89,7 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
 
 def dropout2d(input: Any, p: float = 0.5, training: bool = True) -> Any:
     """Whole channels, (H, W) planes of an (N, C, H, W) input, are dropped."""
-    if input.ndim != 4:
-        raise ShapeError("dropout2d", f"input {input.shape} is {input.ndim}-D, need (N,C,H,W)")
+    check_images("dropout2d", input)
     return _dropped("dropout2d", input, p, training, (*input.shape[:2], 1, 1))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tinyconv.creation import eye
-from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.errors import ShapeError
+from tinyconv.nn.functional.checks import check_dtype, check_images, check_vector
 from tinyconv.ops import conv as ops
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
 from tinyconv.samples import function, sample
@@ -16,11 +19,16 @@ Padding = tuple[Pair, Pair]
 
 def pair(value: Any) -> Pair:
     """k -> (k, k)"""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    if isinstance(value, (int, np.integer)):
+        return int(value), int(value)
+    if len(value) != 2:
+        raise ShapeError("sizes", f"{tuple(value)} must be one number, or (height, width)")
+    return int(value[0]), int(value[1])
 
 
 def single(value: Any) -> int:
-    return value if isinstance(value, int) else int(value[0])
+    """k or (k,) -> k"""
+    return int(value) if isinstance(value, (int, np.integer)) else int(value[0])
 
 
 def span(kernel: int, dilation: int) -> int:
@@ -54,51 +62,90 @@ def _padding(name: str, padding: Any, stride: Pair, kernel: Pair, dilation: Pair
 # --- errors
 
 
-def check_image(name: str, x: Any, channels: int) -> None:
-    """Four axes, floats, and the channels that the weight wants, or an error with a fix."""
+def check_image(name: str, x: Any, weight: Any, channels: int, groups: int = 1) -> None:
+    """Four axes and the channels and dtype that the weight wants, or an error with a fix."""
     shape = x.shape
-    if len(shape) == 4 and shape[1] == channels and x.dtype.kind == "f":
-        return
     if len(shape) == 3:
-        is_batch = channels == 1 and shape[0] != 1
-        hint = f"If {shape[0]} is the batch: x[:, None]" if is_batch else "A batch of one: x[None]"
+        if channels == 1 != shape[0]:
+            hint = f"If {shape[0]} is the batch: x[:, None]"
+        elif shape[2] == channels != shape[0]:
+            hint = f"Axis 2 is {channels}, so this looks like HWC: x.permute(2, 0, 1)[None]"
+        else:
+            hint = "A batch of one: x[None]"
         raise ShapeError(name, f"input {shape} is 3-D, need (N,C,H,W). {hint}")
-    if len(shape) != 4:
-        raise ShapeError(name, f"input {shape} is {len(shape)}-D, need (N,C,H,W)")
+    check_images(name, x)
     if shape[1] != channels:
-        message = f"input {shape}: axis 1 has {shape[1]} channels but the weight wants {channels}"
-        if shape[3] == channels:
-            message += f"; axis 3 is {channels}, so this looks like NHWC: x.permute(0, 3, 1, 2)"
-        elif x.scope:
-            message += f"; {x.scope} produced it"
-        raise ShapeError(name, message)
-    raise DTypeError(
-        name,
-        f"input is {x.dtype}, the weight holds floats; x.float() / 255 makes grey levels of bytes",
+        hint = f"axis 3 is {channels}, so this looks like NHWC: x.permute(0, 3, 1, 2)"
+        raise _wrong_channels(name, x, channels, groups, hint if shape[3] == channels else "")
+    check_dtype(name, x, weight)
+
+
+def _check_signal(name: str, x: Any, weight: Any, channels: int, groups: int = 1) -> None:
+    """Three axes and the channels and dtype that the weight wants, or an error with a fix."""
+    if x.ndim != 3:
+        hint = ". If the first axis is the batch: x[:, None]" if x.ndim == 2 else ""
+        raise ShapeError(name, f"input {x.shape} is {x.ndim}-D, need (N,C,L){hint}")
+    if x.shape[1] != channels:
+        hint = f"axis 2 is {channels}, so this looks like NLC: x.transpose(1, 2)"
+        raise _wrong_channels(name, x, channels, groups, hint if x.shape[2] == channels else "")
+    check_dtype(name, x, weight)
+
+
+def _wrong_channels(name: str, x: Any, channels: int, groups: int, layout: str) -> ShapeError:
+    got = x.shape[1]
+    wanted = f"{channels}"
+    if groups > 1:
+        wanted += f" = {channels // groups}*{groups} groups"
+    made = f"; {x.scope} produced it" if x.scope else ""
+    hint = f"{made}. in_channels={got} fits" if not layout else f"; {layout}"
+    return ShapeError(
+        name, f"input {x.shape}: axis 1 has {got} channels but the weight wants {wanted}{hint}"
     )
 
 
+def _check_weight(name: str, weight: Any, axes: str) -> None:
+    if weight.ndim != axes.count(",") + 1:
+        raise ShapeError(name, f"weight {weight.shape} is {weight.ndim}-D, need {axes}")
+
+
+def _check_least(name: str, stride: Pair, padding: Padding, dilation: Pair) -> None:
+    if min(stride) < 1 or min(dilation) < 1 or min(map(min, padding)) < 0:
+        raise ShapeError(
+            name,
+            f"stride {stride} and dilation {dilation} must be at least 1, padding {padding} at "
+            "least 0",
+        )
+
+
 def _check_fit(name: str, shape: Any, kernel: Any, padding: Padding, dilation: Pair) -> None:
-    for axis, letter in enumerate("HW"):
-        n, k, d = shape[2 + axis], kernel[axis], dilation[axis]
-        padded = n + padding[axis][0] + padding[axis][1]
-        if span(k, d) > padded:
-            need = -(-(span(k, d) - n) // 2)
-            sizes = f"{letter} = {n}" + (
-                f" + {padded - n} of padding = {padded}" if padded != n else ""
-            )
-            raise ShapeError(
-                name,
-                f"k{k} with dilation {d} spans {d}*({k}-1)+1 = {span(k, d)} > {padded} ({sizes}). "
-                f"Smallest padding that fits: {need}",
-            )
+    missing = [
+        span(k, d) - n - sum(p)
+        for n, k, p, d in zip(shape[2:], kernel, padding, dilation, strict=True)
+    ]
+    if max(missing) <= 0:
+        return
+    axis = 0 if missing[0] > 0 else 1
+    n, k, d, around = shape[2 + axis], kernel[axis], dilation[axis], sum(padding[axis])
+    reach = f"k{k} spans {k}"
+    if d > 1:
+        reach = f"k{k} with dilation {d} spans {d}*({k}-1)+1 = {span(k, d)}"
+    letter = "L" if name.endswith("1d") else "HW"[axis]
+    sizes = f"{letter} = {n}" + (f" + {around} of padding" if around else "")
+    need = max(
+        -(-(span(k, d) - n) // 2) for n, k, d in zip(shape[2:], kernel, dilation, strict=True)
+    )
+    raise ShapeError(name, f"{reach} > {n + around} ({sizes}). Smallest padding that fits: {need}")
 
 
 def _check_groups(name: str, c_in: int, c_out: int, groups: int) -> None:
-    if c_out % groups:
-        raise ShapeError(
-            name, f"{c_out} output channels in {groups} groups: {c_out}/{groups} is not whole"
-        )
+    for what, n in (("input", c_in), ("output", c_out)):
+        if groups < 1 or n % groups:
+            fits = [g for g in range(1, max(groups, 2)) if c_in % g == 0 == c_out % g]
+            raise ShapeError(
+                name,
+                f"{n} {what} channels in {groups} groups: {n}/{groups} is not whole. "
+                f"groups={fits[-1]} fits",
+            )
 
 
 # --- convolutions
@@ -124,13 +171,22 @@ def conv2d(
     padding: numbers, "valid" or "same" (stride 1; an even kernel's odd row goes after).
     OH = floor((H + 2 PH - DH (KH - 1) - 1) / SH) + 1.  ShapeError shows the arithmetic.
     """
-    stride, dilation = pair(stride), pair(dilation)
-    kernel = weight.shape[2:]
-    check_image("conv2d", input, weight.shape[1] * groups)
-    _check_groups("conv2d", input.shape[1], weight.shape[0], groups)
-    pads = _padding("conv2d", padding, stride, kernel, dilation)
-    _check_fit("conv2d", input.shape, kernel, pads, dilation)
-    y = ops.conv2d(input, weight, stride=stride, padding=pads, dilation=dilation, groups=groups)
+    _check_weight("conv2d", weight, "(O, C/groups, KH, KW)")
+    check_image("conv2d", input, weight, weight.shape[1] * groups, groups)
+    return _convolved("conv2d", input, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolved(
+    name: str, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Any:
+    """What conv1d, conv2d and unfold share, once the input's axes are known to be right."""
+    stride, dilation, kernel = pair(stride), pair(dilation), weight.shape[2:]
+    _check_groups(name, x.shape[1], weight.shape[0], groups)
+    check_vector(name, "bias", bias, weight.shape[0])
+    pads = _padding(name, padding, stride, kernel, dilation)
+    _check_least(name, stride, pads, dilation)
+    _check_fit(name, x.shape, kernel, pads, dilation)
+    y = ops.conv2d(x, weight, stride=stride, padding=pads, dilation=dilation, groups=groups)
     return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
 
 
@@ -148,35 +204,21 @@ def conv1d(
     groups: int = 1,
 ) -> Any:
     """(N, C, L), (O, C/groups, K) -> (N, O, OL): `conv2d` of images one pixel high."""
-    _check_signal("conv1d", input, weight.shape[1] * groups)
+    _check_weight("conv1d", weight, "(O, C/groups, K)")
+    _check_signal("conv1d", input, weight, weight.shape[1] * groups, groups)
     if not isinstance(padding, str):
         padding = (0, single(padding))
-    y = conv2d(
-        unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, single(stride)), padding,
+    y = _convolved(
+        "conv1d", unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, single(stride)), padding,
         (1, single(dilation)), groups,
     )  # fmt: skip
     return squeeze(y, 2)
 
 
-def _check_signal(name: str, x: Any, channels: int) -> None:
-    if x.ndim != 3:
-        raise ShapeError(
-            name,
-            f"input {x.shape} is {x.ndim}-D, need (N,C,L). "
-            + ("If the first axis is the batch: x[:, None]" if x.ndim == 2 else ""),
-        )
-    if x.shape[1] != channels:
-        message = (
-            f"input {x.shape}: axis 1 has {x.shape[1]} channels but the weight wants {channels}"
-        )
-        if x.shape[2] == channels:
-            message += f"; axis 2 is {channels}, so this looks like NLC: x.transpose(1, 2)"
-        raise ShapeError(name, message)
-
-
 @function(
     sample((2, 3, 4, 3), (3, 2, 3, 3), (2,), 2, 1, 1),
     sample((1, 4, 3, 4), (4, 3, 2, 3), None, [1, 2], [0, 1], 0, 2, [2, 1]),
+    sample((1, 2, 2, 3), (2, 3, 2, 3), (3,), 1, [1, 0], [2, 1], 1, [3, 2]),
 )
 def conv_transpose2d(
     input: Any,
@@ -193,31 +235,49 @@ def conv_transpose2d(
     OH = (H - 1) SH - 2 PH + DH (KH - 1) + output_padding + 1.  Several input sizes of a strided
     convolution give one output size; output_padding says which of them is meant.
     """
+    _check_weight("conv_transpose2d", weight, "(C, O/groups, KH, KW)")
+    check_image("conv_transpose2d", input, weight, weight.shape[0])
+    return _transposed(
+        "conv_transpose2d", input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+
+
+def _transposed(
+    name: str, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any,
+    groups: int, dilation: Any,
+) -> Any:  # fmt: skip
+    """What both transposed convolutions share, once the input's axes are known to be right."""
     stride, dilation, extra = pair(stride), pair(dilation), pair(output_padding)
-    top, left = pair(padding)
-    check_image("conv_transpose2d", input, weight.shape[0])
-    _check_groups("conv_transpose2d", weight.shape[1] * groups, input.shape[1], groups)
-    kernel = weight.shape[2:]
+    (top, left), kernel = pair(padding), weight.shape[2:]
+    _check_groups(name, weight.shape[1] * groups, x.shape[1], groups)
+    check_vector(name, "bias", bias, weight.shape[1] * groups)
+    pads = ((top, top), (left, left))
+    _check_least(name, stride, pads, dilation)
     for e, s, d in zip(extra, stride, dilation, strict=True):
-        if e >= max(s, d):
+        if not 0 <= e < max(s, d):
             raise ShapeError(
-                "conv_transpose2d",
+                name,
                 f"output_padding {e} picks among the {s} sizes that stride {s} merges; it must be "
-                f"below stride or dilation: at most {max(s, d) - 1}",
+                f"below stride or dilation: 0..{max(s, d) - 1}",
             )
-    height, width = (
+    height, width = size = tuple(
         (n - 1) * s - 2 * p + span(k, d) + e
         for n, s, p, k, d, e in zip(
-            input.shape[2:], stride, (top, left), kernel, dilation, extra, strict=True
+            x.shape[2:], stride, (top, left), kernel, dilation, extra, strict=True
         )
     )
-    if height < 1 or width < 1:
+    if min(size) < 1:
+        axis = 0 if height < 1 else 1
+        n, s, p, e = x.shape[2 + axis], stride[axis], (top, left)[axis], extra[axis]
+        reach = span(kernel[axis], dilation[axis])
         raise ShapeError(
-            "conv_transpose2d", f"the output would be {height} x {width}; use less padding"
+            name,
+            f"({n}-1)*{s} - 2*{p} + {reach} + {e} = {size[axis]} {('rows', 'columns')[axis]} of "
+            f"output. Largest padding that leaves one: {((n - 1) * s + reach + e - 1) // 2}",
         )
     y = ops.conv2d_input(
-        input, weight, input_size=(height, width), stride=stride,
-        padding=((top, top), (left, left)), dilation=dilation, groups=groups,
+        x, weight, input_size=(height, width), stride=stride, padding=pads, dilation=dilation,
+        groups=groups,
     )  # fmt: skip
     return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
 
@@ -234,10 +294,11 @@ def conv_transpose1d(
     dilation: Any = 1,
 ) -> Any:
     """The adjoint of `conv1d`: (N, C, L), (C, O/groups, K) -> (N, O, OL)."""
-    _check_signal("conv_transpose1d", input, weight.shape[0])
-    y = conv_transpose2d(
-        unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, single(stride)), (0, single(padding)),
-        (0, single(output_padding)), groups, (1, single(dilation)),
+    _check_weight("conv_transpose1d", weight, "(C, O/groups, K)")
+    _check_signal("conv_transpose1d", input, weight, weight.shape[0])
+    y = _transposed(
+        "conv_transpose1d", unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, single(stride)),
+        (0, single(padding)), (0, single(output_padding)), groups, (1, single(dilation)),
     )  # fmt: skip
     return squeeze(y, 2)
 
@@ -256,10 +317,10 @@ def unfold(
     input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Any:
     """The windows as columns: (N, C, H, W) -> (N, C KH KW, L), L windows in row-major order."""
-    kernel, channels = pair(kernel_size), input.shape[1]
-    y = conv2d(
-        input, _identity_kernels(channels, kernel, input), None, stride, padding, dilation, channels
-    )
+    check_images("unfold", input)
+    channels = input.shape[1]
+    weight = _identity_kernels(channels, pair(kernel_size), input)
+    y = _convolved("unfold", input, weight, None, stride, padding, dilation, channels)
     return reshape(y, shape=(*y.shape[:2], -1))
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
-from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.errors import ShapeError
+from tinyconv.nn.functional.checks import check_dtype, check_positions, check_vector
+from tinyconv.nn.functional.origin import before_flatten, padding_fix
 from tinyconv.ops.elementwise import where
 from tinyconv.ops.linalg import matmul
 from tinyconv.ops.shape import transpose, unsqueeze
@@ -19,6 +21,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """x W^T + b: (..., in), (out, in), (out,) -> (..., out)."""
     if input.ndim == 0 or input.shape[-1] != weight.shape[1]:
         raise _wrong_width(input, weight)
+    check_dtype("linear", input, weight)
+    check_vector("linear", "bias", bias, weight.shape[0])
     y = matmul(input, transpose(weight, 0, 1))
     return y if bias is None else y + bias
 
@@ -27,24 +31,18 @@ def _wrong_width(x: Any, weight: Any) -> ShapeError:
     """Where the features came from: the flattened shape, if the graph still knows it."""
     out, expected = weight.shape
     got = x.shape[-1] if x.ndim else 1
-    origin = _before_flatten(x)
-    shown = ""
-    if origin is not None:
-        factors = "*".join(map(str, origin[x.ndim - 1 :]))
-        shown = f" = {factors} (from {origin})"
+    image = before_flatten(x)
+    shown, fix = f" (from {x.shape})", f"Linear({got}, {out})"
+    if image is not None:
+        factors = "*".join(map(str, image.shape[x.ndim - 1 :]))
+        shown = f" = {factors} (from {image.shape})"
+        padding = padding_fix(image, expected)
+        fix += f", or {padding}" if padding else ""
     elif x.scope:
         shown = f" (from {x.scope}, {x.shape})"
-    fix = f"Linear({got}, {out})"
     if x.ndim > 2 and math.prod(x.shape[1:]) == expected:
-        fix = "flatten first: x.flatten(1)"
+        fix = "Flatten first: x.flatten(1)"
     return ShapeError("linear", f"got {got}{shown}, expects {expected}. {fix}")
-
-
-def _before_flatten(x: Any) -> tuple[int, ...] | None:
-    if x.node is None or x.node.op.name != "reshape":
-        return None
-    edge = x.node.inputs[0]
-    return None if edge is None or edge.ndim <= x.ndim else edge.shape
 
 
 @function(sample(ints(2, 3, high=4), (4, 5)), sample(ints(6, high=4), (4, 5), 1, smooth=False))
@@ -69,17 +67,3 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     check_positions("one_hot", "tensor", tensor, n, "num_classes is {n} (0..{last})")
     xp = array_module(tensor.data)
     return wrap((tensor.data[..., None] == xp.arange(n)).astype(xp.int64))
-
-
-def check_positions(name: str, what: str, x: Any, n: int, range_text: str) -> None:
-    """Integers 0 <= x < n, or an error that says which one is not."""
-    if x.dtype.kind not in "iu":
-        raise DTypeError(name, f"{what} is {x.dtype}, it must hold integers; x.long()")
-    bad = (x.data < 0) | (x.data >= n)
-    if bad.any():
-        at = [int(i[0]) for i in bad.nonzero()]
-        place = "".join(f"[{i}]" for i in at) if len(at) < 2 else f"[{', '.join(map(str, at))}]"
-        value = x.data[tuple(at)]
-        raise ShapeError(
-            name, f"{what}{place} is {value}, but {range_text.format(n=n, last=n - 1)}"
-        )

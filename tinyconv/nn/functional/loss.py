@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tinyconv.autograd import wrap
 from tinyconv.errors import DTypeError, ShapeError
-from tinyconv.nn.functional.linear import check_positions
+from tinyconv.nn.functional.checks import CASTS, check_positions, check_vector
 from tinyconv.ops.elementwise import abs_, clamp, log, softplus, where
-from tinyconv.ops.index import gather
+from tinyconv.ops.index import _gather as gather
 from tinyconv.ops.reduce import log_softmax, mean, sum
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
 from tinyconv.samples import constants, floats, function, ints, sample
@@ -55,14 +56,16 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, it lies in 0..1")
-    log_p = log_softmax(input, dim=1 if input.ndim > 1 else 0)
+    axis = 1 if input.ndim > 1 else 0
+    check_vector("cross_entropy", "weight", weight, input.shape[axis])
+    log_p = log_softmax(input, dim=axis)
     if target.dtype.kind == "f":
         return _against_probabilities(log_p, target, weight, reduction, label_smoothing)
     picked, used = _pick("cross_entropy", log_p, target, weight, ignore_index)
     if not label_smoothing:
         return _weighed(-picked, used, reduction)
     weighed = log_p if weight is None else log_p * _per_class(weight, log_p)
-    spread = sum(weighed, dim=1 if log_p.ndim > 1 else 0) / log_p.shape[1 if log_p.ndim > 1 else 0]
+    spread = sum(weighed, dim=axis) / log_p.shape[axis]
     spread = where(target == ignore_index, 0.0, spread)
     return _weighed(-(1 - label_smoothing) * picked - label_smoothing * spread, used, reduction)
 
@@ -81,6 +84,7 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Any:
     """-input at the target, input being log-probabilities (N, C) or (N, C, d1, ...)."""
+    check_vector("nll_loss", "weight", weight, input.shape[1 if input.ndim > 1 else 0])
     picked, used = _pick("nll_loss", input, target, weight, ignore_index)
     return _weighed(-picked, used, reduction)
 
@@ -96,11 +100,14 @@ def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) ->
             f"logits {log_p.shape} want one class each, target {expected}, got {target.shape}"
             + (f"; target.reshape({expected})" if math.prod(expected) == target.data.size else ""),
         )
-    ignored = target == ignore_index
+    ignored = wrap(target.data == ignore_index)
     some = bool(ignored.data.any())
     safe = where(ignored, 0, target) if some else target
-    check_positions(name, "target", safe, classes, "the logits have {n} classes (0..{last})")
-    picked = squeeze(gather(log_p, axis, unsqueeze(safe, axis)), axis)
+    check_positions(
+        name, "target", safe, classes, "the logits have {n} classes (0..{last})",
+        ". If that marks what to leave out: ignore_index={value}",
+    )  # fmt: skip
+    picked = squeeze(gather(log_p, unsqueeze(safe, axis), dim=axis), axis)
     used = None if weight is None else weight[safe]
     if some:
         used = where(ignored, 0.0, 1.0 if used is None else used).to(log_p.dtype)
@@ -113,7 +120,8 @@ def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) ->
 def _weighed(loss: Any, used: Any, reduction: str) -> Any:
     if reduction != "mean" or used is None:
         return _reduce(loss, reduction)
-    return sum(loss) / sum(used)
+    total = sum(used)
+    return sum(loss) / total if total.item() else sum(loss) * math.nan  # nothing to average
 
 
 def _per_class(weight: Any, log_p: Any) -> Any:
@@ -151,6 +159,11 @@ def _check_same(name: str, input: Any, target: Any) -> None:
             name,
             f"input {input.shape} and target {target.shape} differ; broadcasting would compare "
             f"each with many{fix}",
+        )
+    if input.dtype != target.dtype and input.dtype.kind == target.dtype.kind == "f":
+        raise DTypeError(
+            name,
+            f"input is {input.dtype}, target {target.dtype}: target.{CASTS[str(input.dtype)]}()",
         )
 
 

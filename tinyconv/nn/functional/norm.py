@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyconv.autograd import no_grad
 from tinyconv.errors import ShapeError
+from tinyconv.nn.functional.checks import check_dtype, check_vector
 from tinyconv.ops import norm as ops
 from tinyconv.ops.elementwise import maximum, rsqrt
 from tinyconv.ops.reduce import norm
@@ -38,6 +39,7 @@ def batch_norm(
     towards the mean and the unbiased variance.  Otherwise the running statistics are used.
     """
     _check_width(input, running_mean if running_mean is not None else weight)
+    _check_affine("batch_norm", input, weight, bias)
     if not training:
         return _with_statistics(input, running_mean, running_var, weight, bias, eps)
     n = input.data.size // max(input.shape[1], 1)
@@ -72,8 +74,15 @@ def _check_width(x: Any, vector: Any) -> None:
         made = f"; {x.scope} produced it" if x.scope else ""
         raise ShapeError(
             "batch_norm",
-            f"input has {x.shape[1]} channels, {vector.shape[0]} are expected{made}",
+            f"input {x.shape} has {x.shape[1]} channels, {vector.shape[0]} are expected{made}",
         )
+
+
+def _check_affine(name: str, x: Any, weight: Any, bias: Any) -> None:
+    check_vector(name, "weight", weight, x.shape[1])
+    check_vector(name, "bias", bias, x.shape[1])
+    if weight is not None:
+        check_dtype(name, x, weight)
 
 
 @function(sample((2, 3, 4), [4], (4,), (4,)), sample((2, 3, 4), [3, 4]))
@@ -86,6 +95,9 @@ def layer_norm(
 ) -> Any:
     """Normalised over the last axes, ``normalized_shape``; weight and bias have that shape."""
     shape = tuple(normalized_shape)
+    for what, table in (("weight", weight), ("bias", bias)):
+        if table is not None and table.shape != shape:
+            raise ShapeError("layer_norm", f"{what} {table.shape} must be {shape}")
     if input.shape[-len(shape) :] != shape:
         raise ShapeError(
             "layer_norm",
@@ -107,6 +119,7 @@ def group_norm(
         raise ShapeError(
             "group_norm", f"{c} channels in {num_groups} groups: {c}/{num_groups} is not whole"
         )
+    _check_affine("group_norm", input, weight, bias)
     rows = reshape(input, shape=(1, n * num_groups, -1))
     y = reshape(ops.batch_norm(rows, None, None, eps=eps)[0], shape=input.shape)
     column = (1, -1) + (1,) * (input.ndim - 2)
@@ -135,8 +148,11 @@ def instance_norm(
     count = math.prod(size)
     if count <= 1:
         raise ShapeError(
-            "instance_norm", f"input {input.shape} has {count} value per channel and sample"
+            "instance_norm",
+            f"input {input.shape} has {count} value per channel and sample, "
+            "whose variance is 0: every output would be the bias",
         )
+    _check_affine("instance_norm", input, weight, bias)
     rows = reshape(input, shape=(1, n * c, *size))
     y, (mean, var) = ops.batch_norm(rows, None, None, eps=eps)
     y = reshape(y, shape=input.shape)

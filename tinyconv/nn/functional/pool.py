@@ -9,6 +9,7 @@ import numpy as np
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.errors import ShapeError
+from tinyconv.nn.functional.checks import check_images
 from tinyconv.nn.functional.conv import Padding, Pair, pair, span
 from tinyconv.ops import pool as ops
 from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign
@@ -21,17 +22,11 @@ from tinyconv.samples import function, positive, sample
 UNPOOLED = np.array([0, 3, 9, 10]).reshape(1, 1, 2, 2).repeat(2, 0).repeat(3, 1)
 
 
-def _check(name: str, x: Any) -> None:
-    if x.ndim != 4:
-        hint = "; a batch of one: x[None]" if x.ndim == 3 else ""
-        raise ShapeError(name, f"input {x.shape} is {x.ndim}-D, need (N,C,H,W){hint}")
-
-
 def _geometry(
     name: str, x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
 ) -> tuple[Pair, Padding]:
     """Output size, and the padding with what ceil_mode adds after."""
-    _check(name, x)
+    check_images(name, x)
     size, pads = [], []
     for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True):
         if p > k // 2:
@@ -100,7 +95,9 @@ def max_unpool2d(
 
     Where windows overlapped and name a place twice, the entries are averaged.
     """
-    _check("max_unpool2d", input)
+    check_images("max_unpool2d", input)
+    if input.shape != indices.shape:
+        raise ShapeError("max_unpool2d", f"input {input.shape} and indices {indices.shape} differ")
     kernel = pair(kernel_size)
     stride = kernel if stride is None else pair(stride)
     if output_size is None:
@@ -188,7 +185,7 @@ def _windows(n: int, out: int) -> list[tuple[int, int]]:
 
 
 def _target(name: str, x: Any, output_size: Any) -> Pair:
-    _check(name, x)
+    check_images(name, x)
     wanted = (
         (output_size, output_size) if isinstance(output_size, int | None) else tuple(output_size)
     )

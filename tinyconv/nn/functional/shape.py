@@ -11,6 +11,7 @@ import numpy as np
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.errors import ShapeError
+from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops.linalg import matmul
 from tinyconv.ops.shape import broadcast_to, pad_zeros, permute, reshape
 from tinyconv.samples import function, sample
@@ -52,7 +53,8 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
                 raise ShapeError(
                     "pad",
                     f"({before}, {after}) along axis {axis} of {input.shape}: "
-                    f"{mode} of {n} entries takes 0..{most} on each side",
+                    f"{mode} of {n} entries takes 0..{most} on each side; "
+                    "mode='replicate' takes any number",
                 )
             positions = _POSITIONS[mode](np.arange(-before, n + after), n)
             input = input[(slice(None),) * axis + (array_module(input.data).asarray(positions),)]
@@ -126,21 +128,31 @@ def interpolate(
         )
         size = [math.floor(n * f) for n, f in zip(spatial, factors, strict=True)]
     size = [size] * len(spatial) if isinstance(size, int) else list(size)
+    if len(size) != len(spatial) or min(size) < 1:
+        raise ShapeError(
+            "interpolate",
+            f"{spatial} cannot become {tuple(size)}: {len(spatial)} sizes of at least 1",
+        )
     if mode == "nearest":
         return _nearest(input, size, factors)
     for axis, (n, out, factor) in enumerate(zip(spatial, size, factors, strict=True), 2):
+        if out == n:  # nothing to do, also for a factor such as 1.2 that the size rounds away
+            continue
         table = _between(n, out, factor, bool(align_corners))
         matrix = wrap(array_module(input.data).asarray(table, input.dtype))
         input = matmul(input, matrix.T) if axis == input.ndim - 1 else matmul(matrix, input)
     return input
 
 
-def _nearest(x: Any, size: list[int], factors: list[float | None]) -> Any:
-    if all(out % n == 0 for n, out in zip(x.shape[2:], size, strict=True)):
-        return _repeated(x, [out // n for n, out in zip(x.shape[2:], size, strict=True)])
+def _nearest(x: Any, size: list[int], given: list[float | None]) -> Any:
+    times = [out / n for n, out in zip(x.shape[2:], size, strict=True)]
+    # a factor such as 1.2 that rounds to the same size, or to twice the size, does not count
+    factors = [t if f is None or t in (1, 2) else f for f, t in zip(given, times, strict=True)]
+    if factors == times and all(t == int(t) for t in times):
+        return _repeated(x, [int(t) for t in times])
     for axis, (out, factor) in enumerate(zip(size, factors, strict=True), 2):
         n = x.shape[axis]
-        scale = np.float32(n / out if factor is None else 1 / factor)
+        scale = np.float32(n / out if factor == out / n else 1 / factor)
         positions = np.minimum((np.arange(out, dtype=np.float32) * scale).astype(np.int64), n - 1)
         x = x[(slice(None),) * axis + (array_module(x.data).asarray(positions),)]
     return x
@@ -176,6 +188,7 @@ def _between(n: int, out: int, factor: float | None, align_corners: bool) -> np.
 @function(sample((2, 12, 2, 3), 2))
 def pixel_shuffle(input: Any, upscale_factor: int) -> Any:
     """(N, C r^2, H, W) -> (N, C, H r, W r): channels become pixels."""
+    check_images("pixel_shuffle", input)
     n, c, h, w = input.shape
     r = upscale_factor
     if c % (r * r):
@@ -187,6 +200,7 @@ def pixel_shuffle(input: Any, upscale_factor: int) -> Any:
 @function(sample((2, 3, 4, 6), 2))
 def pixel_unshuffle(input: Any, downscale_factor: int) -> Any:
     """(N, C, H r, W r) -> (N, C r^2, H, W): `pixel_shuffle` undone."""
+    check_images("pixel_unshuffle", input)
     n, c, h, w = input.shape
     r = downscale_factor
     if h % r or w % r:

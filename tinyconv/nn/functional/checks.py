@@ -1,0 +1,52 @@
+"""Checks that several functions share; each error shows the numbers and a fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyconv.errors import DTypeError, ShapeError
+
+CASTS = {"float16": "half", "float32": "float", "float64": "double"}
+
+
+def check_dtype(name: str, x: Any, weight: Any, what: str = "weight") -> None:
+    """Floats of the weight's dtype."""
+    if x.dtype == weight.dtype:
+        return
+    if weight.dtype.kind != "f":
+        raise DTypeError(name, f"the {what} is {weight.dtype}, it must hold floats: {what}.float()")
+    cast = CASTS[str(weight.dtype)]
+    hint = f"x.{cast}()"
+    if x.dtype == "uint8":
+        hint += f"; grey levels 0..255 become 0..1 with x.{cast}() / 255"
+    raise DTypeError(name, f"input is {x.dtype}, the {what} {weight.dtype}: {hint}")
+
+
+def check_vector(name: str, what: str, vector: Any, n: int) -> None:
+    """One entry per channel or class; a single one would be broadcast."""
+    if vector is not None and vector.shape != (n,):
+        raise ShapeError(name, f"{what} {vector.shape} must be ({n},)")
+
+
+def check_images(name: str, x: Any) -> None:
+    """Four axes."""
+    if x.ndim != 4:
+        hint = {3: ". A batch of one: x[None]", 2: ". One grey image: x[None, None]"}
+        raise ShapeError(
+            name, f"input {x.shape} is {x.ndim}-D, need (N,C,H,W){hint.get(x.ndim, '')}"
+        )
+
+
+def check_positions(name: str, what: str, x: Any, n: int, range_text: str, hint: str = "") -> None:
+    """Integers 0 <= x < n, or an error that says which one is not."""
+    if x.dtype.kind not in "iu":
+        raise DTypeError(name, f"{what} is {x.dtype}, it must hold integers; {what}.long()")
+    if not x.data.size or (x.data.min() >= 0 and x.data.max() < n):
+        return
+    at = tuple(int(i[0]) for i in ((x.data < 0) | (x.data >= n)).nonzero())
+    place = f"[{', '.join(map(str, at))}]" if at else ""
+    value = x.data[at]
+    text = range_text.format(n=n, last=n - 1)
+    if value in (-1, 255):  # what data sets mark the unknown with
+        text += hint.format(value=value)
+    raise ShapeError(name, f"{what}{place} is {value}, but {text}")
