@@ -2,8 +2,8 @@
 
     python benchmarks/kernels.py [--threads N] [--rounds 11] [--json FILE]
 
-float32.  Convolutions are (batch, H = W, C -> O, k, stride), forward, gradient of the input (dX) and
-of the weight (dW); PyTorch's tensors are in its default layout (NCHW).  No goals are set for
+float32.  Convolutions are (batch, H = W, C -> O, k, stride), forward, gradient of the input (dX)
+and of the weight (dW); PyTorch's tensors are in its default layout (NCHW).  No goals are set for
 these: the training step has one (resnet_step.py).
 """
 
