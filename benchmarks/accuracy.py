@@ -19,8 +19,8 @@ from networks import torch_model
 from timing import machine
 from torch.nn import functional as TF
 
+import tinyconv as tc
 from tinyconv import data
-from tinyconv.backend import cpu
 from tinyconv.train import Config, Run, Trainer, evaluate
 
 GOALS = {"full": 99.3, "sample": 98.0}
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json")
     options = parser.parse_args()
-    torch.set_num_threads(cpu.get_num_threads())
+    torch.set_num_threads(tc.get_num_threads())
     config = Config(data=options.data, epochs=options.epochs, seed=options.seed)
     trainer = Trainer(config, Run(Path(tempfile.mkdtemp())))
     peer = Peer(trainer)

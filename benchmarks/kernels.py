@@ -16,7 +16,8 @@ from timing import compare, report
 from torch.nn import functional as TF
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from tinyconv.backend import CPU, cpu
+import tinyconv as tc
+from tinyconv.backend import CPU
 
 CONVOLUTIONS = [
     (128, 28, 1, 16, 3, 1),
@@ -88,12 +89,12 @@ def others(rounds: int) -> list:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Single kernels beside PyTorch's.")
-    parser.add_argument("--threads", type=int, default=cpu.get_num_threads())
+    parser.add_argument("--threads", type=int, default=tc.get_num_threads())
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    cpu.set_num_threads(options.threads)
+    tc.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     rows = [row for case in CONVOLUTIONS for row in convolution(*case, options.rounds)]
     report([*rows, *others(options.rounds)], options.json)

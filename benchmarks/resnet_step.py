@@ -11,18 +11,18 @@ import torch
 from networks import dezero_step, tinyconv_step, torch_step
 from timing import compare, report
 
-from tinyconv.backend import cpu
+import tinyconv as tc
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One training step of ResNet-8.")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=cpu.get_num_threads())
+    parser.add_argument("--threads", type=int, default=tc.get_num_threads())
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    cpu.set_num_threads(options.threads)
+    tc.set_num_threads(options.threads)
     n = options.batch
     label = f"ResNet-8 step, batch {n}, {options.threads} threads"
     ours = tinyconv_step(n)

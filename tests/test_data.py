@@ -34,9 +34,6 @@ FILES = tuple(mnist.MNIST_SHA256)
 
 def full_set() -> Path:
     """The folder of the real MNIST, or skip."""
-    beside = ROOT.parent / "shared" / "data" / "mnist"
-    if beside.is_dir():
-        return beside
     try:
         return data.locate(data.MNIST.files, download=False)
     except data.DataNotFound:

@@ -123,7 +123,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("step", [5, 10])
+@pytest.mark.parametrize("step", [1, 5, 10])
 def test_resume_after_a_kill(tmp_path, request, step):
     run("--out", "whole")
     code = KILLED.format(tests=str(request.path.parent), step=step, batch=BATCH)

@@ -11,6 +11,10 @@ from tinyconv.autograd import (
     op as op,
 )
 from tinyconv.backend import kernels as kernels
+from tinyconv.backend.cpu import (
+    get_num_threads as get_num_threads,
+    set_num_threads as set_num_threads,
+)
 from tinyconv.creation import (
     arange as arange,
     eye as eye,

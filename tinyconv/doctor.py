@@ -24,6 +24,7 @@ PACKAGES = {
     "safetensors": "checkpoints",
     "graphviz": "graphs",
     "pooch": "downloads",
+    "threadpoolctl": "threads of the BLAS",
     "tqdm": "progress bars",
 }
 OPTIONAL = {"matplotlib": ("curves", "pip install 'tinyconv[plot]'")}

@@ -14,7 +14,7 @@ int8, int16, int32, int64 = (
     np.dtype(np.int64),
 )
 uint8, bool_ = np.dtype(np.uint8), np.dtype(np.bool_)
-half, float_, double, long = float16, float32, float64, int64
+half, double, long = float16, float64, int64
 
 ALL = (float16, float32, float64, int8, int16, int32, int64, uint8, bool_)
 

@@ -57,16 +57,19 @@ class Run:
 
     def write_config(self, config: Config) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
+        self._write("config.json", json.dumps(asdict(config), indent=1) + "\n")
 
     def read_config(self) -> Config:
         return Config(**json.loads((self.folder / "config.json").read_text()))
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in history)
-        temporary = self.folder / "metrics.jsonl.tmp"
-        temporary.write_text(lines)
-        os.replace(temporary, self.folder / "metrics.jsonl")
+        self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+
+    def _write(self, name: str, text: str) -> None:
+        """Completely or not at all."""
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, self.folder / name)
 
     def write_curves(self, history: list[dict[str, Any]]) -> None:
         """Loss and accuracy over the epochs, where matplotlib is installed."""
@@ -236,6 +239,7 @@ class Trainer:
         self.run.write_config(self.config)
         if not self.history and not self.batch:
             self.draw_graph()
+            self.save()  # a kill in the first steps, too, leaves something to resume
         self.run.write_metrics(self.history)
         with StopRequest() as stop:
             while self.epoch < self.config.epochs:

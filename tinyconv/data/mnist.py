@@ -93,7 +93,6 @@ class MNIST(Dataset):
         self.transform = transform
         self.folder = self._folder(root, source, download)
         self.source = "sample" if self.folder == self.sample else "full"
-        self.source = "sample" if self.folder == self.sample else "full"
         images, labels = (self._read(file) for file in SPLITS[train])
         self.images: NDArray[np.uint8] = images
         self.labels: NDArray[np.int64] = labels.astype(np.int64)
