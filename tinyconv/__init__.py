@@ -11,7 +11,7 @@ from tinyconv.autograd import (
     op as op,
 )
 from tinyconv.backend import kernels as kernels
-from tinyconv.backend.cpu import (
+from tinyconv.backend.threads import (
     get_num_threads as get_num_threads,
     set_num_threads as set_num_threads,
 )

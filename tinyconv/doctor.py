@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info
 
 import tinyconv
 from tinyconv import data
-from tinyconv.backend import BACKENDS, cpu
+from tinyconv.backend import BACKENDS, threads
 
 PACKAGES = {
     "numpy": "arrays",
@@ -69,8 +69,8 @@ def backends() -> Iterator[Finding]:
 
 
 def blas() -> Iterator[Finding]:
-    threads = cpu.get_num_threads()
-    yield Finding("threads", f"{threads} of {os.cpu_count()} cores (OMP_NUM_THREADS sets it)")
+    count = threads.get_num_threads()
+    yield Finding("threads", f"{count} of {os.cpu_count()} cores (OMP_NUM_THREADS sets it)")
     libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
     if not libraries:
         yield Finding("BLAS", "NumPy's is not one that threadpoolctl knows; speed is unknown")

@@ -1,20 +1,26 @@
 """Backends: one small object per array library, and its heavy kernels.
 
-A heavy kernel is looked up in the backend's layers from the fastest to the reference; the first
-layer that has the kernel wins.  So a faster implementation overrides one kernel at a time and the
+A heavy kernel is looked up in the backend's layers from the fastest to the reference.  A layer need
+not have every kernel, and a kernel need not cover every case: it returns NotImplemented, and the
+next layer's is asked.  So a faster implementation overrides one kernel at a time, and the
 reference, written once in plain ``xp`` code, stands behind all of them.
+
+    compiled    register tiles, compiled by Numba where that is installed
+    blocked     plain NumPy, block by block so that each stays in cache
+    reference   the mathematics
+    naive       loops over every multiply-add
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import cpu, naive, reference, special
+from tinyconv.backend import blocked, compiled, naive, reference, special
 from tinyconv.backend.array import Array, array_module, register_array_type
 from tinyconv.errors import DeviceError
 
@@ -58,20 +64,33 @@ class Backend:
         return np.asarray(x)
 
     def __getattr__(self, kernel: str) -> Any:
-        for layer in self.__dict__.get("layers", ()):
-            if hasattr(layer, kernel):
-                found = getattr(layer, kernel)
-                self.__dict__[kernel] = found
-                self._found.append(kernel)
-                return found
-        raise AttributeError(f"backend {self.device!r} has no kernel {kernel!r}")
+        layers = self.__dict__.get("layers", ())
+        found = [getattr(layer, kernel) for layer in layers if hasattr(layer, kernel)]
+        if not found:
+            raise AttributeError(f"backend {self.device!r} has no kernel {kernel!r}")
+        chosen = found[0] if len(found) == 1 else _first_that_covers(found)
+        self.__dict__[kernel] = chosen
+        self._found.append(kernel)
+        return chosen
+
+
+def _first_that_covers(kernels: list[Callable[..., Any]]) -> Callable[..., Any]:
+    def kernel(*args: Any, **params: Any) -> Any:
+        for implementation in kernels:
+            result = implementation(*args, **params)
+            if result is not NotImplemented:
+                return result
+        raise NotImplementedError(f"no layer covers {kernels[-1].__name__}")  # the last covers all
+
+    return kernel
 
 
 CPU = Backend(
     "cpu",
     np,
     {
-        "fast": [cpu, reference, special],
+        "fast": [*([compiled] if compiled.AVAILABLE else []), blocked, reference, special],
+        "numpy": [blocked, reference, special],
         "reference": [reference, special],
         "naive": [naive, reference, special],
     },
@@ -110,7 +129,8 @@ def kernels(choice: str) -> Any:
 
     ``tc.kernels("naive")``      loops over every multiply-add: for reading, and as an oracle
     ``tc.kernels("reference")``  windows and a matrix product
-    ``tc.kernels("fast")``       the default: the fastest that covers the case
+    ``tc.kernels("numpy")``      the same in blocks and threads: the fastest without a compiler
+    ``tc.kernels("fast")``       the default: compiled by Numba where that is installed
 
     Acts at once; used as ``with tc.kernels("naive"):`` it is undone at the end of the block.
     """

@@ -249,6 +249,35 @@ def batch_norm_backward(
     return dx, gn.sum(axes), g.sum(axes)
 
 
+def batch_norm_relu(
+    x: Array, weight: Array | None, bias: Array | None, residual: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """relu(batch norm of x + residual), and the batch's mean and variance."""
+    y, mean, var = batch_norm(x, weight, bias, eps)
+    return relu(y if residual is None else y + residual), mean, var
+
+
+def batch_norm_relu_backward(
+    g: Array, y: Array, x: Array, weight: Array | None, mean: Array, var: Array, eps: float,
+    residual: bool,
+) -> tuple[Array, Array, Array, Array | None]:
+    """Gradients of x, weight, bias and, if there was one, of the residual; y is the output."""
+    g = relu_backward(g, y)
+    return *batch_norm_backward(g, x, weight, mean, var, eps), g if residual else None
+
+
+def affine(x: Array, scale: Array, shift: Array) -> Array:
+    """x (N,C,...) * scale (C,) + shift (C,)."""
+    _, channel = _channel_axes(x)
+    return x * channel(scale) + channel(shift)
+
+
+def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:
+    """relu(affine of x + residual)."""
+    y = affine(x, scale, shift)
+    return relu(y if residual is None else y + residual)
+
+
 def _channel_axes(x: Array) -> tuple[tuple[int, ...], Any]:
     """All axes but 1, and what turns a vector (C,) into something to broadcast against x."""
     return (0, *range(2, x.ndim)), lambda v: v.reshape(1, -1, *(1,) * (x.ndim - 2))

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any, Self
 
 from tinyconv.nn.module import Module
+from tinyconv.nn.norm import fuses, norm_relu
 
 
 class _Numbered(Module):
@@ -81,8 +82,16 @@ class Sequential(_Numbered):
         return type(self)(dict(list(self._modules.items())[index]))  # PyTorch keeps the names here
 
     def forward(self, input: Any) -> Any:
-        for module in self._modules.values():
-            input = module(input)
+        modules = iter(self._modules.values())
+        module = next(modules, None)
+        while module is not None:
+            following = next(modules, None)
+            if following is not None and fuses(module, following):
+                input = norm_relu(module, following, input)
+                following = next(modules, None)
+            else:
+                input = module(input)
+            module = following
         return input
 
 

@@ -94,11 +94,16 @@ class Module:
             path = _join(outer_scope, type(self).__name__)
         context.module, context.scope = self, path
         try:
-            if self._forward_pre_hooks or self._forward_hooks:
+            if self.hooked:
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         finally:
             context.module, context.scope = outer, outer_scope
+
+    @property
+    def hooked(self) -> bool:
+        """Is a forward hook or pre-hook registered?"""
+        return bool(self._forward_pre_hooks or self._forward_hooks)
 
     def _call_with_hooks(self, args: Any, kwargs: dict[str, Any]) -> Any:
         for hook in self._forward_pre_hooks:

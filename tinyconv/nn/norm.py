@@ -7,8 +7,9 @@ from tinyconv.creation import ones, tensor, zeros
 from tinyconv.dtypes import int64
 from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
+from tinyconv.nn.activation import ReLU
 from tinyconv.nn.conv import check_groups
-from tinyconv.nn.module import Layer, new_parameter
+from tinyconv.nn.module import Layer, Module, new_parameter
 from tinyconv.tensor import Tensor
 
 
@@ -100,7 +101,10 @@ class _BatchNorm(_RunningNorm):
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
         )
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(
+        self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """relu: relu(norm + residual), in one pass (`norm_relu`)."""
         self._check(input)
         tracking = self.training and self.track_running_stats
         share = self.momentum or 0.0
@@ -109,10 +113,12 @@ class _BatchNorm(_RunningNorm):
             if self.momentum is None:  # the plain mean over all batches
                 share = 1.0 / self.num_batches_tracked.item()
         use = tracking or not self.training
-        return F.batch_norm(
-            input, self.running_mean if use else None, self.running_var if use else None,
-            self.weight, self.bias, self.training or self.running_mean is None, share, self.eps,
-        )
+        statistics = (self.running_mean, self.running_var) if use else (None, None)
+        affine = (self.weight, self.bias)
+        how = (self.training or self.running_mean is None, share, self.eps)
+        if relu:
+            return F.batch_norm_relu(input, *statistics, *affine, residual, *how)
+        return F.batch_norm(input, *statistics, *affine, *how)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -135,6 +141,24 @@ class BatchNorm2d(_BatchNorm):
 
     ndims = (4,)
     axes = "(N,C,H,W)"
+
+
+def norm_relu(norm: Module, relu: Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """relu(norm(x) + residual): in one operation where a plain batch norm meets a plain ReLU.
+
+    Anything else, and modules with hooks, are called one after the other.
+    """
+    if fuses(norm, relu):
+        return norm(x, residual=residual, relu=True)
+    y = norm(x)
+    return relu(y if residual is None else y + residual)
+
+
+def fuses(norm: Module, relu: Module) -> bool:
+    """Are these a batch norm and a ReLU whose every effect `norm_relu` reproduces?"""
+    return type(norm) in (BatchNorm1d, BatchNorm2d) and type(relu) is ReLU and not (
+        norm.hooked or relu.hooked
+    )
 
 
 class _InstanceNorm(_RunningNorm):

@@ -12,16 +12,15 @@ from tinyconv.nn.containers import Sequential
 from tinyconv.nn.conv import Conv2d
 from tinyconv.nn.linear import Identity
 from tinyconv.nn.module import Module
-from tinyconv.nn.norm import BatchNorm2d
+from tinyconv.nn.norm import BatchNorm2d, norm_relu
 from tinyconv.tensor import Tensor
 
 
-def residual_sum(x: Tensor, branch: Tensor, shortcut: Tensor) -> Tensor:
-    """branch + shortcut, both computed from x; never broadcast, so a wrong shortcut is found."""
+def check_shortcut(x: Tensor, branch: Tensor, shortcut: Tensor) -> None:
+    """branch and shortcut are never broadcast, so that a wrong shortcut is found."""
     if branch.shape != shortcut.shape:
         name = f"branch {branch.shape}, shortcut {shortcut.shape}"
         raise ShapeError(name, _advice(x.shape, branch.shape))
-    return branch + shortcut
 
 
 def _advice(x: tuple[int, ...], y: tuple[int, ...]) -> str:
@@ -59,7 +58,9 @@ class Residual(Module):
         self.shortcut = Identity() if shortcut is None else shortcut
 
     def forward(self, input: Tensor) -> Tensor:
-        return residual_sum(input, self.branch(input), self.shortcut(input))
+        branch, shortcut = self.branch(input), self.shortcut(input)
+        check_shortcut(input, branch, shortcut)
+        return branch + shortcut
 
 
 class _Block(Module):
@@ -77,9 +78,10 @@ class _Block(Module):
             )
         self.downsample = downsample
 
-    def _join(self, x: Tensor, branch: Tensor) -> Tensor:
+    def _join(self, x: Tensor, branch: Tensor, norm: Module) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(residual_sum(x, branch, shortcut))
+        check_shortcut(x, branch, shortcut)
+        return norm_relu(norm, self.relu, branch, shortcut)
 
     def brief(self) -> str:
         stride = f", s{self.stride}" if self.stride != 1 else ""
@@ -105,8 +107,8 @@ class BasicBlock(_Block):
         self._add_downsample(inplanes, planes, stride, downsample)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        return self._join(x, self.bn2(self.conv2(out)))
+        out = norm_relu(self.bn1, self.relu, self.conv1(x))
+        return self._join(x, self.conv2(out), self.bn2)
 
 
 class Bottleneck(_Block):
@@ -131,6 +133,6 @@ class Bottleneck(_Block):
         self._add_downsample(inplanes, planes, stride, downsample)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        return self._join(x, self.bn3(self.conv3(out)))
+        out = norm_relu(self.bn1, self.relu, self.conv1(x))
+        out = norm_relu(self.bn2, self.relu, self.conv2(out))
+        return self._join(x, self.conv3(out), self.bn3)

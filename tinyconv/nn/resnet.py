@@ -13,7 +13,7 @@ from tinyconv.nn.containers import Sequential
 from tinyconv.nn.conv import Conv2d
 from tinyconv.nn.linear import Identity, Linear
 from tinyconv.nn.module import Module
-from tinyconv.nn.norm import BatchNorm2d
+from tinyconv.nn.norm import BatchNorm2d, norm_relu
 from tinyconv.nn.pool import AdaptiveAvgPool2d, MaxPool2d
 from tinyconv.nn.residual import BasicBlock, Bottleneck
 from tinyconv.tensor import Tensor
@@ -61,7 +61,7 @@ class ResNet(Module):
                 init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(x)))
         for i in range(self.n_stages):
             x = getattr(self, f"layer{i + 1}")(x)
         return self.fc(self.avgpool(x).flatten(1))

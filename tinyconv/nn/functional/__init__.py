@@ -41,6 +41,7 @@ from tinyconv.nn.functional.loss import (
 )
 from tinyconv.nn.functional.norm import (
     batch_norm as batch_norm,
+    batch_norm_relu as batch_norm_relu,
     group_norm as group_norm,
     instance_norm as instance_norm,
     layer_norm as layer_norm,

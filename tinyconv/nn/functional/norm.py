@@ -38,10 +38,47 @@ def batch_norm(
     training: mean and biased variance of the batch; the running statistics move by ``momentum``
     towards the mean and the unbiased variance.  Otherwise the running statistics are used.
     """
+    return _batch_norm(
+        input, running_mean, running_var, weight, bias, training, momentum, eps,
+        lambda x, w, b: ops.batch_norm(x, w, b, eps=eps), ops.affine,
+    )
+
+
+@function(
+    sample((2, 3, 4, 5), None, None, (3,), (3,), (2, 3, 4, 5), True),
+    sample((4, 3), None, None, None, None, None, True),
+    sample((2, 3, 4), *STATISTICS, (3,), (3,), (2, 3, 4)),
+)
+def batch_norm_relu(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    residual: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """relu(batch_norm(input) + residual) in one pass; residual has input's shape, or is None."""
+    if residual is not None and residual.shape != input.shape:
+        raise ShapeError("batch_norm_relu", f"residual {residual.shape}, input {input.shape}")
+    return _batch_norm(
+        input, running_mean, running_var, weight, bias, training, momentum, eps,
+        lambda x, w, b: ops.batch_norm_relu(x, w, b, residual, eps=eps),
+        lambda x, scale, shift: ops.affine_relu(x, scale, shift, residual),
+    )
+
+
+def _batch_norm(
+    input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, training: bool,
+    momentum: float, eps: float, normalise: Any, affine: Any,
+) -> Any:
+    """normalise: by the batch's statistics, which it returns too; affine: by fixed ones."""
     _check_width(input, running_mean if running_mean is not None else weight)
     _check_affine("batch_norm", input, weight, bias)
     if not training:
-        return _with_statistics(input, running_mean, running_var, weight, bias, eps)
+        return affine(input, *_scale_and_shift(running_mean, running_var, weight, bias, eps))
     n = input.data.size // max(input.shape[1], 1)
     if n <= 1:
         raise ShapeError(
@@ -49,7 +86,7 @@ def batch_norm(
             f"input {input.shape} has {n} value per channel, whose variance is 0: every output "
             "would be the bias. Use a larger batch, or model.eval()",
         )
-    y, (mean, var) = ops.batch_norm(input, weight, bias, eps=eps)
+    y, (mean, var) = normalise(input, weight, bias)
     if running_mean is not None:
         with no_grad():
             running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
@@ -57,14 +94,11 @@ def batch_norm(
     return y
 
 
-def _with_statistics(x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
-    """One multiply-add per entry."""
+def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
     if mean is None or var is None:
         raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
     scale = rsqrt(var + eps) if weight is None else weight * rsqrt(var + eps)
-    shift = -mean * scale if bias is None else bias - mean * scale
-    column = (1, -1) + (1,) * (x.ndim - 2)
-    return x * reshape(scale, shape=column) + reshape(shift, shape=column)
+    return scale, -mean * scale if bias is None else bias - mean * scale
 
 
 def _check_width(x: Any, vector: Any) -> None:

@@ -7,235 +7,35 @@ Four ideas carry all of it:
    next block is read; no array as large as the whole batch's patches ever exists.
 3. One loop for two kernels. The gradient of the input is again a correlation, with flipped
    weights and stride 1: one for each of the sh*sw phases of a strided convolution.
-4. Threads over blocks. Which blocks are summed together depends on the thread count alone, and
-   sums are combined in order: bit-identical from run to run.
+4. Threads over blocks (`tinyconv.backend.threads`).
 
 Axes: N batch, C channels, H W image, O output channels, OH OW output image, KH KW kernel,
 P pixels (N*H*W). Arguments and results are those of `tinyconv.backend.reference`.
 """
 
 import functools
-import itertools
 import math
-import os
-import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from tinyconv.backend import reference
 from tinyconv.backend.array import Array
+from tinyconv.backend.memory import empty, empty_like, memory_order
 from tinyconv.backend.reference import Padding, Pair
-
-T = TypeVar("T")
-R = TypeVar("R")
+from tinyconv.backend.threads import WORTH_THREADS, cut, evenly, in_spans, scratch
 
 FEW = 2**14  # numbers below which the reference's fewer calls win
 BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls are few and long
 SHORT_RUN = 8  # numbers below which a run is not worth copying as one
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
-LARGE = 2**20  # bytes from which on an array's memory is worth keeping for the next one
-WORTH_THREADS = 2**19  # numbers below which waking another thread costs more than it saves
-
-# ------------------------------------------------------------------------------- threads
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _default_threads() -> int:
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else _usable_cores()
-
-
-_threads = _default_threads()
-
-
-def get_num_threads() -> int:
-    """The number of threads that a kernel uses: OMP_NUM_THREADS, else the usable cores."""
-    return _threads
-
-
-def set_num_threads(n: int) -> None:
-    """Let kernels use `n` threads. Raises ValueError unless n >= 1."""
-    global _threads
-    if n < 1:
-        raise ValueError(f"set_num_threads: {n} threads cannot compute anything; give 1 or more")
-    _threads = int(n)
-
-
-@functools.cache
-def _workers(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n, "tinyconv")
-
-
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_workers.cache_clear)
-
-
-class _SingleThreadedBlas:
-    """While entered, a matrix product runs on the thread that asks for it.
-
-    The setting is global to the process: the first to enter saves it, the last to leave restores.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.depth = 0
-        self.libraries: list[Any] | None = None
-        self.before: list[int] = []
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.libraries is None:
-                found = ThreadpoolController().lib_controllers
-                self.libraries = [library for library in found if library.user_api == "blas"]
-            if self.depth == 0:
-                self.before = [library.get_num_threads() for library in self.libraries]
-                for library in self.libraries:
-                    library.set_num_threads(1)
-            self.depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                for library, n in zip(self.libraries or (), self.before, strict=True):
-                    library.set_num_threads(n)
-
-
-_single_threaded_blas = _SingleThreadedBlas()
-
-
-def _in_spans(
-    job: Callable[[Sequence[T]], R], blocks: Sequence[T], work: int, per_thread: int = 4
-) -> list[R]:
-    """job(span) for contiguous spans of `blocks`; results in order, `work` in numbers touched.
-
-    A thread that is done takes the next span, so a core that is slow or busy holds nobody up.
-    """
-    threads = max(1, min(_threads, len(blocks))) if work >= WORTH_THREADS else 1
-    spans = [blocks[cut] for cut in _cut(len(blocks), per_thread * threads if threads > 1 else 1)]
-    results: dict[int, R] = {}
-    queue = deque(enumerate(spans))
-
-    def take_spans() -> None:
-        while queue:
-            try:
-                i, span = queue.popleft()
-            except IndexError:  # another thread was faster
-                return
-            results[i] = job(span)
-
-    with _single_threaded_blas:
-        others = [  # the context carries np.errstate
-            _workers(threads - 1).submit(copy_context().run, take_spans) for _ in range(threads - 1)
-        ]
-        take_spans()
-        for other in others:
-            other.result()
-    return [results[i] for i in range(len(spans))]
-
-
-def _evenly(blocks: int) -> int:
-    """At least so many blocks, but as many for each thread."""
-    return -(-blocks // _threads) * _threads
-
-
-def _cut(n: int, pieces: int) -> list[slice]:
-    """range(n) in so many slices, as equal as can be, none empty."""
-    pieces = min(n, max(1, pieces))
-    cuts = [n * i // pieces for i in range(pieces + 1)] if n else []
-    return [slice(i, j) for i, j in itertools.pairwise(cuts)]
-
 
 def _even_blocks(rows: Array) -> list[slice]:
     """Slices of the first axis of about BLOCK numbers."""
-    return _cut(len(rows), _evenly(-(-rows.size // BLOCK)))
-
-
-_local = threading.local()
-
-
-def _scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-    """An uninitialised array; this thread's next call by the same name overwrites it."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    buffer = getattr(_local, name, None)
-    if buffer is None or buffer.size < size:
-        buffer = np.empty(size, np.uint8)
-        setattr(_local, name, buffer)
-    return buffer[:size].view(dtype).reshape(shape)
-
-
-# -------------------------------------------------------------------------------- memory
-
-
-class _Memory:
-    """Large uninitialised arrays, in the memory of ones that nobody refers to any more.
-
-    The C library hands a large array back to the system when it dies, and the next one has to be
-    faulted in page by page: that took a third of a train step. Never holds more than was in use
-    at the same time.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.owners: list[Array] = [np.empty(0, np.uint8)]  # least recently lent first
-        ((_, self.unused),) = self._counts()
-        self.owners.clear()
-
-    def _counts(self) -> list[tuple[int, int]]:
-        """Where each owner is, and how many refer to it: every view of it does."""
-        return [(i, sys.getrefcount(owner)) for i, owner in enumerate(self.owners)]
-
-    def empty(self, shape: Sequence[int], dtype: Any) -> Array:
-        dtype = np.dtype(dtype)
-        size = math.prod(shape) * dtype.itemsize
-        if size < LARGE:
-            return np.empty(shape, dtype)
-        with self.lock:
-            owner = self._reuse(size)
-            if owner is None:
-                owner = np.empty(size, np.uint8)
-            self.owners.append(owner)
-            return owner.view(dtype).reshape(shape)
-
-    def _reuse(self, size: int) -> Array | None:
-        """Take out an idle owner of this size; if there is none, drop others to make room."""
-        idle = [i for i, count in self._counts() if count <= self.unused]
-        for i in idle:
-            if self.owners[i].size == size:
-                return self.owners.pop(i)
-        dropped = 0
-        for passed, i in enumerate(idle):
-            if dropped < size:
-                dropped += self.owners.pop(i - passed).size
-        return None
-
-
-_memory = _Memory()
-
-
-def empty_like(x: Array) -> Array:
-    """np.empty_like for an `x` without holes in memory, but without page faults."""
-    order = _memory_order(x)
-    return _memory.empty([x.shape[axis] for axis in order], x.dtype).transpose(np.argsort(order))
-
-
-def _memory_order(x: Array) -> list[int]:
-    """The axes of x, outermost in memory first."""
-    return sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+    return cut(len(rows), evenly(-(-rows.size // BLOCK)))
 
 
 # --------------------------------------------------------------------------- convolution
@@ -248,8 +48,8 @@ def _blocks(images: int, rows: int, row_size: int) -> list[Block]:
     fit = max(1, BLOCK // row_size)
     if fit >= rows:
         some = -(-images // (fit // rows))
-        return [(piece, slice(0, rows)) for piece in _cut(images, _evenly(some))]
-    bands = _cut(rows, -(-rows // fit))
+        return [(piece, slice(0, rows)) for piece in cut(images, evenly(some))]
+    bands = cut(rows, -(-rows // fit))
     return [(slice(n, n + 1), band) for n in range(images) for band in bands]
 
 
@@ -317,7 +117,7 @@ class _Patches:
                 (KH, KW, C, N, rows, self.columns),
                 (h * dh, w * dw, c, n, h * sh, w * sw),
             )
-            matrix = _scratch("patches", (K, P), padded.dtype)
+            matrix = scratch("patches", (K, P), padded.dtype)
             return windows, matrix.reshape(windows.shape), matrix.T
         # NumPy copies a run faster as one opaque element than as an axis of numbers.
         element = np.dtype((np.void, run * C * padded.itemsize))
@@ -327,7 +127,7 @@ class _Patches:
             padded,
             strides=(n, h * sh, w * sw, h * dh, w * dw),
         )
-        matrix = _scratch("patches", (P, K), padded.dtype)
+        matrix = scratch("patches", (P, K), padded.dtype)
         return windows, matrix.view(element).reshape(windows.shape), matrix
 
 
@@ -361,7 +161,7 @@ class _Correlation:
         rows, y = self.patches(block), self.y[block]
         K, O = self.w.shape
         direct = y.flags.c_contiguous
-        product = y if direct else _scratch("product", y.shape, y.dtype)
+        product = y if direct else scratch("product", y.shape, y.dtype)
         n = _pieces(len(rows), K * O)
         np.matmul(rows.reshape(n, -1, K), self.w, out=product.reshape(n, -1, O))
         if not direct:
@@ -377,7 +177,7 @@ def _correlate(correlations: list[_Correlation]) -> None:
         for correlation, block in span:
             correlation.compute(block)
 
-    _in_spans(job, todo, sum(c.work for c in correlations))
+    in_spans(job, todo, sum(c.work for c in correlations))
 
 
 def _pixels(x: Array) -> Array:
@@ -401,11 +201,14 @@ def _merged(groups: int, channels: int) -> int:
     return max(m for m in fit if groups % m == 0)
 
 
-def _block_diagonal(w: Array, groups: int) -> tuple[Array, int]:
-    """w (O,C/G,KH,KW) for fewer groups, with zeros between channels of different ones."""
+def _block_diagonal(x: Array, w: Array, groups: int) -> tuple[Array, int]:
+    """w (O,C/G,KH,KW) for fewer groups, with zeros between channels of different ones.
+
+    Unless x, which w shall multiply, has a NaN or infinity: 0 times that would spread.
+    """
     O, CG, KH, KW = w.shape
     m = _merged(groups, CG)
-    if m == 1:
+    if m == 1 or not np.isfinite(x).all():
         return w, groups
     dense = np.zeros((groups // m, m, O // groups, m, CG, KH, KW), w.dtype)
     parts = w.reshape(groups // m, m, O // groups, CG, KH, KW)
@@ -428,7 +231,7 @@ def _channels_last(x: Array) -> Array:
 
 def _empty(N: int, C: int, H: int, W: int, dtype: Any) -> Array:
     """(N,C,H,W) to the caller, channels-last in memory."""
-    return _memory.empty((N, H, W, C), dtype).transpose(0, 3, 1, 2)
+    return empty((N, H, W, C), dtype).transpose(0, 3, 1, 2)
 
 
 def conv2d(
@@ -436,16 +239,14 @@ def conv2d(
 ) -> Array:
     """See `reference.conv2d`."""
     if not _covers(x, w):
-        return reference.conv2d(
-            x, w, stride=stride, padding=padding, dilation=dilation, groups=groups
-        )
+        return NotImplemented
     (top, bottom), (left, right) = padding
     N, C, H, W = x.shape
     size = reference.output_size(
         (top + H + bottom, left + W + right), w.shape[2:], stride, dilation
     )
     y = _empty(N, len(w), *size, x.dtype)
-    w, groups = _block_diagonal(w, groups)
+    w, groups = _block_diagonal(x, w, groups)
     _correlate(
         [
             _Correlation(
@@ -462,7 +263,7 @@ def conv2d(
     return y
 
 
-def _phases(
+def stride_phases(
     size: int, kernel: int, stride: int, pad: int, dilation: int
 ) -> Iterator[tuple[slice, slice, int, int]]:
     """Along one axis: the input at start::stride meets only some taps of the kernel.
@@ -494,20 +295,12 @@ def conv2d_input(
 ) -> Array:
     """See `reference.conv2d_input`."""
     if not _covers(g, w):
-        return reference.conv2d_input(
-            g,
-            w,
-            input_size=input_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-        )
+        return NotImplemented
     C = w.shape[1] * groups
-    w, groups = _block_diagonal(w, groups)
+    w, groups = _block_diagonal(g, w, groups)
     dx = _empty(len(g), C, *input_size, g.dtype)
     phases = [
-        list(_phases(*axis))
+        list(stride_phases(*axis))
         for axis in zip(
             input_size, w.shape[2:], stride, (padding[0][0], padding[1][0]), dilation, strict=True
         )
@@ -544,15 +337,7 @@ def conv2d_weight(
 ) -> Array:
     """See `reference.conv2d_weight`."""
     if not _covers(x, g):
-        return reference.conv2d_weight(
-            x,
-            g,
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-        )
+        return NotImplemented
     C, O = x.shape[1], g.shape[1]
     m = _merged(groups, C // groups)
     dw = np.empty((O, m * C // groups, *kernel_size), x.dtype)
@@ -589,14 +374,14 @@ def _correlate_weight(
 
     per_thread = max(1, min(4, 4 * BLOCK // (K * O)))  # totals of a large kernel take memory
     blocks = _blocks(N, OH, OW * max(K, O))
-    totals = _in_spans(job, blocks, N * OH * OW * max(K, O), per_thread)
+    totals = in_spans(job, blocks, N * OH * OW * max(K, O), per_thread)
     return sum(totals[1:], totals[0]).reshape(*kernel_size, C, O)
 
 
 # ------------------------------------------------------------------- batch norm and ReLU
 
 
-def _channel_rows(x: Array) -> Array:
+def channel_rows(x: Array) -> Array:
     """x (N,C,...) channels-last as a matrix (rows, L): each row holds L/C pixels.
 
     NumPy's inner loop is one row; rows of a mere 16 channels would be all overhead.
@@ -610,8 +395,8 @@ def _channel_rows(x: Array) -> Array:
     return np.ascontiguousarray(last).reshape(-1, length)
 
 
-def _like(rows: Array, x: Array) -> Array:
-    """Back from `_channel_rows` to the shape of x."""
+def from_rows(rows: Array, x: Array) -> Array:
+    """Back from `channel_rows` to the shape of x."""
     N, C, *size = x.shape
     return rows.reshape(N, *size, C).transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
 
@@ -621,7 +406,7 @@ def _channel_sums(
 ) -> tuple[Array, Array]:
     """Per channel, in float64: the sums of g and of g * (x - shift); without g of x - shift for g.
 
-    x and g are `_channel_rows`, shift is one row.
+    x and g are `channel_rows`, shift is one row.
     """
 
     def job(span: Sequence[slice]) -> list[tuple[Array, Array]]:
@@ -629,12 +414,12 @@ def _channel_sums(
         for block in span:
             d = x[block]
             if shift is not None:
-                d = np.subtract(d, shift, out=_scratch("deviation", d.shape, d.dtype))
+                d = np.subtract(d, shift, out=scratch("deviation", d.shape, d.dtype))
             p = d if g is None else g[block]
             found.append((np.dot(np.ones(len(p), p.dtype), p), np.einsum("ij,ij->j", p, d)))
         return found
 
-    parts = [part for span in _in_spans(job, _even_blocks(x), x.size) for part in span]
+    parts = [part for span in in_spans(job, _even_blocks(x), x.size) for part in span]
     first, second = (
         np.concatenate([part[i] for part in parts]).reshape(-1, channels).sum(0, dtype=np.float64)
         for i in (0, 1)
@@ -656,8 +441,8 @@ def batch_norm(
     standard deviation; only otherwise does a second pass sum the deviations.
     """
     if x.size < FEW or not _covers(x, x):
-        return reference.batch_norm(x, weight, bias, eps)
-    C, rows = x.shape[1], _channel_rows(x)
+        return NotImplemented
+    C, rows = x.shape[1], channel_rows(x)
     total = x.size // C
 
     def row(v: Array) -> Array:
@@ -685,8 +470,8 @@ def batch_norm(
             part = np.multiply(rows[block], scales, out=y[block])
             part += shifts
 
-    _in_spans(normalise, _even_blocks(rows), x.size)
-    return _like(y, x), mean.astype(x.dtype), var.astype(x.dtype)
+    in_spans(normalise, _even_blocks(rows), x.size)
+    return from_rows(y, x), mean.astype(x.dtype), var.astype(x.dtype)
 
 
 def batch_norm_backward(
@@ -694,8 +479,8 @@ def batch_norm_backward(
 ) -> tuple[Array, Array, Array]:
     """See `reference.batch_norm_backward`."""
     if x.size < FEW or not _covers(x, g):
-        return reference.batch_norm_backward(g, x, weight, mean, var, eps)
-    C, xs, gs = x.shape[1], _channel_rows(x), _channel_rows(g)
+        return NotImplemented
+    C, xs, gs = x.shape[1], channel_rows(x), channel_rows(g)
     total = x.size // C
 
     def row(v: Array) -> Array:
@@ -722,18 +507,18 @@ def batch_norm_backward(
             np.subtract(gs[block], part, out=part)
             part *= scales
 
-    _in_spans(combine, _even_blocks(xs), x.size)
-    return _like(dx, x), (scale * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
+    in_spans(combine, _even_blocks(xs), x.size)
+    return from_rows(dx, x), (scale * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
 
 
 def _dense(x: Array) -> bool:
     """Is there an order of the axes in which x is contiguous?"""
-    return bool(x.transpose(_memory_order(x)).flags.c_contiguous)
+    return bool(x.transpose(memory_order(x)).flags.c_contiguous)
 
 
 def _flat(x: Array) -> Array:
     """A dense x as a vector, in the order of its memory."""
-    return x.transpose(_memory_order(x)).reshape(-1)
+    return x.transpose(memory_order(x)).reshape(-1)
 
 
 @cache
@@ -753,7 +538,7 @@ def relu(x: Array) -> Array:
         for block in span:
             np.maximum(source[block], 0, out=target[block])
 
-    _in_spans(job, _even_blocks(source), x.size)
+    in_spans(job, _even_blocks(source), x.size)
     return y
 
 
@@ -764,7 +549,7 @@ def relu_backward(g: Array, y: Array) -> Array:
         dx[y <= _zero(y.dtype)] = 0
         return dx
     if y.size < FEW or not _covers(g, y) or not _dense(y):
-        return reference.relu_backward(g, y)
+        return NotImplemented
     if g.strides != y.strides:
         same = empty_like(y)
         same[...] = g
@@ -776,12 +561,43 @@ def relu_backward(g: Array, y: Array) -> Array:
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
-            keep = _scratch("keep", target[block].shape, bits)
-            np.greater(ys[block], 0, out=keep, casting="unsafe")
+            keep = scratch("keep", target[block].shape, bits)
+            np.not_equal(ys[block], 0, out=keep, casting="unsafe")  # NaN keeps its gradient
             np.multiply(gs[block], keep, out=target[block])
 
-    _in_spans(job, _even_blocks(ys), y.size)
+    in_spans(job, _even_blocks(ys), y.size)
     return dx
+
+
+def batch_norm_relu(
+    x: Array, weight: Array | None, bias: Array | None, residual: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """See `reference.batch_norm_relu`."""
+    found = batch_norm(x, weight, bias, eps)
+    if found is NotImplemented:
+        return NotImplemented
+    y, mean, var = found
+    if residual is not None:
+        y += residual
+    return relu(y), mean, var
+
+
+def batch_norm_relu_backward(
+    g: Array,
+    y: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    var: Array,
+    eps: float,
+    residual: bool,
+) -> tuple[Array, Array, Array, Array | None]:
+    """See `reference.batch_norm_relu_backward`."""
+    passed = relu_backward(g, y)
+    found = passed if passed is NotImplemented else batch_norm_backward(passed, x, weight, mean, var, eps)
+    if found is NotImplemented:
+        return NotImplemented
+    return *found, passed if residual else None
 
 
 # ------------------------------------------------------------------------------- pooling
@@ -792,9 +608,7 @@ def max_pool2d(
 ) -> tuple[Array, Array]:
     """See `reference.max_pool2d`. Where a maximum is not finite, that one decides."""
     if x.dtype.kind != "f":
-        return reference.max_pool2d(
-            x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
-        )
+        return NotImplemented
     (top, bottom), (left, right) = padding
     N, C, H, W = x.shape
     padded = x
@@ -807,11 +621,9 @@ def max_pool2d(
     values = [padded[:, :, rows, cols] for _, (rows, cols) in taps]
     y = functools.reduce(np.maximum, values[1:], values[0].copy(order="K"))
     if not np.isfinite(y).all():
-        return reference.max_pool2d(
-            x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
-        )
+        return NotImplemented
     # The first tap that equals the maximum: count those before it.
-    before = np.zeros_like(y, np.uint16)
+    before = np.zeros_like(y, np.min_scalar_type(len(taps)))
     missing = np.ones_like(y, bool)
     for value in values:
         missing &= value != y

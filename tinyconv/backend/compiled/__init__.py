@@ -1,0 +1,50 @@
+"""Kernels compiled by Numba: Python source with the speed of a vendor's library.
+
+Optional: without Numba (``pip install numba``) the plain NumPy of `tinyconv.backend.blocked` does
+the work.  Nothing is imported or compiled before the first array that is worth it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+AVAILABLE = importlib.util.find_spec("numba") is not None
+MODULES = {
+    "conv2d": "conv",
+    "conv2d_input": "conv",
+    "conv2d_weight": "conv",
+    "affine": "norm",
+    "affine_relu": "norm",
+    "batch_norm": "norm",
+    "batch_norm_backward": "norm",
+    "batch_norm_relu": "norm",
+    "batch_norm_relu_backward": "norm",
+}
+FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
+DTYPES = "fd"  # float32, float64
+
+
+def covers(x: Any) -> bool:
+    """Is it worth a compiled kernel?"""
+    return x.size >= FEW and x.dtype.char in DTYPES
+
+
+@cache
+def _lazy(name: str) -> Callable[..., Any]:
+    def kernel(x: Any, *args: Any, **params: Any) -> Any:
+        if not covers(x):
+            return NotImplemented
+        module = importlib.import_module(f"{__name__}.{MODULES[name]}")
+        return getattr(module, name)(x, *args, **params)
+
+    return kernel
+
+
+def __getattr__(name: str) -> Any:
+    if name in MODULES:
+        return _lazy(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

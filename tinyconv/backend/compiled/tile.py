@@ -1,0 +1,310 @@
+"""The register tiles: three small loops that LLVM must not be left to guess.
+
+A compiler's vectoriser does not keep a block of sums in registers over a whole convolution window.
+These intrinsics say it outright, in LLVM's own instructions: J pixels by V vectors of L output
+channels are held in J*V registers while the window is walked, one multiply-add per register for
+every input value.
+
+The tile's shape travels as the type of an argument, ``((0,) * J, (0,) * V, (0,) * L)``: Numba
+compiles one kernel per type and its cache tells them apart.
+
+Memory is addressed by integers, in bytes; steps are in bytes too.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+POINTER = ir.PointerType()
+INT = ir.IntType(64)
+
+
+class _Emitter:
+    """What the tiles have in common, on top of an IRBuilder."""
+
+    def __init__(self, builder: Any, element: Any, lanes: int) -> None:
+        self.b, self.element, self.lanes = builder, element, lanes
+        self.vector = ir.VectorType(element, lanes)
+        self.size = 4 if isinstance(element, ir.FloatType) else 8
+        name = f"llvm.fma.v{lanes}f{8 * self.size}"
+        self.fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
+        )
+
+    def at(self, address: Any, offset: Any = 0) -> Any:
+        """The pointer `offset` bytes after an address."""
+        if isinstance(offset, int):
+            offset = INT(offset)
+        pointer = address if address.type == POINTER else self.b.inttoptr(address, POINTER)
+        return self.b.gep(pointer, [offset], source_etype=ir.IntType(8))
+
+    def load(self, address: Any, offset: Any = 0) -> Any:
+        return self.b.load(self.at(address, offset), align=self.size, typ=self.vector)
+
+    def store(self, value: Any, address: Any, offset: Any = 0) -> None:
+        self.b.store(value, self.at(address, offset), align=self.size)
+
+    def store_some(self, value: Any, address: Any, offset: Any, count: Any) -> None:
+        """The first `count` lanes only; none or all of them, too."""
+        lane = ir.VectorType(INT, self.lanes)
+        mask = self.b.icmp_signed("<", lane(list(range(self.lanes))), self.splat(count, lane))
+        name = f"llvm.masked.store.v{self.lanes}f{8 * self.size}.p0"
+        bits = ir.VectorType(ir.IntType(1), self.lanes)
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, POINTER, ir.IntType(32), bits])
+        store = cgutils.get_or_insert_function(self.b.module, kind, name)
+        pointer = self.at(address, offset)
+        self.b.call(store, [value, pointer, ir.IntType(32)(self.size), mask])
+
+    def splat(self, scalar: Any, kind: Any = None) -> Any:
+        kind = kind or self.vector
+        single = self.b.insert_element(kind(ir.Undefined), scalar, ir.IntType(32)(0))
+        zeros = ir.VectorType(ir.IntType(32), kind.count)([0] * kind.count)
+        return self.b.shuffle_vector(single, kind(ir.Undefined), zeros)
+
+    def broadcast(self, address: Any, offset: Any = 0) -> Any:
+        """A vector of one number from memory."""
+        return self.splat(self.b.load(self.at(address, offset), align=self.size, typ=self.element))
+
+    def spread(self, address: Any, count: int, depthwise: bool) -> list[Any]:
+        """What `count` vectors of weights are multiplied with: one number, or as many others."""
+        if depthwise:
+            return [self.load(address, v * self.lanes * self.size) for v in range(count)]
+        return [self.broadcast(address)] * count
+
+    def zeros(self, count: int) -> list[Any]:
+        return [self.vector([0.0] * self.lanes)] * count
+
+    def loop(self, count: Any, state: list[Any], body: Any) -> list[Any]:
+        """``for i in range(count): state = body(i, state)``, the state in registers."""
+        b = self.b
+        before = b.block
+        head, inside, after = (b.append_basic_block(name) for name in ("head", "inside", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(INT)
+        i.add_incoming(INT(0), before)
+        phis = [b.phi(value.type) for value in state]
+        for phi, value in zip(phis, state, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<", i, count), inside, after)
+        b.position_at_end(inside)
+        result = body(i, phis)
+        for phi, value in zip(phis, result, strict=True):
+            phi.add_incoming(value, b.block)
+        i.add_incoming(b.add(i, INT(1)), b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return phis
+
+
+def _counts(shape: Any) -> tuple[int, int, int, bool]:
+    j, v, lanes, kind = shape
+    return j.count, v.count, lanes.count, kind.count == 2
+
+
+@intrinsic
+def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, channels):  # type: ignore
+    """y[j, o] = sum over t, r of x[j, taps[t] + r] * w[t, r, o] for J pixels, V*L channels o.
+
+    x, y: addresses of the first pixel, whose successors are `x_step`, `y_step` bytes further;
+    taps: address of int64 offsets in bytes; w: packed (n_taps, run, V*L); channels: how many of
+    the V*L are stored.  `like` is an array whose element type is the numbers'.
+    """
+    J, V, L, depthwise = _counts(shape)
+
+    def generate(context, builder, signature, args):  # type: ignore
+        _, _, x, x_step, taps, n_taps, run, w, y, y_step, channels = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), L)
+        vectors = V * L * e.size
+        # An x86 address is base + {1, 2, 4, 8} * step: a pointer for every third pixel is enough
+        # to reach all of them, and few enough to stay in registers.
+        bases = [builder.mul(x_step, INT(j)) for j in range(0, J, 3)]
+        steps = [INT(0), x_step, builder.mul(x_step, INT(2))]
+
+        def tap(t, state):  # type: ignore
+            start = builder.add(x, builder.load(e.at(taps, builder.mul(t, INT(16))), typ=INT))
+
+            def value(r, state):  # type: ignore
+                sums, weights, near = state[: J * V], state[J * V], state[J * V + 1 :]
+                rows = [e.load(weights, v * L * e.size) for v in range(V)]
+                sums = list(sums)
+                for j in range(J):
+                    number = e.at(near[j // 3], steps[j % 3])
+                    for v, numbers in enumerate(e.spread(number, V, depthwise)):
+                        k = j * V + v
+                        sums[k] = builder.call(e.fma, [numbers, rows[v], sums[k]])
+                near = [builder.add(pointer, INT(e.size)) for pointer in near]
+                return [*sums, builder.add(weights, INT(vectors)), *near]
+
+            near = [builder.add(start, base) for base in bases]
+            return e.loop(run, [*state, *near], value)[: J * V + 1]
+
+        sums = e.loop(n_taps, [*e.zeros(J * V), w], tap)[:-1]
+        whole = builder.icmp_signed(">=", channels, INT(V * L))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                for k, total in enumerate(sums):
+                    e.store(total, builder.add(y, builder.mul(y_step, INT(k // V))), k % V * L * e.size)
+            with otherwise:
+                for k, total in enumerate(sums):
+                    count = builder.sub(channels, INT(k % V * L))
+                    target = builder.add(y, builder.mul(y_step, INT(k // V)))
+                    e.store_some(total, target, k % V * L * e.size, count)
+        return context.get_dummy_value()
+
+    signature = types.void(
+        shape, like, *(types.intp,) * 9
+    )
+    return signature, generate
+
+
+@intrinsic
+def weight(typing, shape, like, x, x_row, x_step, g, g_row, g_step, rows, columns, out, out_step, skip):  # type: ignore
+    """out[r, o] += sum over pixels p of x[p, r] * g[p, o] for J numbers r and V*L channels o.
+
+    The pixels are `rows` times `columns`, `x_row` and `x_step` bytes apart in x.  Rows r < skip
+    are left alone.
+    """
+    J, V, L, depthwise = _counts(shape)
+
+    def generate(context, builder, signature, args):  # type: ignore
+        _, _, x, x_row, x_step, g, g_row, g_step, rows, columns, out, out_step, skip = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), L)
+
+        def row(i, state):  # type: ignore
+            start = [builder.add(x, builder.mul(x_row, i)), builder.add(g, builder.mul(g_row, i))]
+
+            def pixel(p, state):  # type: ignore
+                *sums, xp, gp = state
+                vectors = [e.load(gp, v * L * e.size) for v in range(V)]
+                for j in range(J):
+                    number = e.at(xp, j * e.size)
+                    for v, numbers in enumerate(e.spread(number, V, depthwise)):
+                        k = j * V + v
+                        sums[k] = builder.call(e.fma, [numbers, vectors[v], sums[k]])
+                return [*sums, builder.add(xp, x_step), builder.add(gp, g_step)]
+
+            return e.loop(columns, [*state, *start], pixel)[:-2]
+
+        sums = e.loop(rows, e.zeros(J * V), row)
+        for j in range(J):
+            target = builder.add(out, builder.mul(out_step, INT(j)))
+            with builder.if_then(builder.icmp_signed("<=", skip, INT(j))):
+                for v in range(V):
+                    offset = v * L * e.size
+                    total = builder.fadd(e.load(target, offset), sums[j * V + v])
+                    e.store(total, target, offset)
+        return context.get_dummy_value()
+
+    signature = types.void(shape, like, *(types.intp,) * 11)
+    return signature, generate
+
+
+@intrinsic
+def copy(typing, target, source, size):  # type: ignore
+    """Copy `size` bytes from one address to another."""
+
+    def generate(context, builder, signature, args):  # type: ignore
+        target, source, size = args
+        cgutils.raw_memcpy(builder, builder.inttoptr(target, POINTER), builder.inttoptr(source, POINTER), size, 1, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), generate
+
+
+# Winograd's transforms, one 4x4 tile of L channels each (see winograd.py). `lanes` is (0,) * L.
+
+
+def _differences(e: _Emitter, d: list[Any]) -> list[Any]:
+    """B^T d of F(2,3): (d0 - d2, d1 + d2, d2 - d1, d1 - d3)."""
+    b = e.b
+    return [b.fsub(d[0], d[2]), b.fadd(d[1], d[2]), b.fsub(d[2], d[1]), b.fsub(d[1], d[3])]
+
+
+def _sums(e: _Emitter, m: list[Any]) -> list[Any]:
+    """A^T m of F(2,3): (m0 + m1 + m2, m1 - m2 - m3)."""
+    b = e.b
+    return [b.fadd(b.fadd(m[0], m[1]), m[2]), b.fsub(b.fsub(m[1], m[2]), m[3])]
+
+
+def _spreads(e: _Emitter, g: list[Any]) -> list[Any]:
+    """A g of F(2,3): (g0, g0 + g1, g0 - g1, -g1)."""
+    b = e.b
+    return [g[0], b.fadd(g[0], g[1]), b.fsub(g[0], g[1]), b.fneg(g[1])]
+
+
+def _both_ways(e: _Emitter, transform: Any, square: list[list[Any]]) -> list[list[Any]]:
+    """The transform of the columns, then of the rows."""
+    columns = [transform(e, [row[j] for row in square]) for j in range(len(square[0]))]
+    return [transform(e, [column[i] for column in columns]) for i in range(len(columns[0]))]
+
+
+def _store_tile(e: _Emitter, square: list[list[Any]], out: Any, step: Any) -> None:
+    for k, value in enumerate(value for row in square for value in row):
+        e.store(value, out, e.b.mul(step, INT(k)))
+
+
+@intrinsic
+def winograd_input(typing, lanes, like, x, row, pixel, out, step):  # type: ignore
+    """B^T d B of the 4x4 pixels d from address x on; the 16 results are `step` bytes apart."""
+
+    def generate(context, builder, signature, args):  # type: ignore
+        _, _, x, row, pixel, out, step = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
+        lines = [builder.add(x, builder.mul(row, INT(i))) for i in range(4)]
+        steps = [builder.mul(pixel, INT(j)) for j in range(4)]
+        square = [[e.load(line, at) for at in steps] for line in lines]
+        _store_tile(e, _both_ways(e, _differences, square), out, step)
+        return context.get_dummy_value()
+
+    return types.void(lanes, like, *(types.intp,) * 5), generate
+
+
+@intrinsic
+def winograd_gradient(typing, lanes, like, g, row, pixel, rows, columns, out, step):  # type: ignore
+    """A g A^T of the 2x2 pixels g, of which `rows` and `columns` (1 or 2) exist, else zero."""
+
+    def generate(context, builder, signature, args):  # type: ignore
+        _, _, g, row, pixel, rows, columns, out, step = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
+        (zero,) = e.zeros(1)
+        exists = [builder.icmp_signed(">", n, INT(1)) for n in (rows, columns)]
+        # A pixel that does not exist is read from where one does.
+        down, right = (
+            builder.select(there, step, INT(0)) for there, step in zip(exists, (row, pixel), strict=True)
+        )
+        values = [[e.load(g), e.load(g, right)], [e.load(g, down), e.load(g, builder.add(down, right))]]
+        for i in range(2):
+            values[i][1] = builder.select(exists[1], values[i][1], zero)
+        values[1] = [builder.select(exists[0], value, zero) for value in values[1]]
+        _store_tile(e, _both_ways(e, _spreads, values), out, step)
+        return context.get_dummy_value()
+
+    return types.void(lanes, like, *(types.intp,) * 7), generate
+
+
+@intrinsic
+def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):  # type: ignore
+    """The 2x2 pixels A^T m A, of which `rows` and `columns` (1 or 2) are stored."""
+
+    def generate(context, builder, signature, args):  # type: ignore
+        _, _, m, step, y, row, pixel, rows, columns = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
+        square = [
+            [e.load(m, builder.mul(step, INT(4 * i + j))) for j in range(4)] for i in range(4)
+        ]
+        pixels = _both_ways(e, _sums, square)
+        below, beside = (builder.icmp_signed(">", n, INT(1)) for n in (rows, columns))
+        e.store(pixels[0][0], y)
+        with builder.if_then(beside):
+            e.store(pixels[0][1], y, pixel)
+        with builder.if_then(below):
+            e.store(pixels[1][0], y, row)
+            with builder.if_then(beside):
+                e.store(pixels[1][1], y, builder.add(row, pixel))
+        return context.get_dummy_value()
+
+    return types.void(lanes, like, *(types.intp,) * 7), generate

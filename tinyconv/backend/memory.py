@@ -1,0 +1,93 @@
+"""Memory for the large arrays that kernels return."""
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyconv.backend.array import Array
+
+LINE = 64  # bytes of a cache line
+LARGE = 2**20  # bytes from which on an array's memory is worth keeping for the next one
+
+
+def aligned(size: int) -> Array:
+    """Uninitialised bytes that start on a cache line's boundary: no vector straddles two lines."""
+    return _from_line(np.empty(size + LINE, np.uint8), size)
+
+
+def _from_line(memory: Array, size: int) -> Array:
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size]
+
+
+class Memory:
+    """Large uninitialised arrays, in the memory of ones that nobody refers to any more.
+
+    The C library hands a large array back to the system when it dies, and the next one has to be
+    faulted in page by page: that took a third of a train step. Never holds more than was in use
+    at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        # Least recently lent first; but the first of all is never lent, for comparison.
+        self.owners: list[Array] = [np.empty(0, np.uint8)]
+
+    def _idle(self) -> list[int]:
+        """Where the owners are to which nobody refers; every view of one does."""
+        # A debugger's references count as well: so the unused one is counted along with the rest.
+        unused, *counts = [sys.getrefcount(owner) for owner in self.owners]
+        return [i for i, count in enumerate(counts, 1) if count <= unused]
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Array:
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if size < LARGE:
+            return np.empty(shape, dtype)
+        with self.lock:
+            owner = self._reuse(size)
+            if owner is None:
+                owner = np.empty(size + LINE, np.uint8)
+            self.owners.append(owner)
+            return _from_line(owner, size).view(dtype).reshape(shape)
+
+    def _reuse(self, size: int) -> Array | None:
+        """Take out an idle owner of this size; if there is none, drop others to make room."""
+        idle = self._idle()
+        for i in idle:
+            if self.owners[i].size == size + LINE:
+                return self.owners.pop(i)
+        dropped = 0
+        for passed, i in enumerate(idle):
+            if dropped < size:
+                dropped += self.owners.pop(i - passed).size
+        return None
+
+
+_memory = Memory()
+empty = _memory.empty
+
+
+def empty_like(x: Array) -> Array:
+    """np.empty_like for an `x` without holes in memory, but without page faults."""
+    order = memory_order(x)
+    return empty([x.shape[axis] for axis in order], x.dtype).transpose(np.argsort(order))
+
+
+def memory_order(x: Array) -> list[int]:
+    """The axes of x, outermost in memory first."""
+    return sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+
+
+def _after_fork() -> None:
+    """In the child: a thread that held the lock is gone, and nobody will release it."""
+    _memory.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
