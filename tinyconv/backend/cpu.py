@@ -22,7 +22,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
 from typing import Any, TypeVar
@@ -79,39 +80,38 @@ def _workers(n: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n, "tinyconv")
 
 
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_workers.cache_clear)
-
-
 class _SingleThreadedBlas:
     """While entered, a matrix product runs on the thread that asks for it.
 
     The setting is global to the process: the first to enter saves it, the last to leave restores.
+    Where Ctrl-C kept a thread from that, its next product makes up for it.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.depth = 0
+        self.inside: set[int] = set()  # threads
         self.libraries: list[Any] | None = None
-        self.before: list[int] = []
+        self.before: list[int] = []  # what is to be restored, for each of the libraries
 
     def __enter__(self) -> None:
         with self.lock:
             if self.libraries is None:
                 found = ThreadpoolController().lib_controllers
                 self.libraries = [library for library in found if library.user_api == "blas"]
-            if self.depth == 0:
+            if not self.before:
                 self.before = [library.get_num_threads() for library in self.libraries]
+            if not self.inside - {threading.get_ident()}:
                 for library in self.libraries:
                     library.set_num_threads(1)
-            self.depth += 1
+            self.inside.add(threading.get_ident())
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
+            self.inside.discard(threading.get_ident())
+            if not self.inside:
                 for library, n in zip(self.libraries or (), self.before, strict=True):
                     library.set_num_threads(n)
+                self.before = []
 
 
 _single_threaded_blas = _SingleThreadedBlas()
@@ -137,13 +137,17 @@ def _in_spans(
                 return
             results[i] = job(span)
 
+    others: list[Future[None]] = []
     with _single_threaded_blas:
-        others = [  # the context carries np.errstate
-            _workers(threads - 1).submit(copy_context().run, take_spans) for _ in range(threads - 1)
-        ]
-        take_spans()
-        for other in others:
-            other.result()
+        try:
+            with suppress(RuntimeError):  # Python is shutting down: this thread does it all
+                for _ in range(threads - 1):  # the context carries np.errstate
+                    others.append(_workers(threads - 1).submit(copy_context().run, take_spans))
+            take_spans()
+        finally:  # after an error or Ctrl-C, too, nobody goes on behind the caller's back
+            queue.clear()
+            for other in others:
+                other.result()
     return [results[i] for i in range(len(spans))]
 
 
@@ -191,13 +195,14 @@ class _Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.owners: list[Array] = [np.empty(0, np.uint8)]  # least recently lent first
-        ((_, self.unused),) = self._counts()
-        self.owners.clear()
+        # Least recently lent first; but the first of all is never lent, for comparison.
+        self.owners: list[Array] = [np.empty(0, np.uint8)]
 
-    def _counts(self) -> list[tuple[int, int]]:
-        """Where each owner is, and how many refer to it: every view of it does."""
-        return [(i, sys.getrefcount(owner)) for i, owner in enumerate(self.owners)]
+    def _idle(self) -> list[int]:
+        """Where the owners are to which nobody refers; every view of one does."""
+        # A debugger's references count as well: so the unused one is counted along with the rest.
+        unused, *counts = [sys.getrefcount(owner) for owner in self.owners]
+        return [i for i, count in enumerate(counts, 1) if count <= unused]
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
@@ -213,7 +218,7 @@ class _Memory:
 
     def _reuse(self, size: int) -> Array | None:
         """Take out an idle owner of this size; if there is none, drop others to make room."""
-        idle = [i for i, count in self._counts() if count <= self.unused]
+        idle = self._idle()
         for i in idle:
             if self.owners[i].size == size:
                 return self.owners.pop(i)
@@ -225,6 +230,18 @@ class _Memory:
 
 
 _memory = _Memory()
+
+
+def _after_fork() -> None:
+    """In the child: other threads do not survive a fork, and what they held, nobody gives back."""
+    _workers.cache_clear()
+    _single_threaded_blas.lock = threading.Lock()
+    _single_threaded_blas.inside.clear()
+    _memory.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def empty_like(x: Array) -> Array:
@@ -401,11 +418,14 @@ def _merged(groups: int, channels: int) -> int:
     return max(m for m in fit if groups % m == 0)
 
 
-def _block_diagonal(w: Array, groups: int) -> tuple[Array, int]:
-    """w (O,C/G,KH,KW) for fewer groups, with zeros between channels of different ones."""
+def _block_diagonal(x: Array, w: Array, groups: int) -> tuple[Array, int]:
+    """w (O,C/G,KH,KW) for fewer groups, with zeros between channels of different ones.
+
+    Unless x, which w shall multiply, has a NaN or infinity: 0 times that would spread.
+    """
     O, CG, KH, KW = w.shape
     m = _merged(groups, CG)
-    if m == 1:
+    if m == 1 or not np.isfinite(x).all():
         return w, groups
     dense = np.zeros((groups // m, m, O // groups, m, CG, KH, KW), w.dtype)
     parts = w.reshape(groups // m, m, O // groups, CG, KH, KW)
@@ -445,7 +465,7 @@ def conv2d(
         (top + H + bottom, left + W + right), w.shape[2:], stride, dilation
     )
     y = _empty(N, len(w), *size, x.dtype)
-    w, groups = _block_diagonal(w, groups)
+    w, groups = _block_diagonal(x, w, groups)
     _correlate(
         [
             _Correlation(
@@ -504,7 +524,7 @@ def conv2d_input(
             groups=groups,
         )
     C = w.shape[1] * groups
-    w, groups = _block_diagonal(w, groups)
+    w, groups = _block_diagonal(g, w, groups)
     dx = _empty(len(g), C, *input_size, g.dtype)
     phases = [
         list(_phases(*axis))
@@ -777,7 +797,7 @@ def relu_backward(g: Array, y: Array) -> Array:
     def job(span: Sequence[slice]) -> None:
         for block in span:
             keep = _scratch("keep", target[block].shape, bits)
-            np.greater(ys[block], 0, out=keep, casting="unsafe")
+            np.not_equal(ys[block], 0, out=keep, casting="unsafe")  # NaN keeps its gradient
             np.multiply(gs[block], keep, out=target[block])
 
     _in_spans(job, _even_blocks(ys), y.size)
@@ -811,7 +831,7 @@ def max_pool2d(
             x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
         )
     # The first tap that equals the maximum: count those before it.
-    before = np.zeros_like(y, np.uint16)
+    before = np.zeros_like(y, np.min_scalar_type(len(taps)))
     missing = np.ones_like(y, bool)
     for value in values:
         missing &= value != y
