@@ -52,7 +52,7 @@ def main() -> None:
     try:
         tc.gradcheck(wrong, [x])
     except tc.GradcheckError as error:
-        print(f"wrong: {error}")
+        print(error)
 
 
 if __name__ == "__main__":

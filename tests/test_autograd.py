@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import threading
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -500,11 +501,12 @@ def test_leaf_hook_sees_and_replaces() -> None:
     x = leaf(1.0, 2.0)
     seen: list[Any] = []
     x.register_hook(lambda g: seen.append(g.tolist()))
-    remove = x.register_hook(lambda g: g * 10)
+    handle = x.register_hook(lambda g: g * 10)
     (x * 3).sum().backward()
     assert seen == [[3.0, 3.0]]
     assert x.grad.tolist() == [30.0, 30.0]
-    remove()
+    handle.remove()
+    handle.remove()  # a second time does nothing
     x.grad = None
     (x * 3).sum().backward()
     assert x.grad.tolist() == [3.0, 3.0]
@@ -524,7 +526,7 @@ def test_hooks_run_in_order_and_may_remove_themselves() -> None:
     x = leaf(1.0)
     order: list[int] = []
     x.register_hook(lambda _g: order.append(1))
-    remove = x.register_hook(lambda _g: (order.append(2), remove())[0])
+    handle = x.register_hook(lambda _g: (order.append(2), handle.remove())[0])
     x.register_hook(lambda _g: order.append(3))
     (x * 1).backward()
     (x * 1).backward()
@@ -839,3 +841,21 @@ def test_wrong_shape_from_a_vjp_is_named() -> None:
 def test_too_many_arguments() -> None:
     with pytest.raises((TypeError, ValueError)):
         tc.exp(tc.ones(2), 1, 2, 3)
+
+
+def test_each_thread_has_its_own_grad_mode():
+    entered, leave = threading.Event(), threading.Event()
+
+    def evaluate():
+        with tc.no_grad():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    assert entered.wait(10)
+    try:
+        assert tc.ones(2, requires_grad=True).sum().requires_grad
+    finally:
+        leave.set()
+        thread.join()

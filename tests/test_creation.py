@@ -92,6 +92,10 @@ def test_other_errors() -> None:
         tc.from_numpy([1, 2])
     with pytest.raises(tc.DTypeError, match="only floats have gradients, this tensor is int64"):
         tc.tensor([1, 2], requires_grad=True)
+    with pytest.raises(TypeError, match=r"given twice: \(2,\) and size=3"):
+        tc.zeros(2, size=3)
+    with pytest.raises(TypeError, match="arange needs an end"):
+        tc.arange()
     with pytest.raises(tc.DeviceError, match=r"'abacus'.*'cpu'"):
         tc.zeros(2, device="abacus")
 
@@ -115,6 +119,12 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("arange", (0, 1, 0.25), {}),
     ("arange", (3,), {"dtype": "float64"}),
     ("arange", (0,), {}),
+    ("arange", (), {"end": 5}),
+    ("arange", (), {"start": 1, "end": 5}),
+    ("arange", (0.0, 3), {}),
+    ("zeros", (), {"size": (2, 3)}),
+    ("ones", (), {"size": [2]}),
+    ("ones", (), {"size": (), "dtype": "int32"}),
     ("linspace", (0, 1, 5), {}),
     ("linspace", (-3, 3, 1), {}),
     ("linspace", (0, 1, 3), {"dtype": "float64"}),
@@ -128,8 +138,8 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "args", "params"), CALLS)
 def test_creation_against_torch(name: str, args: Any, params: dict[str, Any]) -> None:
     found = getattr(tc, name)(*args, **params)
-    theirs = {k: getattr(torch, v) for k, v in params.items()}
-    expected = getattr(torch, name)(*(args or ((),)), **theirs)
+    theirs = {k: getattr(torch, v) if k == "dtype" else v for k, v in params.items()}
+    expected = getattr(torch, name)(*(args if args or params else ((),)), **theirs)
     assert found.shape == tuple(expected.shape)
     assert str(found.dtype) == str(expected.dtype).removeprefix("torch.")
     np.testing.assert_allclose(found.tolist(), expected.tolist(), rtol=1e-6)
@@ -163,7 +173,10 @@ def test_random_numbers_are_what_they_say() -> None:
     assert 0.99 < uniform.max().item() < 1
     assert sorted(set(whole.flatten().tolist())) == [3, 4, 5, 6]
     assert whole.dtype == tc.int64
-    assert tc.randint(4, (3,)).shape == (3,)
+    for few in (tc.randint(4, (3,)), tc.randint(4, size=(3,)), tc.randint(high=4, size=(3,))):
+        assert few.shape == (3,)
+        assert few.max().item() < 4
+    assert tc.rand(size=(2, 3)).shape == tc.randn(size=[2, 3]).shape == (2, 3)
     assert sorted(tc.randperm(10).tolist()) == list(range(10))
     assert tc.rand(1000, dtype=tc.float16).max().item() <= 1
 
@@ -178,3 +191,12 @@ def test_manual_seed_repeats_and_state_continues() -> None:
     tc.set_rng_state(state)
     assert tc.randint(0, 100, (5,)).tolist() == rest
     assert tc.randn(3, dtype=tc.float64).dtype == tc.float64
+
+
+def test_from_numpy_of_a_memory_map(tmp_path):
+    np.arange(6, dtype=np.float32).tofile(tmp_path / "numbers")
+    mapped = np.memmap(tmp_path / "numbers", np.float32, "r+", shape=(2, 3))
+    x = tc.from_numpy(mapped)
+    assert type(x.data) is np.ndarray
+    assert np.shares_memory(x.data, mapped)
+    assert (x + tc.ones(3)).shape == (2, 3)

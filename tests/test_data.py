@@ -797,6 +797,26 @@ def test_early_break_stops_the_thread() -> None:
         assert loader_threads() == []
 
 
+LATE_READER = """
+import threading
+import numpy as np
+from tinyconv import data
+
+def late():
+    threading.main_thread().join()
+    print([batch.tolist() for batch in data.DataLoader(np.arange(4), 2)])
+
+threading.Thread(target=late).start()
+"""
+
+
+def test_batches_are_read_while_python_shuts_down() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE_READER], cwd=ROOT, text=True, capture_output=True, timeout=120
+    )
+    assert done.stdout == "[[0, 1], [2, 3]]\n", done.stderr
+
+
 def test_exception_in_the_loop_body_stops_the_thread() -> None:
     def divide() -> None:
         for batch in data.DataLoader(Slow(), 1):
@@ -899,3 +919,28 @@ def test_flip(rng: np.random.Generator) -> None:
     flipped = data.random_horizontal_flip(many, rng)
     assert flipped.dtype == np.float32
     assert 400 < (flipped[:, 0, 0, 0] == 3).sum() < 600
+
+
+# -------------------------------------------------------------------------- habits from elsewhere
+
+
+@pytest.mark.parametrize(
+    "transform", [lambda x, *_: x[0], lambda x, *_: x.mean(), lambda x, *_: None]
+)
+def test_a_transform_must_leave_a_batch_a_batch(transform) -> None:
+    images, labels = np.zeros((6, 3, 2), np.float32), np.arange(6)
+    pairs = data.TensorDataset(tc.from_numpy(images), tc.from_numpy(labels))
+    for dataset in (pairs, pairs.tensors[0]):
+        with pytest.raises(tc.ShapeError, match=r"whole batch \(2, 3, 2\).*the batch's 2 images"):
+            list(data.DataLoader(dataset, 2, transform=transform))
+    digits = data.MNIST(source="sample", train=False, transform=transform)
+    with pytest.raises(tc.ShapeError, match=r"MNIST: .*\(2, 1, 28, 28\)"):
+        next(iter(data.DataLoader(digits, 2)))
+
+
+def test_pytorchs_loader_arguments_are_accepted() -> None:
+    plain = [batch.tolist() for batch in data.DataLoader(np.arange(5), 2)]
+    loader = data.DataLoader(np.arange(5), 2, num_workers=4, pin_memory=True)
+    assert [batch.tolist() for batch in loader] == plain
+    with pytest.raises(ValueError, match="num_workers is -1, it must be 0 or more"):
+        data.DataLoader(np.arange(5), 2, num_workers=-1)

@@ -340,6 +340,7 @@ def test_a_zip_archive_is_recognised(tmp_path: Path) -> None:
         '{"float":"zz"}',
         '{"dict":[[[],1]]}',
         "{}",
+        "[" * 50_000 + "]" * 50_000,
     ],
 )
 def test_a_structure_that_does_not_fit_is_noticed(tmp_path: Path, structure: str) -> None:

@@ -1,6 +1,10 @@
 """The heavy kernels: naive, reference and fast agree, with PyTorch where it is installed."""
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from types import ModuleType
 from typing import Any
 
@@ -222,6 +226,20 @@ def test_fast_conv2d_at_full_size(case: Any) -> None:
         np.testing.assert_array_equal(a, b, "not the same bits in a second run")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_what_is_not_finite_stays_in_its_group(value: float) -> None:
+    x, w, g, geometry = conv_case(2, 8, 16, (5, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
+    x[0, 3, 2, 2] = g[1, 9, 2, 2] = value
+    for actual, expected in zip(
+        run_conv(cpu, x, w, g, geometry), run_conv(reference, x, w, g, geometry), strict=True
+    ):
+        finite = np.isfinite(expected)
+        assert not finite.all()
+        np.testing.assert_array_equal(np.isfinite(actual), finite)
+        assert_close(actual[finite], expected[finite], "float64")
+
+
 def test_naive_is_trilinear() -> None:
     """<g, conv(x, w)> = <conv_input(g, w), x> = <conv_weight(x, g), w>."""
     x, w, g, geometry = conv_case(*GEOMETRIES[5])
@@ -328,17 +346,18 @@ def test_norm_and_relu_take_any_strides(shape: Any, layout: Any) -> None:
         *reference.batch_norm(x, weight, bias, 1e-5),
         *reference.batch_norm_backward(g, x, weight, mean, var, 1e-5),
         reference.relu(x),
-        reference.relu_backward(g, x),
+        reference.relu_backward(g, reference.relu(x)),
     ]
     actual = [
         *(y, mean, var),
         *cpu.batch_norm_backward(b, a, weight, mean, var, 1e-5),
         cpu.relu(a),
-        cpu.relu_backward(b, a),
+        cpu.relu_backward(b, cpu.relu(a)),
     ]
     for u, v in zip(actual, expected, strict=True):
         assert_close(u, v, "float32")
-    assert_close(cpu.relu_backward(g, a), reference.relu_backward(g, x), "float32")
+    y = reference.relu(x)
+    assert_close(cpu.relu_backward(g, layout(y)), reference.relu_backward(g, y), "float32")
     np.testing.assert_array_equal(a, x)
     np.testing.assert_array_equal(b, g)
 
@@ -355,7 +374,7 @@ def test_relu(module: ModuleType, n: int, dtype: str) -> None:
     dx = module.relu_backward(g, y)
     assert y.dtype == dx.dtype == dtype
     np.testing.assert_array_equal(y, np.where(x <= 0, 0, x))
-    np.testing.assert_array_equal(dx[1:], np.where(x > 0, g, 0)[1:])
+    np.testing.assert_array_equal(dx, np.where(x <= 0, 0, g))  # with NaN as in PyTorch
 
 
 def test_relu_backward_of_a_broadcast_gradient() -> None:
@@ -437,6 +456,14 @@ def test_window_sum(module: ModuleType, case: Any, layout: Any) -> None:
     assert_close(dx, naive.conv2d_input(g, ones, input_size=size, **geometry), "float64")
 
 
+def test_max_pool2d_of_a_window_of_more_than_65535_pixels() -> None:
+    x = np.zeros((1, 1, 257, 257), np.float32)
+    x[0, 0, 256, 200] = 1
+    geometry = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+    y, indices = cpu.max_pool2d(x, kernel_size=(257, 257), **geometry)
+    assert (y.item(), indices.item()) == (1, 256 * 257 + 200)
+
+
 # ------------------------------------------------------------------------------- threads
 
 
@@ -508,3 +535,128 @@ def test_errors_in_a_worker_reach_the_caller() -> None:
 
     with pytest.raises(RuntimeError, match="block 3"):
         cpu._in_spans(job, range(4), cpu.WORTH_THREADS)
+
+
+def test_after_an_error_no_other_thread_goes_on() -> None:
+    done = []
+
+    def job(span: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(0.02)
+        done.append(span)
+
+    before = cpu.get_num_threads()
+    cpu.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cpu._in_spans(job, range(8), cpu.WORTH_THREADS)
+    finally:
+        cpu.set_num_threads(before)
+    so_far = len(done)
+    time.sleep(0.1)
+    assert len(done) == so_far
+
+
+@pytest.mark.parametrize("ctrl_c_at", [1, 4], ids=["entering", "leaving"])
+def test_ctrl_c_does_not_take_the_blas_its_threads(ctrl_c_at: int) -> None:
+    class Library:
+        def __init__(self, ctrl_c_at: int) -> None:
+            self.threads, self.ctrl_c_at = 4, ctrl_c_at
+
+        def get_num_threads(self) -> int:
+            return self.threads
+
+        def set_num_threads(self, n: int) -> None:
+            if n == self.ctrl_c_at:
+                self.ctrl_c_at = 0
+                raise KeyboardInterrupt
+            self.threads = n
+
+    libraries, blas = [Library(0), Library(ctrl_c_at)], cpu._SingleThreadedBlas()
+    blas.libraries = libraries
+    with pytest.raises(KeyboardInterrupt), blas:
+        pass
+    with blas:
+        assert [library.threads for library in libraries] == [1, 1]
+    assert [library.threads for library in libraries] == [4, 4]
+
+
+def test_memory_is_not_lent_twice_when_it_was_made_under_a_debugger() -> None:
+    def look(frame: Any, event: str, arg: Any) -> Any:
+        frame.f_trace_opcodes = True
+        assert frame.f_locals is not None  # a debugger's look at the variables keeps them alive
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        memory = cpu._Memory()
+    finally:
+        sys.settrace(before)
+    a = memory.empty((1024, 1024), np.uint8)
+    assert not np.shares_memory(a, memory.empty((1024, 1024), np.uint8))
+
+
+LARGE_CONV = """
+import os, signal, sys, threading
+import numpy as np
+from threadpoolctl import threadpool_info
+from tinyconv.backend import cpu
+
+cpu.set_num_threads(2)
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info()]
+
+def convolve():
+    x, w = np.ones((32, 16, 28, 28), np.float32), np.ones((16, 16, 3, 3), np.float32)
+    y = cpu.conv2d(
+        x, w, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1
+    )
+    assert (y == 144).all()
+"""
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_kernels_run_while_python_shuts_down() -> None:
+    code = """
+def late():
+    threading.main_thread().join()
+    convolve()
+    print("done")
+
+threading.Thread(target=late).start()
+"""
+    assert run_python(LARGE_CONV + code) == "done\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_kernels_run_in_the_child_of_a_fork_amid_another_threads_kernel() -> None:
+    code = """
+before = blas_threads()
+inside, leave = threading.Event(), threading.Event()
+
+def amid_a_kernel():
+    with cpu._single_threaded_blas, cpu._memory.lock, cpu._single_threaded_blas.lock:
+        inside.set()
+        leave.wait()
+
+threading.Thread(target=amid_a_kernel).start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    convolve()
+    os._exit(0 if blas_threads() == before else 1)
+leave.set()
+print(os.waitpid(child, 0)[1])
+"""
+    assert run_python(LARGE_CONV + code).startswith("0\n")

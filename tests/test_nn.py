@@ -10,7 +10,7 @@ import pytest
 import tinyconv as tc
 from tinyconv import nn
 from tinyconv.context import context
-from tinyconv.nn import init
+from tinyconv.nn import functional as F, init
 
 try:
     import torch
@@ -225,10 +225,10 @@ def test_deepcopy_is_independent(net: Net) -> None:
 def test_hooks_see_and_replace() -> None:
     layer = nn.Linear(2, 2)
     seen = []
-    stop = layer.register_forward_hook(lambda m, args, out: seen.append(out.shape))
+    handle = layer.register_forward_hook(lambda m, args, out: seen.append(out.shape))
     layer.register_forward_pre_hook(lambda m, args: args[0] * 0)
     assert np.allclose(layer(tc.ones(3, 2)).detach(), layer.bias.detach())
-    stop()
+    handle.remove()
     layer.register_forward_hook(lambda m, args, out: out + 1)
     assert np.allclose(layer(tc.ones(3, 2)).detach(), layer.bias.detach() + 1)
     assert seen == [(3, 2)]
@@ -373,6 +373,56 @@ def test_batch_norm_names_the_layer_that_made_the_channels() -> None:
 def test_arguments_that_cannot_work_say_why(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+X = tc.zeros(2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(1, 8 / 2, 3), "Conv2d: out_channels is 4.0.*; use 8 // 2"),
+        (lambda: nn.Linear(10 / 2, 3), "Linear: in_features is 5.0.*; use 10 // 2"),
+        (lambda: nn.Conv2d(1, 8, 3.5), "kernel_size is 3.5, it must be an integer$"),
+        (lambda: nn.Conv2d(1, 8, (4 / 2, 2)), "kernel_size is 2.0.*; use 4 // 2"),
+        (lambda: nn.ReLU(X), r"nn.ReLU\(\)\(x\), or without a layer F.relu\(x\)"),
+        (lambda: nn.LeakyReLU(X), r"F.leaky_relu\(x\)"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), F.relu), r"relu; use nn.ReLU\(\)"),
+        (lambda: nn.Sequential(F.max_pool2d), r"max_pool2d; use nn.MaxPool2d\(\)"),
+        (lambda: nn.Sequential(lambda x: x), "write a Module whose forward calls it"),
+        (lambda: nn.Linear(2, 2).load_state_dict("x.pt"), r"pass tc.load\('x.pt'\)"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3))((X, X)), r"^0 Conv2d.*tuple.*unpack the batch"),
+        (lambda: nn.ReLU()([X, X]), r"^ReLU: the input is a list \(Tensor, Tensor\).*unpack"),
+        (lambda: nn.Linear(8, 2)(None), "the forward before it returned None"),
+        (lambda: nn.Flatten()(np.zeros((2, 3))), r"ndarray.*tc.from_numpy\(x\)"),
+        (lambda: F.cross_entropy(X, [1, 2]), r"target is a list.*tc.tensor\(target\)"),
+        (lambda: nn.CrossEntropyLoss()(None, X), "input is a NoneType.*forward returned None"),
+        (
+            lambda: F.cross_entropy(tc.tensor([1, 2]), tc.zeros(2, 3)),
+            r"swapped\? cross_entropy\(logits, target\)",
+        ),
+    ],
+)
+def test_habits_and_slips_are_answered(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_sizes_and_targets_may_be_numpys() -> None:
+    layer = nn.Conv2d(1, np.int64(4), np.int64(3))
+    assert (layer.out_channels, layer.kernel_size) == (4, (3, 3))
+    logits, target = tc.randn(3, 4), np.array([0, 3, 1])
+    assert F.cross_entropy(logits, target) == F.cross_entropy(logits, tc.from_numpy(target))
+    assert F.nll_loss(logits, target) == F.nll_loss(logits, tc.from_numpy(target))
+
+
+def test_errors_of_ones_own_forward_stay_as_they_are() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.no_such_thing
+
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        nn.Sequential(Broken())(None)
 
 
 # ------------------------------------------------------------------------------------- containers

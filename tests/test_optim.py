@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinyconv as tc
-from tinyconv import io, optim
+from tinyconv import io, nn, optim
 
 try:
     import torch
@@ -230,6 +230,12 @@ def test_repr_lists_the_options() -> None:
 # ------------------------------------------------------------------------------ errors
 
 
+class HidesItsLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(2, 2)]
+
+
 ONE = [tc.tensor([1.0], requires_grad=True)]
 WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda: optim.SGD(ONE, lr=-1), ValueError, "SGD: lr must be a number at least 0, got -1"),
@@ -252,6 +258,26 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
         "alpha must be a number from 0 to 1, got 1.5",
     ),
     (lambda: optim.SGD([]), ValueError, "no parameters"),
+    (
+        lambda: optim.SGD(HidesItsLayers().parameters()),
+        ValueError,
+        "Layers in a Python list are not seen: use nn.ModuleList",
+    ),
+    (
+        lambda: optim.SGD(nn.Linear(2, 2)),
+        TypeError,
+        r"params is a Linear.* pass model.parameters\(\)",
+    ),
+    (
+        lambda: optim.SGD(nn.Linear(2, 2).parameters),
+        TypeError,
+        r"params is a method.* pass model.parameters\(\)",
+    ),
+    (
+        lambda: optim.SGD(nn.Sequential(nn.Linear(2, 2))),
+        TypeError,
+        r"parameter 0 is a Linear.* pass model.parameters\(\)",
+    ),
     (lambda: optim.SGD(ONE[0]), TypeError, "put it in a list"),
     (lambda: optim.SGD([1.0]), TypeError, "parameter 0 is a float"),
     (lambda: optim.SGD([("w", ONE[0])]), TypeError, "pass model.parameters"),

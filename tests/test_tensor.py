@@ -1,5 +1,6 @@
 """Methods, operators, indexing, promotion and printing: what torch.Tensor does."""
 
+import inspect
 import math
 import pickle
 from typing import Any
@@ -263,6 +264,108 @@ def test_ties_and_kinks_share_gradients_as_torch_does() -> None:
     both(lambda t, p: t**p, np.array([0.0, 0.0, 0.0, 2.0]), np.array([0.0, 1.0, 2.0, 0.0]))
 
 
+@needs_torch
+def test_bits_against_torch() -> None:
+    def f(a: Any, b: Any) -> list[Any]:
+        return [a & b, a | b, a ^ b, ~a]
+
+    ints = [np.array([6, 3, -1], kind) for kind in (np.int8, np.int64)]
+    bools = np.array([True, False, True]), np.array([[True], [False]])
+    for a, b in [ints, bools, (ints[0], bools[0]), (bools[0], ints[1])]:
+        both(f, a, b)
+    both(lambda a: [a & 5, 5 | a, 3 ^ a, a ^ 3, 6 & a, ~a], ints[1])
+    both(lambda a: [a & 1, True & a, a | 1, a ^ True], bools[0])
+
+
+@needs_torch
+def test_clamp_against_torch() -> None:
+    for limits in [{"min": 0.5}, {"max": 2.5}, {"min": 0.5, "max": 3}, {"min": 2, "max": 3}]:
+        both(lambda x, limits=limits: x.clamp(**limits), np.array([1, 5, -2]))
+    low, high = np.array([1.0, 2, 1, 1.5, np.nan]), np.array([[2.0], [1.0]])
+    x = np.array([[0.0, 2.0, 3.0, 1.5, 1.0], [-1.0, 1.0, 0.5, 9.0, 1.0]])
+    both(lambda x, low: x.clamp(low), x, low)
+    both(lambda x, high: x.clamp(max=high), x, high)
+    both(lambda x, low, high: x.clamp(low, high), x, np.array([1.5]), high)
+    both(lambda x, low, high: x.clamp(low, high), x, low, high + 0.2)
+    found = tc.tensor([1, 5]).clamp(tc.tensor(2.5), 3)
+    assert (found.dtype, found.tolist()) == (tc.float32, [2.5, 3.0])
+
+
+@needs_torch
+def test_constant_data_has_no_slope_of_std() -> None:
+    x = np.array([[2.0, 2.0, 2.0], [1.0, 2.0, 4.0]])
+    both(lambda x: [x.std(1), x.std(1, correction=0), x[0].std()], x)
+
+
+@needs_torch
+def test_no_axis_named_means_all() -> None:
+    def f(x: Any) -> list[Any]:
+        names = ["sum", "mean", "amax", "amin", "norm", "all", "any"]
+        outs = [getattr(x, name)(dim=(), keepdim=k) for name in names for k in (False, True)]
+        # PyTorch 2.13 divides the gradients of these two by the wrong count
+        return [*outs, x.detach().var(dim=()), x.detach().std(dim=(), keepdim=True)]
+
+    both(f, draw(2, 3))
+    assert tc.ones(2, 3).sum([]).item() == 6
+    assert tc.ones(2, 3).all([]).shape == (2, 3)
+    assert tc.ones(2, 3).logsumexp(()).shape == ()
+
+
+FORMS: list[tuple[str, Any]] = [
+    ("max of two", lambda x, y, l: [x.max(y), x.max(other=y), x.min(y), x.min(other=y)]),
+    ("positional unbiased", lambda x, y, l: [x.var(False), x.std(True), x.std(False)]),
+    ("dim, unbiased", lambda x, y, l: [x.var(1, False), x.std(0, True, True)]),
+    ("fro", lambda x, y, l: [x.norm("fro"), x.norm("fro", dim=(0, 1)), x.norm(p="fro", dim=1)]),
+    ("alpha", lambda x, y, l: [x.add(y, alpha=2), x.sub(y, alpha=0.5), x.add(1, alpha=3)]),
+    ("sum's dtype", lambda x, y, l: [x.float().sum(dtype=x.dtype), l.sum(dtype=x.dtype), l.sum(1)]),
+    ("mean's dtype", lambda x, y, l: [x.float().mean(1, dtype=x.dtype), l.mean(dtype=x.dtype)]),
+    ("softmax's dtype", lambda x, y, l: [x.float().softmax(1, x.dtype), l.softmax(0, x.dtype)]),
+    ("log_softmax's dtype", lambda x, y, l: [l.log_softmax(0, dtype=x.dtype)]),
+    ("view", lambda x, y, l: [x.view(4, 3), x[:, :2].view(3, 1, 2), x.T.view(2, 2, 3)]),
+]  # fmt: skip
+
+
+@needs_torch
+@pytest.mark.parametrize("f", [f for _, f in FORMS], ids=[name for name, _ in FORMS])
+def test_form_against_torch(f: Any) -> None:
+    both(f, draw(3, 4), draw(3, 4, seed=1), np.arange(6).reshape(2, 3))
+
+
+@needs_torch
+def test_forms_of_functions_against_torch() -> None:
+    a, b = draw(3, 4), draw(4, seed=1)
+    for library in (tc, torch):
+        x, y = library.tensor(a), library.tensor(b)
+        outs = [
+            library.max(x, y), library.min(x, y), library.add(x, y, alpha=2),
+            library.sub(x, y, alpha=2), library.clamp(x, 0.5, 1.0), library.clamp(x, max=y),
+            library.einsum("ij,j->i", [x, y]), library.einsum("...i,i", (x, y)),
+        ]  # fmt: skip
+        if library is tc:
+            found = outs
+    for ours, theirs in zip(found, outs, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-12)
+
+
+def test_nothing_equals_none() -> None:
+    x = tc.ones(2)
+    assert (x == None) is False  # noqa: E711
+    assert (x != None) is True  # noqa: E711
+    assert None not in [x]
+
+
+def test_an_operation_says_how_it_is_called() -> None:
+    assert str(inspect.signature(tc.sum)) == "(x, dim=None, keepdim=False, dtype=None)"
+    assert str(inspect.signature(tc.OPS["einsum"])) == "(*xs, subscripts)"
+    assert inspect.getdoc(tc.relu) == "max(x, 0); the derivative at 0 is 0."
+    for op in tc.OPS.values():
+        assert inspect.signature(op)
+        assert op.__doc__
+    x = tc.tensor([[1.0, -2.0]])
+    assert tc.sum(x, 1).tolist() == tc.sum(x=x, dim=1).tolist() == [-1.0]
+    assert tc.maximum(x, b=x).tolist() == x.tolist()
+
+
 # --- dtypes
 
 KINDS = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
@@ -411,10 +514,18 @@ def test_basic_indexing_is_a_view_down_to_one_element() -> None:
 
 def test_index_errors() -> None:
     x = tc.zeros(2, 3)
-    with pytest.raises(IndexError, match="index 5 is out of bounds"):
+    with pytest.raises(IndexError, match=r"\(2, 3\): index 5 .* for dim 0 with size 2; .* -2..1"):
         x[5]
-    with pytest.raises(IndexError, match="too many indices"):
+    with pytest.raises(IndexError, match=r"index -4 .* dim 1 with size 3; there are -3..2"):
+        x[0, -4] = 1
+    with pytest.raises(IndexError, match=r"index 7 .* dim 1"):
+        x[:, [0, 7]]
+    with pytest.raises(IndexError, match="too many indices for tensor that is 2-dimensional"):
         x[0, 0, 0]
+    with pytest.raises(IndexError, match=r"numpy\.newaxis"):
+        x[1.5]
+    with pytest.raises(tc.ShapeError, match=r"value: \(2, 3\): could not broadcast"):
+        x[0] = tc.ones(4)
 
 
 @quick
@@ -668,7 +779,7 @@ def test_what_a_tensor_says_of_itself() -> None:
     y = x.sum(1)
     assert (y.op.name, y.params["dim"], x.op, x.params, y.scope) == ("sum", 1, None, {}, "")
     assert repr(y.grad_fn) == "<sum -> (2,) float32>"
-    assert x.size_bytes == 24
+    assert x.nbytes == 24
     assert x.size() == (2, 3)
     assert x.is_floating_point()
     assert {x: 1}[x] == 1
@@ -733,7 +844,29 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
         tc.ShapeError,
         r"\(2, 3\) and \(\): both need at least one axis; use a \* b",
     ),
-    (lambda: X.reshape(4, 2), tc.ShapeError, r"reshape: .*\(2, 3\)"),
+    (
+        lambda: X.reshape(4, 2),
+        tc.ShapeError,
+        r"reshape: \(2, 3\) holds 2\*3 = 6, \(4, 2\) wants 4\*2 = 8; x.reshape\(-1, 2\) fits$",
+    ),
+    (lambda: X.reshape(4), tc.ShapeError, r"\(4,\) wants 4; x.reshape\(-1\) fits$"),
+    (lambda: X.reshape(5, 5), tc.ShapeError, r"holds 2\*3 = 6, \(5, 5\) wants 5\*5 = 25$"),
+    (lambda: X.reshape(-1, 4), tc.ShapeError, r"\(-1, 4\) wants a multiple of 4$"),
+    (lambda: X.reshape(-1, -1), tc.ShapeError, r"\(-1, -1\) has more than one -1"),
+    (lambda: X.T.view(6), tc.ShapeError, r"view: \(3, 2\) with .* without a copy; x.reshape"),
+    (
+        lambda: tc.sum(X, 0, True, None, 1),
+        TypeError,
+        r"sum: too many .*; it is sum\(x, dim=None, keepdim=False, dtype=None\)",
+    ),
+    (lambda: tc.maximum(X), TypeError, r"maximum: missing .* 'b'; it is maximum\(a, b\)"),
+    (lambda: tc.sum(X, 0, dim=1), TypeError, "sum: multiple values for argument 'dim'"),
+    (lambda: X & 1, tc.DTypeError, r"bitwise_and: floats have no bits; .*x.long\(\)"),
+    (lambda: tc.tensor([1]) | 1.5, tc.DTypeError, "bitwise_or: floats have no bits"),
+    (lambda: X ^ X, tc.DTypeError, "bitwise_xor: floats have no bits"),
+    (lambda: ~X, tc.DTypeError, "bitwise_not: floats have no bits"),
+    (lambda: X.norm("nuc"), ValueError, "norm: p is 'nuc'; it is a number or 'fro'"),
+    (lambda: tc.ones(1).std(), tc.ShapeError, "std: 1 entries leave 0 degrees"),
     (lambda: X.permute(0, 0), tc.ShapeError, "permute"),
     (lambda: X.permute(0), tc.ShapeError, "permute"),
     (
@@ -746,7 +879,6 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
     (lambda: X.squeeze(2), tc.ShapeError, "squeeze: dim 2 is not an axis"),
     (lambda: X.unsqueeze(4), tc.ShapeError, r"unsqueeze: dim 4 is outside -3..2 for \(2, 3\)"),
     (lambda: X.unbind(2), tc.ShapeError, "unbind: dim 2"),
-    (lambda: X.sum(2), tc.ShapeError, r"sum: operands \(2, 3\): axis 2 is out of bounds"),
     (
         lambda: X.expand(4),
         tc.ShapeError,
@@ -848,8 +980,31 @@ def test_mistake(mistake: Any, error: type[Exception], text: str) -> None:
         mistake()
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.sum(2), lambda x: x.mean((0, 2)), lambda x: x.amax(2), lambda x: x.max(2),
+        lambda x: x.min(2), lambda x: x.argmax(2), lambda x: x.prod(2), lambda x: x.cumsum(2),
+        lambda x: x.any(2), lambda x: x.var(2), lambda x: x.std((0, 2)), lambda x: x.norm(2, 2),
+        lambda x: x.norm(1, 2), lambda x: x.logsumexp(2), lambda x: x.softmax(2),
+        lambda x: x.log_softmax(2), lambda x: x.flip(2), lambda x: x.roll(1, 2),
+        lambda x: x.permute(0, 2), lambda x: x.transpose(0, 2), lambda x: x.squeeze(2),
+    ],
+)  # fmt: skip
+def test_no_such_dim(f: Any) -> None:
+    with pytest.raises(IndexError) as error:
+        f(X)
+    name = f.__code__.co_names[-1]
+    text = f"{name}: dim 2 is not an axis of (2, 3); the axes are -2..1"
+    assert str(error.value) == text
+    assert isinstance(error.value, tc.ShapeError)
+
+
 def test_suggested_fixes_work() -> None:
     a, b = tc.zeros(2, 3), tc.zeros(2, 4)
+    assert a.reshape(-1, 2).shape == (3, 2)
+    assert a.T.reshape(6).shape == (6,)
+    assert (tc.tensor([1.0, 0.0]).long() & 1).tolist() == [1, 0]
     assert (a.transpose(-1, -2) @ b).shape == (3, 4)
     assert (a @ tc.zeros(4, 3).transpose(-1, -2)).shape == (2, 4)
     assert (a * tc.tensor(1.0)).shape == (2, 3)

@@ -16,6 +16,7 @@ from tinyconv import nn
 from tinyconv.nn import functional as F, resnet
 from tinyconv.see import Trace, trace
 from tinyconv.see.graph import Call, calls
+from tinyconv.see.trace import _boxes
 
 
 def has_dot() -> bool:
@@ -64,16 +65,17 @@ class Parsed:
                     self.cluster[node.get_name()] = path
             for child in graph.get_subgraphs():
                 if child.get_name().startswith("cluster"):
-                    name = unquoted(child.get_node("graph")[0].get("label")).split("  ")[0]
+                    label = unquoted(child.get_node("graph")[0].get("label")).rstrip("\u00a0")
+                    name = label.split("  ")[0]
                     todo.append((child, f"{path}.{name}" if path else name))
         self.edges = sorted((e.get_source(), e.get_destination()) for e in self.top.get_edges())
         self.edge_labels = {
-            (e.get_source(), e.get_destination()): unquoted(e.get("label"))
+            (e.get_source(), e.get_destination()): unquoted(e.get("label")).strip()
             for e in self.top.get_edges()
         }
 
     def node(self, *, tooltip: str) -> str:
-        (name,) = [name for name, text in self.tooltips.items() if text == tooltip]
+        (name,) = [name for name, text in self.tooltips.items() if tooltip in text.split("\n")]
         return name
 
 
@@ -100,17 +102,16 @@ def end(edge) -> str:
 
 
 def drawn(result: Trace) -> list[tuple[str, str]]:
-    """The edges of the DOT between what gets a gradient, by name and shape as `recorded`."""
-    found = parsed(result.dot)
+    """The edges between what gets a gradient, by name and shape as `recorded`; the DOT has them."""
+    vertices, boxes = result.graph.vertices, _boxes(result.graph)
+    nodes = {(f"n{boxes.get(i, i)}", f"n{j}") for i, j in result.graph.edges}
+    assert set(parsed(result.dot).edges) == nodes
 
-    def name(node: str) -> str:
-        lines = found.labels[node].split("\n")
-        at = next(i for i, line in enumerate(lines) if line.startswith("("))
-        is_leaf = result.graph.vertices[int(node[1:])].kind == "parameter"
-        return f"{'leaf' if is_leaf else lines[at - 1].split('(')[0]} {lines[at]}"
+    def name(i: int) -> str:
+        is_leaf = vertices[i].kind == "parameter"
+        return f"{'leaf' if is_leaf else vertices[i].name} {vertices[i].shape}"
 
-    kinds = {f"n{i}": vertex.kind for i, vertex in enumerate(result.graph.vertices)}
-    return sorted((name(i), name(j)) for i, j in found.edges if kinds[i] != "input")
+    return sorted((name(i), name(j)) for i, j in result.graph.edges if vertices[i].kind != "input")
 
 
 # --- networks
@@ -269,8 +270,9 @@ def test_clusters_are_the_scopes(network):
     model, loss = network
     result = trace(loss, model)
     found = parsed(result.dot)
+    boxes = _boxes(result.graph)
     for i, vertex in enumerate(result.graph.vertices):
-        assert found.cluster[f"n{i}"] == vertex.scope
+        assert found.cluster[f"n{boxes.get(i, i)}"] == vertex.scope
     scopes = sorted(node.scope for node in recorded(loss)[0])
     assert sorted(v.scope for v in result.graph.of_kind("operation")) == scopes
     assert "layer2.0.downsample.1" in scopes
@@ -282,9 +284,13 @@ def test_parameters_stand_in_their_module_under_their_path(network):
     for path, tensor in model.named_parameters():
         node = found.node(tooltip=path)
         assert found.cluster[node] == path.rpartition(".")[0]
-        name, shape, count = found.labels[node].split("\n")
-        assert (name, shape) == (path.rpartition(".")[2], str(tensor.shape))
-        assert count.replace(",", "").split()[0] == str(tensor.numel())
+        owner, _, name = path.rpartition(".")
+        *rows, count = found.labels[node].split("\n")
+        assert f"{name}  {tensor.shape}" in rows
+        owned = list(model.get_submodule(owner).parameters())
+        assert len(rows) == len(owned)  # one node for all parameters of a module
+        assert {text for (tail, _), text in found.edge_labels.items() if tail == node} == {""}
+        assert count.replace(",", "").split()[0] == str(sum(p.numel() for p in owned))
 
 
 def test_clusters_name_the_class(network):

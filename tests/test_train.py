@@ -96,6 +96,8 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, monkeypatch, capsys, step):
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
     monkeypatch.setattr(Trainer, "step", plain)
     assert cli.main(["train", "mnist", "--resume", "--out", "stopped"]) == 0
+    place = {1: "step 2 of epoch 1", 3: "step 4 of epoch 1", 6: "the test of epoch 1"}
+    assert f"resuming at {place.get(step, 'step 4 of epoch 2')}\n" in capsys.readouterr().out
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
     ours, theirs = ((tmp_path / f / "metrics.jsonl").read_text() for f in ("whole", "stopped"))
     for a, b in zip(ours.splitlines(), theirs.splitlines(), strict=True):
@@ -134,10 +136,11 @@ def test_resume_after_a_kill(tmp_path, request, step):
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_finished_run_resumes_to_itself(tmp_path):
+def test_a_finished_run_resumes_to_itself(tmp_path, capsys):
     run("--out", "a")
     before = weights(tmp_path / "a")
     assert cli.main(["train", "mnist", "--resume", "--out", "a"]) == 0
+    assert "the run is finished: 2 epochs" in capsys.readouterr().out
     after = weights(tmp_path / "a")
     assert all((before[name] == after[name]).all() for name in before)
 
@@ -157,6 +160,8 @@ def test_resume_refuses_other_options(capsys):
     assert run("--out", "a") == 0
     assert cli.main(["train", "mnist", "--resume", "--out", "a", "--lr", "0.1"]) == 2
     assert "lr was 0.3, now 0.1" in capsys.readouterr().err
+    assert cli.main(["train", "mnist", "--resume", "--out", "a", "--epochs", "9"]) == 2
+    assert "schedule is laid out over all epochs; leave" in capsys.readouterr().err
     assert cli.main(["train", "mnist", "--resume", "--out", "nowhere"]) == 2
     assert "no checkpoint in nowhere" in capsys.readouterr().err
 
@@ -180,9 +185,11 @@ def test_divergence_stops_with_advice(capsys):
     [
         (["--batch-size", "1000"], "a batch of 1000 is more than the 96 training images"),
         (["--device", "tpu"], "no backend for 'tpu'"),
+        (["--out", "file/run"], "cannot create file/run: Not a directory; choose another --out"),
     ],
 )
-def test_mistakes_get_one_line(capsys, arguments, message):
+def test_mistakes_get_one_line(capsys, tmp_path, arguments, message):
+    (tmp_path / "file").touch()
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -197,6 +204,55 @@ def test_interrupted_carries_the_checkpoint(monkeypatch, tmp_path):
     assert io.load(tmp_path / "x" / "checkpoint.safetensors")["batch"] == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "x"], "argument --epochs: 'x' is not a positive integer"),
+        (["--batch-size", "0"], "argument --batch-size: '0' is not a positive integer"),
+        (["--lr", "-1"], "argument --lr: '-1' is not a positive number"),
+        (["--lr", "nan"], "argument --lr: 'nan' is not a positive number"),
+    ],
+)
+def test_options_say_what_they_take(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_notes_speak_the_command_lines_language(capsys, monkeypatch):
+    class Absent(data.FashionMNIST):
+        def __init__(self, train=True, source="sample"):
+            super().__init__(train=train, source="sample")
+
+    monkeypatch.setitem(train.DATASETS, "fashion", Absent)
+    assert cli.main(["train", "fashion"]) == 2
+    cli._note("using the sample. source='full' says more, source='sample' silences this.")
+    error = capsys.readouterr().err
+    assert "no embedded sample; use --data full" in error
+    assert "--data full, or tinyconv data mnist, says more, --data sample silences" in error
+
+
+def test_no_command_shows_the_help(tmp_path):
+    command = [sys.executable, "-m", "tinyconv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "example: tinyconv train mnist" in done.stdout
+
+
+def test_ctrl_c_while_starting_is_no_traceback(monkeypatch, capsys):
+    def interrupted(self, config, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "__init__", interrupted)
+    assert run("--out", "a") == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_without_matplotlib_there_is_a_hint(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    Run(tmp_path).write_curves([])
+    assert "pip install matplotlib)" in capsys.readouterr().out
+
+
 def test_doctor(capsys):
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
@@ -208,6 +264,8 @@ def test_doctor_names_the_fix(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     (finding,) = doctor.programs()
     assert "graphviz" in finding.fix
+    assert str(finding).startswith("--  dot ")  # milder than a problem
+    assert str(doctor.Finding("BLAS", "slow", "a fix")).startswith("!!  BLAS ")
     monkeypatch.setattr(doctor, "_has_avx512", lambda: True)
     assert "OPENBLAS_CORETYPE=SkylakeX" in doctor._blas_fix("openblas", "Haswell")
     assert doctor._blas_fix("openblas", "SkylakeX") == ""

@@ -17,10 +17,11 @@ from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
+from numpy.exceptions import AxisError
 
 from tinyconv.backend import Array, array_module, backend_of
-from tinyconv.context import context
-from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError
+from tinyconv.context import context, last_write
+from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
 from tinyconv.samples import Sample
 
 if TYPE_CHECKING:
@@ -181,9 +182,11 @@ class Op:
         self.__name__ = name
         parameters = inspect.signature(forward).parameters.values()
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        self.arity = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        self.operands = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.arity = len(self.operands)
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.keywords = [p.name for p in keywords]
+        self.__signature__ = _as_called(parameters)
         self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
         self._same = same
         self.same: Sequence[int] = same or ()
@@ -214,10 +217,8 @@ class Op:
         self.agree = len(self.same) > 1 or self.variadic
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        if len(args) > self.arity and not self.variadic:  # sum(x, 1) means sum(x, dim=1)
-            given = args[self.arity :]
-            params.update(zip(self.keywords[: len(given)], given, strict=True))
-            args = args[: self.arity]
+        if len(args) != self.arity and not self.variadic:
+            args, params = self._arranged(args, params)
         if self.defaults:
             params = {**self.defaults, **params}
         arrays = []
@@ -262,6 +263,21 @@ class Op:
         if self.view and _shares_memory(data, arrays[0]):
             result.stamp = args[0].stamp
         return result if aux is None else (result, aux)
+
+    def _arranged(
+        self, args: tuple[Any, ...], params: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Metadata may come by position, arrays by name: sum(x, 1) means sum(x, dim=1)."""
+        surplus = args[self.arity :]
+        names = self.keywords[: len(surplus)]
+        if surplus and len(names) == len(surplus) and params.keys().isdisjoint(names):
+            return args[: self.arity], {**params, **dict(zip(names, surplus, strict=True))}
+        try:
+            given = self.__signature__.bind(*args, **params).arguments
+        except TypeError as error:
+            usage = f"{self.name}{self.__signature__}"
+            raise TypeError(f"{where(self.name)}: {error}; it is {usage}") from None
+        return tuple(given.pop(name) for name in self.operands), given
 
     def _record(
         self,
@@ -364,8 +380,18 @@ class Op:
         """NumPy's complaint with the operation's name and the operands' shapes in front."""
         if isinstance(error, ShapeError):
             return error
+        if isinstance(error, AxisError) and error.axis is not None:
+            return no_axis(self.name, arrays[0].shape, error.axis)
         shapes = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
         return ShapeError(self.name, f"operands {shapes}: {error}")
+
+
+def _as_called(parameters: Iterable[inspect.Parameter]) -> inspect.Signature:
+    """How an operation is called: its metadata by name or by position, as PyTorch's functions."""
+    parameters = [p.replace(annotation=p.empty) for p in parameters]
+    if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        parameters = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in parameters]
+    return inspect.Signature(parameters)
 
 
 def _shares_memory(view: Array, array: Array) -> bool:
@@ -492,7 +518,7 @@ def _vjp(
             f"this graph{_of(node)} was already walked and freed. Run the forward pass again, or "
             "keep the graph with backward(retain_graph=True) the first time",
         )
-    if context.last_write > node.seq:
+    if last_write[0] > node.seq:
         _check_unwritten(node)
     if create_graph:
         saved = _as_tensors(node, saved)
@@ -548,6 +574,18 @@ def _check_unwritten(node: Node) -> None:
                 f"the backward pass{_of(node)} needs {what}, which was overwritten in place after "
                 "the forward pass. Write it after backward(), or compute with a copy: x.clone()",
             )
+
+
+class RemovableHandle:
+    """What registering a hook returns: ``remove()`` takes the hook out again."""
+
+    def __init__(self, hooks: list[Any], hook: Any) -> None:
+        self.hooks, self.hook = hooks, hook
+        hooks.append(hook)
+
+    def remove(self) -> None:
+        if self.hook in self.hooks:
+            self.hooks.remove(self.hook)
 
 
 def _run_hooks(hooks: Iterable[Callable[[Any], Any]], g: Any) -> Any:
@@ -615,6 +653,21 @@ def _roots(
     return roots
 
 
+def _listed(tensors: Any) -> list[Any]:
+    return [tensors] if is_tensor(tensors) else list(tensors)
+
+
+def _target(i: int, x: Variable) -> Edge:
+    """Where the walk meets the i-th input of `grad`."""
+    if not x.requires_grad:
+        raise GraphError(
+            "grad",
+            f"input {i} {x.shape} does not require grad; call x.requires_grad_() before the "
+            "forward pass",
+        )
+    return x.node or x
+
+
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
@@ -632,22 +685,11 @@ def grad(
 
     Nothing is written to ``.grad``.  Same meaning as torch.autograd.grad.
     """
-    outs: list[Any] = [outputs] if is_tensor(outputs) else list(outputs)
-    ins: list[Any] = [inputs] if is_tensor(inputs) else list(inputs)
-    if grad_outputs is None:
-        seeds: list[Any] = [None] * len(outs)
-    else:
-        seeds = [grad_outputs] if is_tensor(grad_outputs) else list(grad_outputs)
+    outs, ins = _listed(outputs), _listed(inputs)
+    seeds = [None] * len(outs) if grad_outputs is None else _listed(grad_outputs)
     if len(seeds) != len(outs):
         raise ValueError(f"grad: {len(outs)} outputs but {len(seeds)} grad_outputs")
-    for i, x in enumerate(ins):
-        if not x.requires_grad:
-            raise GraphError(
-                "grad",
-                f"input {i} {x.shape} does not require grad; call x.requires_grad_() before the "
-                "forward pass",
-            )
-    targets: list[Edge] = [x.node or x for x in ins]
+    targets = [_target(i, x) for i, x in enumerate(ins)]
     retain = create_graph if retain_graph is None else retain_graph
     found = _walk(_roots(outs, seeds, create_graph, "grad"), targets, retain, create_graph)
     unused = [i for i, edge in enumerate(targets) if edge not in found]

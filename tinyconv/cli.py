@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import sys
 import warnings
 from dataclasses import asdict, fields, replace
@@ -17,18 +19,27 @@ INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="tinyconv", description="Convolutions and their gradients.")
+    top = argparse.ArgumentParser(
+        prog="tinyconv",
+        description="Convolutions and their gradients.",
+        epilog="example: tinyconv train mnist --data sample --epochs 2",
+    )
+    top.set_defaults(run=lambda _: print(top.format_help(), end="") or 0)
     top.add_argument("--version", action="version", version=f"tinyconv {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a ResNet", description="Train a ResNet.")
     train.add_argument("dataset", choices=DATASETS, help="what to learn")
     default = Config()
     # No defaults here: --resume must know which options were given.
     train.add_argument("--model", choices=MODELS, help=f"default: {default.model}")
-    train.add_argument("--epochs", type=_positive, help="default: 3, on the sample 5")
-    train.add_argument("--batch-size", type=_positive, help=f"default: {default.batch_size}")
-    train.add_argument("--lr", type=float, help=f"the schedule's peak, default: {default.lr}")
+    train.add_argument("--epochs", type=_positive, metavar="N", help="default: 3, on the sample 5")
+    train.add_argument(
+        "--batch-size", type=_positive, metavar="N", help=f"default: {default.batch_size}"
+    )
+    train.add_argument(
+        "--lr", type=_positive_number, help=f"the schedule's peak, default: {default.lr}"
+    )
     train.add_argument(
         "--data",
         choices=("full", "sample", "auto"),
@@ -36,25 +47,47 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--device", help="default: cpu")
     train.add_argument("--seed", type=int, help=f"default: {default.seed}")
-    train.add_argument("--out", type=Path, help="the run's folder, default: a new one under runs/")
+    train.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="the run's folder, default: a new one under runs/",
+    )
     train.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, or with the latest one"
     )
     train.set_defaults(run=_train)
 
-    get = commands.add_parser("data", help="find or download a data set")
-    get.add_argument("dataset", choices=DATASETS)
+    get = commands.add_parser(
+        "data",
+        help="find or download a data set",
+        description="Find the full data set, or download it; says where it is or why it is not.",
+    )
+    get.add_argument("dataset", choices=DATASETS, help="what to look for")
     get.set_defaults(run=_data)
 
-    check = commands.add_parser("doctor", help="what is there, what is missing, how to fix it")
+    check = commands.add_parser(
+        "doctor",
+        help="what is there, what is missing, how to fix it",
+        description="Packages, kernels, data and programs: !! is a problem, -- is optional.",
+    )
     check.set_defaults(run=lambda _: doctor.main())
     return top
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return number
 
 
@@ -80,6 +113,12 @@ def _train(options: argparse.Namespace) -> int:
         f"{len(trainer.test_set)} test images ({source.source}), run folder {run.folder}",
         flush=True,
     )
+    if trainer.epoch == trainer.config.epochs:
+        print(f"the run is finished: {trainer.epoch} epochs; for more, start a new run")
+    elif options.resume:
+        whole = trainer.batch == len(trainer.loader)
+        place = "the test" if whole else f"step {trainer.batch + 1}"
+        print(f"resuming at {place} of epoch {trainer.epoch + 1}", flush=True)
     try:
         history = trainer.fit()
     except Interrupted:
@@ -109,8 +148,10 @@ def _check_same(config: Config, given: dict[str, object], run: Run) -> None:
     changed = [k for k, v in given.items() if v not in (before[k], "auto" if k == "data" else None)]
     if changed:
         listed = ", ".join(f"{k} was {before[k]}, now {given[k]}" for k in changed)
+        why = ": the learning rate's schedule is laid out over all epochs"
         raise ValueError(
-            f"--resume continues {run.folder} with its own options ({listed}); "
+            f"--resume continues {run.folder} with its own options ({listed})"
+            f"{why if 'epochs' in changed else ''}; "
             "leave them out, or start a new run without --resume"
         )
 
@@ -137,7 +178,13 @@ def _data(options: argparse.Namespace) -> int:
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
     """A warning as a plain line: the user of a command has no use for our line numbers."""
-    print(f"note: {message}", file=sys.stderr)
+    print(f"note: {_as_options(str(message))}", file=sys.stderr)
+
+
+def _as_options(text: str) -> str:
+    """What the library says about its arguments, in the words of the command line."""
+    text = text.replace("source='full' says", "--data full, or tinyconv data mnist, says")
+    return re.sub(r"source='(\w+)'", r"--data \1", text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -147,11 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (TinyconvError, OSError, ValueError, FloatingPointError) as error:
-        print(f"tinyconv: {error}", file=sys.stderr)
+        print(f"tinyconv: {_as_options(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

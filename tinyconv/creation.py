@@ -29,7 +29,7 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
             "from_numpy", f"got a {type(array).__name__}, not a NumPy array; use tc.tensor(...)"
         )
     as_dtype(array.dtype)
-    return wrap(array)
+    return wrap(np.asarray(array))  # a plain array also of a memory map or another subclass
 
 
 def _made(array: Array, requires_grad: bool) -> Tensor:
@@ -41,22 +41,35 @@ def _number_type(value: Any) -> Any:
     return bool_ if isinstance(value, bool) else int64 if isinstance(value, int) else float32
 
 
+def _sizes(sizes: tuple[Any, ...], size: Any) -> tuple[int, ...]:
+    """``zeros(2, 3)``, ``zeros((2, 3))`` and ``zeros(size=(2, 3))`` mean the same."""
+    if sizes and size is not None:
+        raise TypeError(f"the size is given twice: {sizes} and size={size}")
+    return _shape(sizes if size is None else (size,))
+
+
 def zeros(
-    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``."""
-    return _made(
-        backend_named(device).xp.zeros(_shape(size), as_dtype(dtype or float32)), requires_grad
-    )
+    kind = as_dtype(dtype or float32)
+    return _made(backend_named(device).xp.zeros(_sizes(sizes, size), kind), requires_grad)
 
 
 def ones(
-    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Ones."""
-    return _made(
-        backend_named(device).xp.ones(_shape(size), as_dtype(dtype or float32)), requires_grad
-    )
+    kind = as_dtype(dtype or float32)
+    return _made(backend_named(device).xp.ones(_sizes(sizes, size), kind), requires_grad)
 
 
 def full(
@@ -72,7 +85,7 @@ def full(
 
 
 def arange(
-    start: Any,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     dtype: Any = None,
@@ -80,7 +93,9 @@ def arange(
     requires_grad: bool = False,
 ) -> Tensor:
     """start, start + step, ... below end; int64 when all are integers, else float32."""
-    start, end = (0, start) if end is None else (start, end)
+    start, end = (0, start) if end is None else (0 if start is None else start, end)
+    if end is None:
+        raise TypeError("arange needs an end: arange(end) or arange(start, end, step)")
     kind = as_dtype(
         dtype or (int64 if all(isinstance(v, int) for v in (start, end, step)) else float32)
     )
@@ -116,21 +131,27 @@ def eye(
 
 
 def randn(
-    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Normal with mean 0 and variance 1, drawn on the host so that every device gets the same."""
-    return _drawn(
-        generator().standard_normal(_shape(size)), dtype or float32, device, requires_grad
-    )
+    drawn = generator().standard_normal(_sizes(sizes, size))
+    return _drawn(drawn, dtype or float32, device, requires_grad)
 
 
 def rand(
-    *size: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Uniform in [0, 1)."""
-    return _drawn(
-        generator().random(_shape(size), _drawn_as(dtype)), dtype or float32, device, requires_grad
-    )
+    drawn = generator().random(_sizes(sizes, size), _drawn_as(dtype))
+    return _drawn(drawn, dtype or float32, device, requires_grad)
 
 
 def _drawn_as(dtype: Any) -> Any:
@@ -138,11 +159,13 @@ def _drawn_as(dtype: Any) -> Any:
 
 
 def randint(
-    low: int, high: Any = None, size: Any = None, dtype: Any = None, device: str | None = None
+    low: int = 0, high: Any = None, size: Any = None, dtype: Any = None, device: str | None = None
 ) -> Tensor:
     """Integers low <= i < high: ``randint(10, (3,))`` or ``randint(0, 10, (3,))``."""
-    if size is None:
-        low, high, size = 0, low, high
+    if size is None:  # randint(10, (3,))
+        high, size = None, high
+    if high is None:
+        low, high = 0, low
     return _drawn(generator().integers(low, high, _shape((size,))), dtype or int64, device, False)
 
 

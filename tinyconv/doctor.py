@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,22 +26,24 @@ PACKAGES = {
     "threadpoolctl": "threads of the BLAS",
     "tqdm": "progress bars",
 }
-OPTIONAL = {"matplotlib": ("curves", "pip install 'tinyconv[plot]'")}
+OPTIONAL = {"matplotlib": ("curves", "pip install matplotlib")}
 AVX512_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``fix`` is set where something is wrong."""
+    """One line of the report; ``fix`` is set where something is wrong, or could be better."""
 
     topic: str
     text: str
     fix: str = ""
+    optional: bool = False  # all works without it
 
     def __str__(self) -> str:
-        mark = "!!" if self.fix else "ok"
-        line = f"{mark}  {self.topic:<10} {self.text}"
-        return f"{line}\n                fix: {self.fix}" if self.fix else line
+        mark = "ok" if not self.fix else "--" if self.optional else "!!"
+        line = f"{mark}  {self.topic:<14} {self.text}"
+        word = "to get it" if self.optional else "fix"
+        return f"{line}\n{'':<19}{word}: {self.fix}" if self.fix else line
 
 
 def versions() -> Iterator[Finding]:
@@ -52,7 +53,7 @@ def versions() -> Iterator[Finding]:
         yield Finding(name, f"{metadata.version(name)} ({purpose})")
     for name, (purpose, fix) in OPTIONAL.items():
         if find_spec(name) is None:
-            yield Finding(name, f"not installed: no {purpose}", fix)
+            yield Finding(name, f"not installed: no {purpose}", fix, optional=True)
         else:
             yield Finding(name, f"{metadata.version(name)} ({purpose})")
 
@@ -103,13 +104,15 @@ def data_sets() -> Iterator[Finding]:
             "only the embedded sample (10,000 + 2,000 images)",
             "tinyconv data mnist downloads it; or put the four IDX files into a folder and "
             "set TINYCONV_DATA to it",
+            optional=True,
         )
 
 
 def programs() -> Iterator[Finding]:
     dot = shutil.which("dot")
     fix = "" if dot else "apt-get install graphviz (Debian), brew install graphviz (macOS)"
-    yield Finding("dot", dot or "not found: graphs are written as text and DOT source", fix)
+    text = dot or "not found: graphs are written as text and DOT source"
+    yield Finding("dot", text, fix, optional=True)
 
 
 CHECKS: list[Callable[[], Iterator[Finding]]] = [versions, backends, blas, data_sets, programs]
@@ -125,6 +128,8 @@ def main() -> int:
     """Print the report; 0 also with problems: each of them has a fallback."""
     findings = examine()
     print(*findings, sep="\n")
-    problems = sum(1 for finding in findings if finding.fix)
-    print(f"\n{problems} to fix" if problems else "\nall is well", file=sys.stdout)
+    problems = sum(1 for finding in findings if finding.fix and not finding.optional)
+    extras = sum(1 for finding in findings if finding.optional and finding.fix)
+    print(f"\n{problems} to fix" if problems else "\nall is well", end="")
+    print(f", {extras} optional" if extras else "")
     return 0

@@ -14,6 +14,10 @@ class ShapeError(TinyconvError, ValueError):
     """Shapes that do not fit, with the numbers."""
 
 
+class DimError(ShapeError, IndexError):
+    """An axis or a position that is not there: what PyTorch raises an IndexError for."""
+
+
 class DTypeError(TinyconvError, TypeError):
     """Element types that must not be mixed, or that an operation cannot use."""
 
@@ -37,3 +41,10 @@ def where(name: str) -> str:
     brief = module.brief()
     layer = " ".join(part for part in (context.scope, brief) if part)
     return layer if module.is_layer else f"{layer}: {name}"
+
+
+def no_axis(name: str, shape: tuple[int, ...], dim: int) -> DimError:
+    """The error for an axis that ``shape`` does not have."""
+    n = len(shape)
+    known = f"{-n}..{n - 1}" if n else "none"
+    return DimError(name, f"dim {dim} is not an axis of {shape}; the axes are {known}")

@@ -51,13 +51,7 @@ def gradcheck(
     if not checked:
         raise GraphError(name, "gradcheck: no input requires grad; call x.requires_grad_()")
     args = [a.detach().double() if is_tensor(a) and a.is_floating_point() else a for a in args]
-
-    def function(*xs: Tensor) -> list[Tensor]:
-        filled = dict(enumerate(args)) | dict(zip(checked, xs, strict=True))
-        out = fn(*filled.values())
-        outs = out if isinstance(out, (tuple, list)) else [out]
-        return [y for y in outs if is_tensor(y) and y.is_floating_point()]
-
+    function = _function_of(fn, args, checked)
     rng = np.random.default_rng(seed)
     points = [args[i].data for i in checked]
     names = [f"input {i}" for i in checked]
@@ -73,6 +67,18 @@ def gradcheck(
             names = names + [f"grad_output {i}" for i in range(len(check.vs))]
             points = points + check.vs
     return True
+
+
+def _function_of(fn: Callable[..., Any], args: list[Any], checked: list[int]) -> Function:
+    """``fn`` of the checked arguments alone; of its results, those that are floats."""
+
+    def function(*xs: Tensor) -> list[Tensor]:
+        filled = dict(enumerate(args)) | dict(zip(checked, xs, strict=True))
+        out = fn(*filled.values())
+        outs = out if isinstance(out, (tuple, list)) else [out]
+        return [y for y in outs if is_tensor(y) and y.is_floating_point()]
+
+    return function
 
 
 def _gradient_of(function: Function, n: int) -> Function:

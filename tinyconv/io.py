@@ -87,7 +87,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         return tensors
     try:
         return _decode(json.loads(metadata[_METADATA]), tensors)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError("load", f"{path} was changed after tc.save wrote it: its structure "
                                       f"does not fit its tensors ({error!r})") from error
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tinyconv import autograd
-from tinyconv.autograd import Node, Op, Variable, tick, wrap
+from tinyconv.autograd import Node, Op, RemovableHandle, Variable, tick, wrap
 from tinyconv.backend import Array, backend_named, backend_of
-from tinyconv.context import context
+from tinyconv.context import context, last_write
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int64
 from tinyconv.errors import DTypeError, GraphError, ShapeError
 from tinyconv.ops import elementwise as e, index as ix, linalg as la, reduce as r, shape as s
@@ -52,7 +52,7 @@ class Tensor(Variable):
         return backend_of(self.data).device
 
     @property
-    def size_bytes(self) -> int:
+    def nbytes(self) -> int:
         return int(self.data.nbytes)
 
     @property
@@ -205,10 +205,10 @@ class Tensor(Variable):
         self.requires_grad = requires_grad
         return self
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call ``hook(grad)`` when this tensor's gradient is complete; what it returns replaces it.
 
-        Returns a function that removes the hook.
+        Returns a handle; ``handle.remove()`` takes the hook out again.
         """
         if not self.requires_grad:
             raise GraphError(
@@ -217,9 +217,7 @@ class Tensor(Variable):
         owner = self.node or self
         if owner.hooks is None:
             owner.hooks = []
-        hooks = owner.hooks
-        hooks.append(hook)
-        return lambda: hooks.remove(hook)
+        return RemovableHandle(owner.hooks, hook)
 
     # --- in place: for training loops; guarded, and noticed by a later backward
 
@@ -233,7 +231,7 @@ class Tensor(Variable):
                 f"in-place writes are not recorded, and {kind} takes part. Compute a new tensor "
                 "(x = x + y), or write inside `with tc.no_grad():`",
             )
-        self.stamp[0] = context.last_write = tick()
+        self.stamp[0] = last_write[0] = tick()
         return self.data
 
     def _fitting(self, name: str, other: Any) -> Any:
@@ -273,7 +271,13 @@ class Tensor(Variable):
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._write("x[...] = value", value)[_raw_index(index)] = _value(value)
+        data = self._write("x[...] = value", value)
+        try:
+            data[_raw_index(index)] = _value(value)
+        except IndexError as error:
+            raise ix.bad_index(self.shape, error) from None
+        except ValueError as error:
+            raise ShapeError("x[...] = value", f"{self.shape}: {error}") from None
 
     # --- dtype and device
 
@@ -320,16 +324,16 @@ class Tensor(Variable):
     # --- operators
 
     def __add__(self, other: Any) -> Tensor:
-        return e.add(self, other)
+        return e.plus(self, other)
 
     def __radd__(self, other: Any) -> Tensor:
-        return e.add(other, self)
+        return e.plus(other, self)
 
     def __sub__(self, other: Any) -> Tensor:
-        return e.sub(self, other)
+        return e.minus(self, other)
 
     def __rsub__(self, other: Any) -> Tensor:
-        return e.sub(other, self)
+        return e.minus(other, self)
 
     def __mul__(self, other: Any) -> Tensor:
         return e.mul(self, other)
@@ -374,10 +378,10 @@ class Tensor(Variable):
         return la.matmul(wrap(other), self)
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return e.eq(self, other)
+        return NotImplemented if other is None else e.eq(self, other)  # x == None is False
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return e.ne(self, other)
+        return NotImplemented if other is None else e.ne(self, other)
 
     def __lt__(self, other: Any) -> Tensor:
         return e.lt(self, other)
@@ -392,24 +396,36 @@ class Tensor(Variable):
         return e.ge(self, other)
 
     def __and__(self, other: Any) -> Tensor:
-        return e.logical_and(self, other)
+        return e.bitwise_and(self, other)
+
+    def __rand__(self, other: Any) -> Tensor:
+        return e.bitwise_and(other, self)
 
     def __or__(self, other: Any) -> Tensor:
-        return e.logical_or(self, other)
+        return e.bitwise_or(self, other)
+
+    def __ror__(self, other: Any) -> Tensor:
+        return e.bitwise_or(other, self)
+
+    def __xor__(self, other: Any) -> Tensor:
+        return e.bitwise_xor(self, other)
+
+    def __rxor__(self, other: Any) -> Tensor:
+        return e.bitwise_xor(other, self)
 
     def __invert__(self) -> Tensor:
-        return e.logical_not(self)
+        return e.bitwise_not(self)
 
     def __getitem__(self, index: Any) -> Tensor:
         return ix.getitem(self, index=_kept_index(index))
 
     # --- elementwise
 
-    def add(self, other: Any) -> Tensor:
-        return e.add(self, other)
+    def add(self, other: Any, alpha: Any = 1) -> Tensor:
+        return e.add(self, other, alpha)
 
-    def sub(self, other: Any) -> Tensor:
-        return e.sub(self, other)
+    def sub(self, other: Any, alpha: Any = 1) -> Tensor:
+        return e.sub(self, other, alpha)
 
     def mul(self, other: Any) -> Tensor:
         return e.mul(self, other)
@@ -469,7 +485,7 @@ class Tensor(Variable):
         return e.isfinite(self)
 
     def clamp(self, min: Any = None, max: Any = None) -> Tensor:
-        return e.clamp(self, min=min, max=max)
+        return e.clamp(self, min, max)
 
     def maximum(self, other: Any) -> Tensor:
         return e.maximum(self, other)
@@ -511,8 +527,8 @@ class Tensor(Variable):
     def sum(self, dim: Dim = None, keepdim: Any = False, dtype: Any = None) -> Tensor:
         return r.sum(self, dim=dim, keepdim=keepdim, dtype=dtype)
 
-    def mean(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
-        return r.mean(self, dim=dim, keepdim=keepdim)
+    def mean(self, dim: Dim = None, keepdim: Any = False, dtype: Any = None) -> Tensor:
+        return r.mean(self, dim=dim, keepdim=keepdim, dtype=dtype)
 
     def amax(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
         return r.amax(self, dim=dim, keepdim=keepdim)
@@ -520,11 +536,11 @@ class Tensor(Variable):
     def amin(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
         return r.amin(self, dim=dim, keepdim=keepdim)
 
-    def max(self, dim: int | None = None, keepdim: Any = False) -> Any:
-        return r.max(self, dim, keepdim)
+    def max(self, dim: int | Tensor | None = None, keepdim: Any = False, other: Any = None) -> Any:
+        return r.max(self, dim, keepdim, other)
 
-    def min(self, dim: int | None = None, keepdim: Any = False) -> Any:
-        return r.min(self, dim, keepdim)
+    def min(self, dim: int | Tensor | None = None, keepdim: Any = False, other: Any = None) -> Any:
+        return r.min(self, dim, keepdim, other)
 
     def var(
         self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None
@@ -560,11 +576,11 @@ class Tensor(Variable):
     def any(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
         return r.any(self, dim, keepdim)
 
-    def softmax(self, dim: int) -> Tensor:
-        return r.softmax(self, dim=dim)
+    def softmax(self, dim: int, dtype: Any = None) -> Tensor:
+        return r.softmax(self, dim=dim, dtype=dtype)
 
-    def log_softmax(self, dim: int) -> Tensor:
-        return r.log_softmax(self, dim=dim)
+    def log_softmax(self, dim: int, dtype: Any = None) -> Tensor:
+        return r.log_softmax(self, dim=dim, dtype=dtype)
 
     # --- shape
 
@@ -572,8 +588,15 @@ class Tensor(Variable):
         return s.reshape(self, shape=_shape(shape))
 
     def view(self, *shape: Any) -> Tensor:
-        """Same as reshape: a view where memory allows."""
-        return s.reshape(self, shape=_shape(shape))
+        """The same memory in another shape; ShapeError where that would need a copy."""
+        y = s.reshape(self, shape=_shape(shape))
+        if y.stamp is not self.stamp:
+            raise ShapeError(
+                "view",
+                f"{self.shape} with strides {self.data.strides} cannot be seen as {y.shape} "
+                "without a copy; x.reshape(...) copies where it must",
+            )
+        return y
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         return s.flatten(self, start_dim, end_dim)

@@ -56,7 +56,11 @@ class Run:
         self.checkpoint = folder / "checkpoint.safetensors"
 
     def write_config(self, config: Config) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot create {self.folder}: {error.strerror}; "
+                          "choose another --out") from error
         self._write("config.json", json.dumps(asdict(config), indent=1) + "\n")
 
     def read_config(self) -> Config:
@@ -75,8 +79,9 @@ class Run:
         """Loss and accuracy over the epochs, where matplotlib is installed."""
         try:
             from matplotlib.figure import Figure
+            from matplotlib.ticker import LogLocator, NullFormatter
         except ImportError:
-            tqdm.write("no curves: matplotlib is not installed (pip install 'tinyconv[plot]')")
+            tqdm.write("no curves: matplotlib is not installed (pip install matplotlib)")
             return
         epochs = [row["epoch"] for row in history]
         figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -89,6 +94,9 @@ class Run:
         right.set(xlabel="epoch", ylabel="errors in %", yscale="log", title="Wrong answers")
         for axes in (left, right):
             axes.set_xticks(epochs)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # and plain numbers there
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(alpha=0.3, which="both")
             axes.legend(frameon=False)
         figure.savefig(self.folder / "curves.png", dpi=120)

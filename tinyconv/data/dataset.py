@@ -8,7 +8,7 @@ one fancy-index take instead of a Python loop over B samples.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -104,6 +104,17 @@ def take(dataset: Dataset, indices: Indices) -> Any:
         return default_collate([dataset[int(i)] for i in indices])
     batch = take_many(indices)
     return default_collate(batch) if isinstance(batch, list) else batch  # a list is PyTorch's form
+
+
+def transformed(name: str, images: Any, transform: Callable[..., Any], *args: Any) -> Any:
+    """``transform(images, *args)``; ShapeError if that is no longer a batch of as many images."""
+    out = transform(images, *args)
+    before = getattr(images, "shape", ())
+    if before and getattr(out, "shape", ())[:1] != before[:1]:
+        found = getattr(out, "shape", type(out).__name__)
+        raise ShapeError(name, f"the transform gets a whole batch {before} and returned {found}; "
+                               f"its first axis must stay the batch's {before[0]} images")
+    return out
 
 
 def default_collate(samples: list[Any]) -> Any:

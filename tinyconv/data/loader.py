@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.creation import from_numpy
-from tinyconv.data.dataset import Dataset, Indices, take
+from tinyconv.data.dataset import Dataset, Indices, take, transformed
 from tinyconv.random import generator
 
 Transform = Callable[[Any, np.random.Generator], Any]
@@ -30,6 +30,8 @@ class DataLoader:
     transform:   ``transform(images, rng) -> images`` on the batch's first array (on the batch, if
                  it is no tuple), for augmentation; rng is the batch's own random stream
     collate_fn:  list of samples -> batch, instead of `default_collate`; reads samples one by one
+    num_workers, pin_memory: PyTorch's, without effect: prefetching takes one thread and no process,
+                 and the batches are in the CPU's memory
 
     Each ``for`` over the loader reads the next epoch.  The order depends on (seed, epoch) alone and
     the augmentation of batch i on (seed, epoch, i), so a resumed run continues bit for bit, also in
@@ -51,11 +53,15 @@ class DataLoader:
         prefetch: int = 2,
         transform: Transform | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"DataLoader: batch_size is {batch_size}, it must be at least 1")
         if prefetch < 0:
             raise ValueError(f"DataLoader: prefetch is {prefetch}; 0 turns the thread off")
+        if num_workers < 0:
+            raise ValueError(f"DataLoader: num_workers is {num_workers}, it must be 0 or more")
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -131,8 +137,8 @@ class DataLoader:
             return batch
         rng = self._rng(epoch, 1 + i)
         if isinstance(batch, (tuple, list)):
-            return (self.transform(batch[0], rng), *batch[1:])
-        return self.transform(batch, rng)
+            return (transformed("DataLoader", batch[0], self.transform, rng), *batch[1:])
+        return transformed("DataLoader", batch, self.transform, rng)
 
 
 def _ahead(jobs: Iterator[Callable[[], Any]], depth: int) -> Iterator[Any]:
@@ -141,11 +147,18 @@ def _ahead(jobs: Iterator[Callable[[], Any]], depth: int) -> Iterator[Any]:
         yield from (job() for job in jobs)
         return
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinyconv-loader")
+
+    def begin(job: Callable[[], Any]) -> Callable[[], Any]:
+        try:
+            return thread.submit(job).result  # raises what the job raised
+        except RuntimeError:  # Python is shutting down: the caller's thread does the job
+            return job
+
     try:
-        pending = deque(thread.submit(job) for job in islice(jobs, depth))
+        pending = deque(map(begin, islice(jobs, depth)))
         while pending:
-            result = pending.popleft().result()  # raises what the job raised
-            pending.extend(thread.submit(job) for job in islice(jobs, 1))
+            result = pending.popleft()()
+            pending.extend(map(begin, islice(jobs, 1)))
             yield result
     finally:  # the end, an exception, or the consumer left its loop: then Python closes us here
         thread.shutdown(cancel_futures=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyconv.creation import from_numpy
-from tinyconv.data.dataset import Dataset, Indices
+from tinyconv.data.dataset import Dataset, Indices, transformed
 from tinyconv.data.fetch import DataNotFound, FileSet, locate, read_verified
 from tinyconv.data.idx import DataError, read_idx
 from tinyconv.tensor import Tensor
@@ -136,7 +136,9 @@ class MNIST(Dataset):
     def __getitems__(self, indices: Indices) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """A batch: images (B, 1, 28, 28) float32, normalised, and labels (B,) int64."""
         images = self._normalised[self.images[indices]][:, np.newaxis]
-        return self.transform(images) if self.transform else images, self.labels[indices]
+        if self.transform is not None:
+            images = transformed(self.files.name, images, self.transform)
+        return images, self.labels[indices]
 
 
 class FashionMNIST(MNIST):

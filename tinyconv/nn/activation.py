@@ -4,12 +4,27 @@ PyTorch's ``inplace`` is accepted, so that models written for it run, and saves 
 tensor of the graph is never overwritten.
 """
 
+from typing import Any, Self
+
 from tinyconv.nn import functional as F
 from tinyconv.nn.module import Layer
 from tinyconv.tensor import Tensor
 
 
-class _Inplace(Layer):
+class _Activation(Layer):
+    """The layer is made first and called then: ``nn.ReLU()(x)``."""
+
+    def __new__(cls, *args: Any, **_kwargs: Any) -> Self:
+        if any(isinstance(value, Tensor) for value in args):
+            name = cls.__name__
+            functions = [f for f in vars(F) if f.replace("_", "") == name.lower()]
+            short = f", or without a layer F.{functions[0]}(x)" if functions else ""
+            raise TypeError(f"{name}: the arguments are options, not the input; "
+                            f"nn.{name}()(x){short}")
+        return super().__new__(cls)
+
+
+class _Inplace(_Activation):
     """An activation whose only option is ``inplace``."""
 
     def __init__(self, inplace: bool = False) -> None:
@@ -89,7 +104,7 @@ class Hardtanh(_Inplace):
         return f"min_val={self.min_val}, max_val={self.max_val}{self._inplace()}"
 
 
-class GELU(Layer):
+class GELU(_Activation):
     """x * Phi(x), Phi the normal distribution's; approximate="tanh" for the formula with tanh"""
 
     def __init__(self, approximate: str = "none") -> None:
@@ -103,7 +118,7 @@ class GELU(Layer):
         return f"approximate={self.approximate!r}"
 
 
-class Softplus(Layer):
+class Softplus(_Activation):
     """log(1 + exp(beta * x)) / beta, and x where beta * x > threshold"""
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
@@ -118,21 +133,21 @@ class Softplus(Layer):
         return f"beta={self.beta}, threshold={self.threshold}"
 
 
-class Sigmoid(Layer):
+class Sigmoid(_Activation):
     """1 / (1 + exp(-x))"""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.sigmoid(input)
 
 
-class Tanh(Layer):
+class Tanh(_Activation):
     """tanh(x)"""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.tanh(input)
 
 
-class Softmax(Layer):
+class Softmax(_Activation):
     """exp(x) / sum of exp(x) along ``dim``"""
 
     def __init__(self, dim: int | None = None) -> None:

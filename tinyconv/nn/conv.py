@@ -8,9 +8,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
-from tinyconv.nn.module import Layer, new_parameter
+from tinyconv.nn.module import Layer, new_parameter, whole
 from tinyconv.tensor import Tensor
 
 Size = int | Sequence[int]
@@ -19,10 +21,10 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 def sizes(value: Any, dims: int, layer: str, name: str) -> tuple[int, ...]:
     """One number per axis: 3 means (3, 3)."""
-    out = (value,) * dims if isinstance(value, int) else tuple(value)
+    out = (value,) * dims if np.ndim(value) == 0 else tuple(value)
     if len(out) != dims:
         raise ShapeError(layer, f"{name}={value} has {len(out)} numbers, one or {dims} are needed")
-    return out
+    return tuple(whole(layer, name, n) for n in out)
 
 
 def short(value: Sequence[int]) -> str:
@@ -43,6 +45,9 @@ class _Conv(Layer):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        in_channels = whole(name, "in_channels", in_channels)
+        out_channels = whole(name, "out_channels", out_channels)
+        groups = whole(name, "groups", groups)
         self._check(in_channels, out_channels, groups, padding, padding_mode)
         self.in_channels = in_channels
         self.out_channels = out_channels

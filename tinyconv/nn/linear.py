@@ -5,7 +5,7 @@ from typing import Any
 from tinyconv.autograd import no_grad
 from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
-from tinyconv.nn.module import Layer, new_parameter
+from tinyconv.nn.module import Layer, new_parameter, whole
 from tinyconv.tensor import Tensor
 
 
@@ -27,6 +27,8 @@ class Linear(Layer):
         device: str | None = None, dtype: Any = None,
     ) -> None:
         super().__init__()
+        in_features = whole("Linear", "in_features", in_features)
+        out_features = whole("Linear", "out_features", out_features)
         if min(in_features, out_features) < 1:
             raise ShapeError("Linear", f"in_features={in_features} and out_features={out_features} "
                                        "must be at least 1")
@@ -63,6 +65,8 @@ class Embedding(Layer):
         device: str | None = None, dtype: Any = None,
     ) -> None:
         super().__init__()
+        num_embeddings = whole("Embedding", "num_embeddings", num_embeddings)
+        embedding_dim = whole("Embedding", "embedding_dim", embedding_dim)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ShapeError("Embedding", f"padding_idx={padding_idx} is none of the rows "
                                           f"0..{num_embeddings - 1}")

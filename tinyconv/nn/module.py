@@ -6,12 +6,14 @@ Names, rules and the printed form are torch.nn.Module's, so that state dicts mov
 from __future__ import annotations
 
 import difflib
+import operator
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from tinyconv.autograd import no_grad
+from tinyconv.autograd import RemovableHandle, no_grad
 from tinyconv.context import context
 from tinyconv.creation import zeros
 from tinyconv.dtypes import as_dtype, float16, float32, float64
@@ -39,6 +41,16 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
+
+
+def whole(layer: str, name: str, value: Any) -> int:
+    """A size as an integer; TypeError for others, with what to write instead of ``8/2``."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        is_quotient = isinstance(value, float) and value.is_integer()
+        fix = f"; use {2 * int(value)} // 2: a single / makes a float" if is_quotient else ""
+        raise TypeError(f"{layer}: {name} is {value!r}, it must be an integer{fix}") from None
 
 
 def new_parameter(shape: tuple[int, ...], device: str | None, dtype: Any) -> Parameter:
@@ -97,6 +109,11 @@ class Module:
             if self.hooked:
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
+        except (AttributeError, TypeError) as error:
+            if not self.is_layer or not args or isinstance(args[0], Tensor) \
+                    or isinstance(error, TinyconvError):
+                raise
+            raise DTypeError(type(self).__name__, _no_tensor(args[0])) from error
         finally:
             context.module, context.scope = outer, outer_scope
 
@@ -116,21 +133,19 @@ class Module:
             output = output if replaced is None else replaced
         return output
 
-    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> Callable[[], None]:
+    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(module, args)`` before forward; what it returns replaces the arguments.
 
-        Returns a function that removes the hook.
+        Returns a handle; ``handle.remove()`` takes the hook out again.
         """
-        self._forward_pre_hooks.append(hook)
-        return lambda: self._forward_pre_hooks.remove(hook)
+        return RemovableHandle(self._forward_pre_hooks, hook)
 
-    def register_forward_hook(self, hook: Callable[..., Any]) -> Callable[[], None]:
+    def register_forward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(module, args, output)`` after forward; what it returns replaces the output.
 
-        Returns a function that removes the hook.
+        Returns a handle; ``handle.remove()`` takes the hook out again.
         """
-        self._forward_hooks.append(hook)
-        return lambda: self._forward_hooks.remove(hook)
+        return RemovableHandle(self._forward_hooks, hook)
 
     # --- attributes
 
@@ -170,10 +185,8 @@ class Module:
 
     def _register_new(self, table: str, name: str, value: Any, kind: type) -> None:
         if value is not None and not isinstance(value, kind):
-            got = f"the class {value.__name__}; call it" if isinstance(value, type) \
-                else f"a {type(value).__name__}"
             raise TypeError(f"{type(self).__name__}: {name!r} must be {_TABLES[table]} or None, "
-                            f"got {got}")
+                            f"got {_what(value)}")
         others = [self.__dict__, *(self.__dict__.get(t, ()) for t in _TABLES if t != table)]
         if hasattr(type(self), name) or any(name in other for other in others):
             raise ValueError(f"{type(self).__name__} already has an attribute {name!r}")
@@ -388,6 +401,11 @@ class Module:
         Values are cast to the module's dtype.  StateDictError lists every name that is missing,
         unexpected (both allowed with strict=False) or has another shape, and nothing is changed.
         """
+        if not isinstance(state_dict, Mapping):
+            fix = f"; pass tc.load({str(state_dict)!r})" \
+                if isinstance(state_dict, (str, os.PathLike)) else ""
+            raise TypeError(f"load_state_dict: expected a dict of tensors, got "
+                            f"{_what(state_dict)}{fix}")
         own = dict(self._state())
         missing = [name for name in own if name not in state_dict]
         unexpected = [name for name in state_dict if name not in own]
@@ -427,6 +445,32 @@ class Layer(Module):
     """A module whose forward is one operation; its errors name the layer, not the operation."""
 
     is_layer = True
+
+
+def _what(value: Any) -> str:
+    """What was given in the place of a module or a tensor, and how to make one of it."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}; call it: {value.__name__}(...)"
+    name = getattr(value, "__name__", getattr(value, "name", None))
+    if not callable(value) or not isinstance(name, str):
+        return f"a {type(value).__name__}"
+    from tinyconv import nn  # it imports this file first
+
+    layers = [layer for layer in vars(nn) if layer.lower() == name.replace("_", "")]
+    fix = f"use nn.{layers[0]}()" if layers else "write a Module whose forward calls it"
+    return f"the function {name}; {fix}"
+
+
+def _no_tensor(value: Any) -> str:
+    """The text of an error: a layer was called with something else than a Tensor."""
+    if value is None:
+        return "the input is None: the forward before it returned None; does it lack a return?"
+    if isinstance(value, (tuple, list)):
+        kinds = ", ".join(type(item).__name__ for item in value[:4])
+        return (f"the input is a {type(value).__name__} ({kinds}), not a Tensor; unpack the batch: "
+                "for images, labels in loader: model(images)")
+    fix = "tc.from_numpy(x)" if isinstance(value, np.ndarray) else "tc.tensor(x)"
+    return f"the input is a {type(value).__name__}, not a Tensor; make it one: {fix}"
 
 
 def _join(path: str, name: str) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module, backend_of
+from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
-from tinyconv.samples import bools, positive, sample
+from tinyconv.samples import bools, floats, function, ints, positive, sample
 
 
 def floating(x: Any) -> Any:
@@ -29,30 +30,42 @@ BINARY = [
 # --- arithmetic
 
 
-@op
-def add(a: Array, b: Array) -> Array:
+@op(name="add")
+def plus(a: Array, b: Array) -> Array:
     """a + b"""
     return a + b
 
 
-add.defvjp(
+plus.defvjp(
     lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
     lambda g, _y, _a, _b: unbroadcast(g, _b.shape),
     samples=BINARY,
 )
 
 
-@op
-def sub(a: Array, b: Array) -> Array:
+@op(name="sub")
+def minus(a: Array, b: Array) -> Array:
     """a - b"""
     return a - b
 
 
-sub.defvjp(
+minus.defvjp(
     lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
     lambda g, _y, _a, _b: unbroadcast(-g, _b.shape),
     samples=BINARY,
 )
+
+
+@function(sample((3, 4), (4,)), sample((3, 4), (3, 1), alpha=2.5))
+def add(a: Any, b: Any, alpha: float = 1) -> Any:
+    """a + alpha * b"""
+    return plus(a, b if alpha == 1 else mul(b, alpha))
+
+
+@function(sample((3, 4), (4,)), sample((3, 4), (3, 1), alpha=2.5))
+def sub(a: Any, b: Any, alpha: float = 1) -> Any:
+    """a - alpha * b"""
+    return minus(a, b if alpha == 1 else mul(b, alpha))
 
 
 @op
@@ -273,12 +286,14 @@ relu_backward.defvjp(
 )
 
 
-@op
-def clamp(x: Array, *, min: float | None = None, max: float | None = None) -> Array:
-    """x limited to [min, max]; None is no limit.  At a limit the gradient passes, as in PyTorch."""
+@op(name="clamp")
+def _clamp(x: Array, *, min: float | None = None, max: float | None = None) -> Array:
+    """x limited to [min, max], which are numbers; integers and a float limit give float32."""
     if min is None and max is None:
         raise ValueError("min and max are both None; give at least one")
     xp = array_module(x)
+    if isinstance(min, float) or isinstance(max, float):
+        x = floating(x)
     x = x if min is None else xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
 
@@ -289,10 +304,28 @@ def _within(x: Any, low: float | None, high: float | None) -> Any:
     return (x >= low) & (x <= high)
 
 
-clamp.defvjp(
+_clamp.defvjp(
     lambda g, _y, x, *, min, max: where(_within(x, min, max), g, 0.0),
     samples=[sample((3, 4), min=-0.5, max=0.7), sample((3, 4), min=0.1), sample((3, 4), max=0.3)],
 )
+
+
+@function(
+    sample((3, 4), -0.5, 0.7),
+    sample((3, 4), max=0.3),
+    sample((3, 4), (4,), max=floats(3, 1)),
+    sample((3, 4), min=floats(3, 4)),
+)
+def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    """x limited to [min, max]: numbers, tensors that broadcast, or None for no limit.
+
+    At a limit the gradient is x's; beyond it the limit's.  Where min > max the result is max.
+    """
+    if not (hasattr(min, "shape") or hasattr(max, "shape")):
+        return _clamp(x, min=min, max=max)
+    if min is not None:
+        x = where(x >= min, x, maximum(x, min))
+    return x if max is None else where(x <= max, x, minimum(x, max))
 
 
 @op
@@ -433,6 +466,49 @@ def logical_or(a: Array, b: Array) -> Array:
 def logical_not(a: Array) -> Array:
     """not a"""
     return array_module(a).logical_not(a)
+
+
+def _no_bits(name: str) -> DTypeError:
+    return DTypeError(name, "floats have no bits; convert with x.long(), or compare: x > 0")
+
+
+BITS = [sample(bools(3, 4), bools(4)), sample(ints(3, 4, low=-9, high=9), ints(4, high=9))]
+
+
+@op(same=(0, 1), samples=BITS)
+def bitwise_and(a: Array, b: Array) -> Array:
+    """a & b: bit by bit for integers, logical for booleans."""
+    try:
+        return a & b
+    except TypeError:
+        raise _no_bits("bitwise_and") from None
+
+
+@op(same=(0, 1), samples=BITS)
+def bitwise_or(a: Array, b: Array) -> Array:
+    """a | b: bit by bit for integers, logical for booleans."""
+    try:
+        return a | b
+    except TypeError:
+        raise _no_bits("bitwise_or") from None
+
+
+@op(same=(0, 1), samples=BITS)
+def bitwise_xor(a: Array, b: Array) -> Array:
+    """a ^ b: bit by bit for integers, logical for booleans."""
+    try:
+        return a ^ b
+    except TypeError:
+        raise _no_bits("bitwise_xor") from None
+
+
+@op(samples=[sample(bools(3, 4)), sample(ints(3, 4, low=-9, high=9))])
+def bitwise_not(a: Array) -> Array:
+    """~a: every bit of integers, not for booleans."""
+    try:
+        return ~a
+    except TypeError:
+        raise _no_bits("bitwise_not") from None
 
 
 @op(samples=[sample((3, 4))])

@@ -1,12 +1,13 @@
 """Picking entries by position, and its adjoint: adding at positions."""
 
+import re
 from typing import Any
 
 import numpy as np
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
-from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.errors import DimError, DTypeError, ShapeError
 from tinyconv.ops.shape import Shape, axis_of
 from tinyconv.samples import function, ints, sample
 
@@ -25,10 +26,21 @@ INDEXES: list[Any] = [
 @op(view=True)
 def getitem(x: Array, *, index: Any) -> Array:
     """x[index]: integers, slices, None, Ellipsis, arrays of integers or booleans."""
-    y = x[index]
+    try:
+        y = x[index]
+    except IndexError as error:
+        raise bad_index(x.shape, error) from None
     if isinstance(y, np.generic):  # an Ellipsis makes it a view, as every basic index is
         y = x[(*(index if isinstance(index, tuple) else (index,)), Ellipsis)]
     return y
+
+
+def bad_index(shape: Shape, error: IndexError) -> DimError:
+    """NumPy's complaint with the tensor's shape and the positions that there are."""
+    said = re.sub(r"\baxis\b", "dim", str(error)).replace("array: array is", "tensor that is")
+    found = re.search(r"with size (\d+)", said)
+    size = int(found[1]) if found else 0
+    return DimError("x[...]", f"{shape}: {said}" + f"; there are {-size}..{size - 1}" * (size > 0))
 
 
 getitem.defvjp(

@@ -1,6 +1,8 @@
 """Products: matmul and einsum."""
 
 import builtins
+import string
+from collections.abc import Sequence
 from typing import Any
 
 from tinyconv.autograd import op
@@ -105,55 +107,56 @@ _einsum.defvjp(
 def einsum(equation: str, *operands: Any) -> Any:
     """Einstein's summation convention: ``einsum("bij,bjk->bik", a, b)``.
 
-    Implicit output, ``...`` and a label twice in one operand (the diagonal) work as in PyTorch.
+    The operands may come as one list.  Implicit output, ``...`` and a label twice in one operand
+    (the diagonal) work as in PyTorch.
     """
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
     equation = equation.replace(" ", "")
-    left, _, right = equation.partition("->")
-    labels = left.split(",")
-    if len(labels) != len(operands):
+    labels, output = _labels(equation, operands)
+    named = [_diagonals(label, x) for label, x in zip(labels, operands, strict=True)]
+    sizes = _sizes(equation, named)
+    ready = [broadcast_to(x, shape=tuple(sizes[c] for c in label)) for label, x in named]
+    return _einsum(*ready, subscripts=f"{','.join(label for label, _ in named)}->{output}")
+
+
+def _labels(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
+    """The labels of each operand and of the result, with letters in the place of ``...``."""
+    left, arrow, output = equation.partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(operands):
         raise ShapeError(
-            "einsum", f"{equation!r} names {len(labels)} operands, {len(operands)} were given"
+            "einsum", f"{equation!r} names {len(inputs)} operands, {len(operands)} were given"
         )
-    dots = max(
-        (
-            x.ndim - len(l.replace("...", ""))
-            for l, x in zip(labels, operands, strict=True)
-            if "..." in l
-        ),
-        default=0,
-    )
-    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation][
-        :dots
-    ]
-    if "->" not in equation:
+    if not arrow:  # the labels that stand once, in alphabetical order
         flat = left.replace(",", "").replace("...", "")
-        right = ("..." if "..." in left else "") + "".join(
-            sorted(c for c in set(flat) if flat.count(c) == 1)
-        )
-    ready, names = [], []
-    for label, x in zip(labels, operands, strict=True):
-        extra = x.ndim - len(label.replace("...", ""))
-        if extra < 0 or (extra and "..." not in label):
+        once = sorted(c for c in set(flat) if flat.count(c) == 1)
+        output = "..." * ("..." in left) + "".join(once)
+    free = "".join(c for c in string.ascii_letters if c not in equation)
+    labels, longest = [], 0
+    for label, x in zip(inputs, operands, strict=True):
+        dots = x.ndim - len(label.replace("...", ""))
+        if dots < 0 or (dots and "..." not in label):
             raise ShapeError(
                 "einsum", f"{label!r} in {equation!r} does not fit an operand of shape {x.shape}"
             )
-        name, x = _diagonals(label.replace("...", "".join(free[dots - extra :])), x)
-        ready.append(x)
-        names.append(name)
+        labels.append(label.replace("...", free[:dots][::-1]))  # the last axes are aligned
+        longest = max(longest, dots)
+    return labels, output.replace("...", free[:longest][::-1])
+
+
+def _sizes(equation: str, named: Sequence[tuple[str, Any]]) -> dict[str, int]:
+    """How many entries each label stands for; 1 is broadcast."""
     sizes: dict[str, int] = {}
-    for name, x in zip(names, ready, strict=True):
-        for c, n in zip(name, x.shape, strict=True):
+    for label, x in named:
+        for c, n in zip(label, x.shape, strict=True):
             if sizes.setdefault(c, n) != n and n != 1 and sizes[c] != 1:
                 raise ShapeError(
                     "einsum",
                     f"label {c!r} of {equation!r} is {sizes[c]} in one operand and {n} in another",
                 )
             sizes[c] = max(sizes[c], n)
-    ready = [
-        broadcast_to(x, shape=tuple(sizes[c] for c in name))
-        for name, x in zip(names, ready, strict=True)
-    ]
-    return _einsum(*ready, subscripts=f"{','.join(names)}->{right.replace('...', ''.join(free))}")
+    return sizes
 
 
 def _diagonals(label: str, x: Any) -> tuple[str, Any]:

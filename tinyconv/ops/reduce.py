@@ -6,13 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyconv.autograd import op
+from tinyconv.autograd import is_tensor, op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import DTypeError, ShapeError
-from tinyconv.ops.elementwise import exp, floating, ones_like, sqrt, to_dtype, where, zeros_like
+from tinyconv.ops.elementwise import (
+    exp,
+    floating,
+    maximum,
+    minimum,
+    ones_like,
+    to_dtype,
+    where,
+    zeros_like,
+)
 from tinyconv.ops.index import gather
-from tinyconv.ops.shape import broadcast_to, flip, permute, reshape
-from tinyconv.samples import bools, function, sample
+from tinyconv.ops.shape import axis_of, broadcast_to, flip, permute, reshape
+from tinyconv.samples import bools, floats, function, sample
 
 Dim = int | tuple[int, ...] | None
 
@@ -40,10 +49,15 @@ def kept_shape(shape: tuple[int, ...], dim: Dim) -> tuple[int, ...]:
 
 
 def axes_of(dim: Dim, ndim: int) -> tuple[int, ...]:
-    """The reduced axes, as non-negative numbers."""
-    if dim is None:
-        return tuple(range(ndim))
-    return tuple(d % builtins.max(ndim, 1) for d in ((dim,) if isinstance(dim, int) else dim))
+    """The reduced axes, as non-negative numbers; no axis named means all, as in PyTorch."""
+    dims = (dim,) if isinstance(dim, int) else dim
+    return tuple(d % builtins.max(ndim, 1) for d in dims) if dims else tuple(range(ndim))
+
+
+def _check_dims(name: str, x: Any, dim: Dim) -> None:
+    """For functions made of several operations: the error names the function."""
+    for d in () if dim is None else (dim,) if isinstance(dim, int) else dim:
+        axis_of(name, x.shape, d)
 
 
 def count(shape: tuple[int, ...], dim: Dim) -> int:
@@ -76,16 +90,18 @@ sum.defvjp(
 
 
 @op
-def mean(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
-    """The mean; defined for floating-point tensors."""
-    if x.dtype.kind != "f":
+def mean(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Array:
+    """The mean; integers need a ``dtype`` to have it in."""
+    if dtype is None and x.dtype.kind != "f":
         raise DTypeError("mean", f"the input is {x.dtype}, a mean needs floats: x.float().mean()")
-    return x.mean(axis=_axis(dim), keepdims=keepdim)
+    return x.mean(axis=_axis(dim), keepdims=keepdim, dtype=dtype)
 
 
 mean.defvjp(
-    lambda g, _y, _x, *, dim, keepdim: spread(g / count(_x.shape, dim), _x, dim, keepdim),
-    samples=OVER,
+    lambda g, _y, _x, *, dim, keepdim, dtype: spread(
+        _cast(g / count(_x.shape, dim), _x.dtype), _x, dim, keepdim
+    ),
+    samples=[*OVER, sample((3, 4), dim=0, dtype=np.float64)],
 )
 
 
@@ -153,13 +169,13 @@ TRUTHS = [sample(bools(3, 4)), sample(bools(3, 4), dim=1), sample((2, 3), dim=0,
 @op(samples=TRUTHS)
 def all(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Is every entry true?"""
-    return (x != 0).all(axis=_axis(dim), keepdims=keepdim)
+    return (x != 0).all(axis=_tupled(dim), keepdims=keepdim)
 
 
 @op(samples=TRUTHS)
 def any(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Is some entry true?"""
-    return (x != 0).any(axis=_axis(dim), keepdims=keepdim)
+    return (x != 0).any(axis=_tupled(dim), keepdims=keepdim)
 
 
 # --- products, norms, log-sum-exp
@@ -234,6 +250,11 @@ _norm2.defvjp(
 
 
 def _axis(dim: Any) -> Any:
+    """``dim`` for NumPy, to which () is no axis at all and not every axis."""
+    return None if dim == () else _tupled(dim) or None if isinstance(dim, list) else dim
+
+
+def _tupled(dim: Any) -> Any:
     return tuple(dim) if isinstance(dim, list) else dim
 
 
@@ -250,6 +271,7 @@ class MaxResult(NamedTuple):
 def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
     if dim is None:
         return extreme(x)
+    axis_of(extreme.name[1:], x.shape, dim)  # amax is the op of max
     indices = arg(x, dim=dim, keepdim=True)
     values = gather(x, dim, indices)
     if not keepdim:
@@ -257,19 +279,40 @@ def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> 
     return MaxResult(values, indices)
 
 
-@function(*ALONG)
-def max(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The largest entry; with ``dim`` a pair (values, indices)."""
-    return _extreme(amax, argmax, x, dim, keepdim)
+@function(*ALONG, sample((3, 4), floats(4)))
+def max(x: Any, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
+    """The largest entry; with ``dim`` a pair (values, indices); ``max(x, y)`` is `maximum`."""
+    other = dim if is_tensor(dim) else other
+    return _extreme(amax, argmax, x, dim, keepdim) if other is None else maximum(x, other)
 
 
-@function(*ALONG)
-def min(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The smallest entry; with ``dim`` a pair (values, indices)."""
-    return _extreme(amin, argmin, x, dim, keepdim)
+@function(*ALONG, sample((3, 4), floats(4)))
+def min(x: Any, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
+    """The smallest entry; with ``dim`` a pair (values, indices); ``min(x, y)`` is `minimum`."""
+    other = dim if is_tensor(dim) else other
+    return _extreme(amin, argmin, x, dim, keepdim) if other is None else minimum(x, other)
 
 
-@function(*OVER[:-1], sample((3, 4), dim=1, correction=0))
+def _deviations(
+    name: str, x: Any, dim: Dim, correction: int, unbiased: bool | None
+) -> tuple[Any, Dim, int]:
+    """x minus its mean, the axes, and the degrees of freedom; ``var(False)`` is unbiased=False."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    if unbiased is not None:
+        correction = int(unbiased)
+    _check_dims(name, x, dim)
+    n = count(x.shape, dim) - correction
+    if n <= 0:
+        raise ShapeError(
+            name,
+            f"{n + correction} entries leave {n} degrees of freedom after "
+            f"correction={correction}; use correction=0",
+        )
+    return x - mean(x, dim=dim, keepdim=True), dim, n
+
+
+@function(*OVER[:-1], sample((3, 4), dim=1, correction=0), sample((3, 4), False))
 def var(
     x: Any,
     dim: Dim = None,
@@ -278,20 +321,11 @@ def var(
     unbiased: bool | None = None,
 ) -> Any:
     """Variance: the sum of squared deviations over (n - correction)."""
-    if unbiased is not None:
-        correction = int(unbiased)
-    centred = x - mean(x, dim=dim, keepdim=True)
-    n = count(x.shape, dim) - correction
-    if n <= 0:
-        raise ShapeError(
-            "var",
-            f"{count(x.shape, dim)} entries leave {n} degrees of freedom after "
-            f"correction={correction}; use correction=0",
-        )
+    centred, dim, n = _deviations("var", x, dim, correction, unbiased)
     return sum(centred * centred, dim=dim, keepdim=keepdim) / n
 
 
-@function(*OVER[:-1])
+@function(*OVER[:-1], sample((3, 4), True))
 def std(
     x: Any,
     dim: Dim = None,
@@ -299,8 +333,9 @@ def std(
     keepdim: bool = False,
     unbiased: bool | None = None,
 ) -> Any:
-    """Standard deviation, the root of `var`."""
-    return sqrt(var(x, dim, correction, keepdim, unbiased))
+    """Standard deviation, the root of `var`; where it is 0, so is its gradient."""
+    centred, dim, n = _deviations("std", x, dim, correction, unbiased)
+    return _norm2(centred, dim=dim, keepdim=keepdim) / math.sqrt(n)
 
 
 @function(
@@ -310,12 +345,16 @@ def std(
     sample((3, 4), p=math.inf, dim=1),
     sample((3, 4), p=-math.inf),
     sample((3, 4), p=0, dim=0),
+    sample((3, 4), "fro"),
 )
-def norm(x: Any, p: float = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
-    """(sum |x|^p)^(1/p); p = inf is the largest |x|, p = 0 counts the non-zeros."""
-    if p == 2:
+def norm(x: Any, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
+    """(sum |x|^p)^(1/p); p = inf is the largest |x|, p = 0 counts the non-zeros, "fro" is 2."""
+    _check_dims("norm", x, dim)
+    if p in (2, "fro"):
         return _norm2(x, dim=dim, keepdim=keepdim)
     size = abs(x)
+    if isinstance(p, str):
+        raise ValueError(f"norm: p is {p!r}; it is a number or 'fro'")
     if p == math.inf:
         return amax(size, dim=dim, keepdim=keepdim)
     if p == -math.inf:
@@ -329,26 +368,33 @@ def norm(x: Any, p: float = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
 
 # --- softmax
 
+ROWS = [
+    sample((3, 4), dim=1),
+    sample((3, 4), dim=0),
+    sample((2, 3, 2), dim=-2),
+    sample((3, 4), dim=1, dtype=np.float64),
+]
+
 
 @op
-def softmax(x: Array, *, dim: int) -> Array:
-    """e^x / sum e^x along one axis."""
-    x = floating(x)
+def softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
+    """e^x / sum e^x along one axis; computed in ``dtype``, by default x's."""
+    x = floating(x) if dtype is None else x.astype(dtype)
     e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
     e /= e.sum(axis=dim, keepdims=True)
     return e
 
 
 softmax.defvjp(
-    lambda g, y, _x, *, dim: y * (g - sum(g * y, dim=dim, keepdim=True)),
-    samples=[sample((3, 4), dim=1), sample((3, 4), dim=0), sample((2, 3, 2), dim=-2)],
+    lambda g, y, _x, *, dim, dtype: _cast(y * (g - sum(g * y, dim=dim, keepdim=True)), _x.dtype),
+    samples=ROWS,
 )
 
 
 @op
-def log_softmax(x: Array, *, dim: int) -> Array:
-    """log of softmax, without overflow."""
-    x = floating(x)
+def log_softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
+    """log of softmax, without overflow; computed in ``dtype``, by default x's."""
+    x = floating(x) if dtype is None else x.astype(dtype)
     xp = array_module(x)
     y = x - x.max(axis=dim, keepdims=True)
     y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))
@@ -356,6 +402,6 @@ def log_softmax(x: Array, *, dim: int) -> Array:
 
 
 log_softmax.defvjp(
-    lambda g, y, _x, *, dim: g - exp(y) * sum(g, dim=dim, keepdim=True),
-    samples=[sample((3, 4), dim=1), sample((3, 4), dim=0), sample((2, 3, 2), dim=-2)],
+    lambda g, y, _x, *, dim, dtype: _cast(g - exp(y) * sum(g, dim=dim, keepdim=True), _x.dtype),
+    samples=ROWS,
 )

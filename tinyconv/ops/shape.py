@@ -2,12 +2,12 @@
 
 import builtins
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
-from tinyconv.errors import ShapeError
+from tinyconv.errors import DimError, ShapeError, no_axis
 from tinyconv.samples import floats, function, sample
 
 Shape = tuple[int, ...]
@@ -55,7 +55,10 @@ broadcast_to.defvjp(
 @op(view=True)
 def reshape(x: Array, *, shape: Shape) -> Array:
     """The same numbers, in row-major order, in another shape; one entry may be -1."""
-    return x.reshape(shape)
+    try:
+        return x.reshape(shape)
+    except ValueError:
+        raise ShapeError("reshape", _misfit(x.shape, shape)) from None
 
 
 reshape.defvjp(
@@ -66,6 +69,30 @@ reshape.defvjp(
         sample((2, 3, 4), shape=(2, -1)),
     ],
 )
+
+
+def _misfit(shape: Shape, wanted: Shape) -> str:
+    """Why numbers of one shape do not fill another, and with which -1 they would."""
+    have, known = math.prod(shape), math.prod(n for n in wanted if n != -1)
+    if wanted.count(-1) > 1:
+        return f"{wanted} has more than one -1; only one entry can follow from the others"
+    told = f"{shape} holds {_product(shape)}, {wanted} wants "
+    if -1 in wanted:
+        return told + f"a multiple of {_product(n for n in wanted if n != -1)}"
+    told += _product(wanted)
+    for i in reversed(range(len(wanted))):
+        rest = known // wanted[i] if wanted[i] else 0
+        if rest and have % rest == 0:
+            fitting = ", ".join(map(str, (*wanted[:i], -1, *wanted[i + 1 :])))
+            return f"{told}; x.reshape({fitting}) fits"
+    return told
+
+
+def _product(sizes: Iterable[int]) -> str:
+    """``2*3 = 6``"""
+    factors = list(sizes)
+    total = str(math.prod(factors))
+    return f"{'*'.join(map(str, factors))} = {total}" if len(factors) > 1 else total
 
 
 @op(view=True)
@@ -160,11 +187,10 @@ pad_zeros.defvjp(
 
 
 def axis_of(name: str, shape: Shape, dim: int) -> int:
-    """``dim`` counted from the front; ShapeError where there is no such axis."""
+    """``dim`` counted from the front; DimError where there is no such axis."""
     n = len(shape)
     if not -n <= dim < n:
-        known = f"{-n}..{n - 1}" if n else "none"
-        raise ShapeError(name, f"dim {dim} is not an axis of {shape}; the axes are {known}")
+        raise no_axis(name, shape, dim)
     return dim % n
 
 
@@ -229,7 +255,7 @@ def unsqueeze(x: Any, dim: int) -> Any:
     """A new axis of length 1 at position ``dim``."""
     at = dim + x.ndim + 1 if dim < 0 else dim
     if not 0 <= at <= x.ndim:
-        raise ShapeError("unsqueeze", f"dim {dim} is outside -{x.ndim + 1}..{x.ndim} for {x.shape}")
+        raise DimError("unsqueeze", f"dim {dim} is outside -{x.ndim + 1}..{x.ndim} for {x.shape}")
     return reshape(x, shape=(*x.shape[:at], 1, *x.shape[at:]))
 
 

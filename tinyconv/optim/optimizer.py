@@ -39,10 +39,14 @@ class Optimizer:
         self.param_groups: list[Group] = []
         if isinstance(params, Tensor):
             raise TypeError(f"{self.name}: params is one Tensor; put it in a list")
+        if not isinstance(params, Iterable):
+            raise TypeError(f"{self.name}: params is a {type(params).__name__}, not a list of "
+                            "Tensors; pass model.parameters()")
         groups = list(params)
         if not groups:
-            raise ValueError(f"{self.name}: no parameters. Was model.parameters() read before? "
-                             "An iterator gives its items once: list(model.parameters())")
+            raise ValueError(f"{self.name}: no parameters. Layers in a Python list are not seen: "
+                             "use nn.ModuleList. Or was model.parameters() read before? An "
+                             "iterator gives its items once: list(model.parameters())")
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
             self.add_param_group(group)
 

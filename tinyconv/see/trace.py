@@ -36,7 +36,7 @@ _NODE = {"fontname": _FONT, "fontsize": "11", "fontcolor": _INK, "height": "0.1"
          "margin": "0.14,0.06"}
 _EDGE = {"fontname": _FONT, "fontsize": "8", "fontcolor": _QUIET, "color": _QUIET,
          "arrowsize": "0.6"}
-_CLUSTER = {"style": "rounded,filled", "fontsize": "11", "fontcolor": _QUIET, "margin": "8",
+_CLUSTER = {"style": "rounded,filled", "fontsize": "10", "fontcolor": _QUIET, "margin": "9",
             "color": "#bbbbbb"}
 _KINDS = {
     "operation": {"shape": "box", "style": "rounded,filled", "fillcolor": "#d6e9f8",
@@ -221,18 +221,30 @@ def _quoted(*lines: str) -> str:
 def _digraph(graph: Graph) -> graphviz.Digraph:
     drawing = graphviz.Digraph("trace", graph_attr={**_GRAPH, "label": _quoted(_title(graph))},
                                node_attr=_NODE, edge_attr=_EDGE)
-    for cluster, parent in reversed(_clusters(graph, drawing)):  # children before their parents
+    boxes = _boxes(graph)
+    for cluster, parent in reversed(_clusters(graph, boxes, drawing)):  # children before parents
         parent.subgraph(cluster)
+    for i, j in dict.fromkeys((boxes[i], j) for i, j in graph.edges if i in boxes):
+        drawing.edge(f"n{i}", f"n{j}")
     for i, j in graph.edges:
         tail = graph.vertices[i]
-        # what flows through the network runs straight down; parameters come in from the side
-        flows = tail.kind != "parameter" and i == graph.vertices[j].inputs[0]
-        drawing.edge(f"n{i}", f"n{j}", label=_quoted(_tensor(tail)), weight="20" if flows else None)
+        if i not in boxes:
+            # what flows through the network runs straight down
+            flows = tail.kind != "parameter" and i == graph.vertices[j].inputs[0]
+            drawing.edge(f"n{i}", f"n{j}", label=" " + _quoted(_tensor(tail)),
+                         weight="20" if flows else None)
     return drawing
 
 
+def _boxes(graph: Graph) -> dict[int, int]:
+    """For each parameter of a module the one whose node shows it: the module's first."""
+    first: dict[str, int] = {}
+    return {i: first.setdefault(vertex.scope, i) for i, vertex in enumerate(graph.vertices)
+            if vertex.kind == "parameter" and vertex.scope}
+
+
 def _clusters(
-    graph: Graph, drawing: graphviz.Digraph
+    graph: Graph, boxes: Mapping[int, int], drawing: graphviz.Digraph
 ) -> list[tuple[graphviz.Digraph, graphviz.Digraph]]:
     """Nodes go into ``drawing`` or a cluster; returns the clusters with what they belong in."""
     made: list[tuple[graphviz.Digraph, graphviz.Digraph]] = []
@@ -243,12 +255,14 @@ def _clusters(
             if isinstance(member, Call):
                 cluster = graphviz.Digraph(f"cluster_{len(made)}", graph_attr={
                     **_CLUSTER, "fillcolor": _SHADES[depth % len(_SHADES)],
-                    "label": _quoted(_heading(graph, member)), "tooltip": _quoted(member.path)})
+                    "label": _quoted(_heading(graph, member)) + _room(graph, member),
+                    "tooltip": _quoted(member.path)})
                 made.append((cluster, here))
                 todo.append((member, cluster, depth + 1))
-            else:
-                here.node(f"n{member}", **_node(graph, member))
-                row = _read_first(graph, member)
+            elif boxes.get(member, member) == member:
+                shown = [i for i, box in boxes.items() if box == member] or [member]
+                here.node(f"n{member}", **_node(graph, shown))
+                row = [i for i in _read_first(graph, member) if boxes.get(i, i) == i]
                 if row:
                     with here.subgraph() as beside:  # on one level, or the cluster is a staircase
                         beside.attr(rank="same")
@@ -267,21 +281,32 @@ def _read_first(graph: Graph, number: int) -> list[int]:
     return [i for i, v in leaves if v.kind == "parameter" and v.scope == vertex.scope]
 
 
+def _room(graph: Graph, call: Call) -> str:
+    """Blanks that widen a cluster without parameters: its title stays left of the arrow."""
+    kinds = {"" if isinstance(m, Call) else graph.vertices[m].kind for m in call.members}
+    return "\u00a0" * (2 * len(_heading(graph, call)) + 6 if kinds == {"operation"} else 0)
+
+
 def _heading(graph: Graph, call: Call) -> str:
     name = call.path.rpartition(".")[2]
     return f"{name}  {graph.modules.get(call.path, '')}".rstrip()
 
 
-def _node(graph: Graph, number: int) -> dict[str, str]:
-    vertex = graph.vertices[number]
-    lines = [vertex.alias, _name(vertex), _tensor(vertex)]
+def _node(graph: Graph, numbers: list[int]) -> dict[str, str]:
+    """An operation, an input, or the parameters of one module, a row for each."""
+    vertices = [graph.vertices[i] for i in numbers]
+    vertex, named = vertices[0], [v.name for v in vertices if v.name]
+    if vertex.kind == "parameter" and vertex.scope:
+        lines = [f"{_name(v)}  {_tensor(v)}" for v in vertices]
+    else:
+        lines = [*filter(None, [vertex.alias]), _name(vertex), _tensor(vertex)]
     if vertex.kind == "parameter":
-        lines.append(_count(vertex.size, "parameter"))
-    is_output = number == len(graph.vertices) - 1
+        lines.append(_count(sum(v.size for v in vertices), "parameter"))
+    is_output = numbers[-1] == len(graph.vertices) - 1
     return {
         **_KINDS[vertex.kind], **(_OUTPUT if is_output else {}),
-        "label": _quoted(*filter(None, lines)),
-        "tooltip": _quoted(vertex.name if vertex.kind != "operation" else vertex.scope),
+        "label": _quoted(*lines),
+        "tooltip": _quoted(*([vertex.scope] if vertex.kind == "operation" else named)),
     }
 
 

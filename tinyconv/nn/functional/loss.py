@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinyconv.autograd import wrap
+import numpy as np
+
+from tinyconv.autograd import is_tensor, wrap
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.nn.functional.checks import CASTS, check_positions, check_vector
 from tinyconv.ops.elementwise import abs_, clamp, log, softplus, where
@@ -56,6 +58,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, it lies in 0..1")
+    target = _checked("cross_entropy", input, target)
     axis = 1 if input.ndim > 1 else 0
     check_vector("cross_entropy", "weight", weight, input.shape[axis])
     log_p = log_softmax(input, dim=axis)
@@ -84,9 +87,24 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Any:
     """-input at the target, input being log-probabilities (N, C) or (N, C, d1, ...)."""
+    target = _checked("nll_loss", input, target)
     check_vector("nll_loss", "weight", weight, input.shape[1 if input.ndim > 1 else 0])
     picked, used = _pick("nll_loss", input, target, weight, ignore_index)
     return _weighed(-picked, used, reduction)
+
+
+def _checked(name: str, input: Any, target: Any) -> Any:
+    """The target as a Tensor, NumPy's integers included; errors for what are no logits."""
+    if isinstance(target, np.ndarray):
+        target = wrap(target)
+    for what, value in (("input", input), ("target", target)):
+        if not is_tensor(value):
+            fix = "the model's forward returned None" if value is None else f"tc.tensor({what})"
+            raise DTypeError(name, f"{what} is a {type(value).__name__}, not a Tensor; {fix}")
+    if input.dtype.kind != "f" and target.dtype.kind == "f":
+        raise DTypeError(name, f"input is {input.dtype} and target {target.dtype}: are they "
+                               f"swapped? {name}(logits, target)")
+    return target
 
 
 def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) -> tuple[Any, Any]:
