@@ -5,14 +5,20 @@ import subprocess
 import sys
 import threading
 import time
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tinyconv.backend import cpu, naive, reference
+from tinyconv.backend import (
+    BACKENDS,
+    Backend,
+    compiled,
+    memory as memory_module,
+    reference,
+    threads,
+)
 
 try:
     import torch
@@ -20,18 +26,25 @@ try:
 except ImportError:
     torch = None
 
-CONV = [naive, reference, cpu]
-KERNELS = [reference, cpu]
+CHOICES = list(BACKENDS["cpu"].choices)  # fast, numpy, reference, naive
+KERNELS = [choice for choice in CHOICES if choice != "naive"]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2}
 
 
-def ids(module: Any) -> str | None:
-    return module.__name__.rsplit(".", 1)[-1] if isinstance(module, ModuleType) else None
+def chosen(choice: str) -> Backend:
+    """The kernels as ``tc.kernels(choice)`` finds them."""
+    backend = Backend("cpu", np, BACKENDS["cpu"].choices)
+    backend.use(choice)
+    return backend
 
 
-def kernel(module: ModuleType, name: str) -> Any:
-    """A kernel as the backend finds it: from the module, else from the reference."""
-    return getattr(module, name, None) or getattr(reference, name)
+blocked, loops = chosen("numpy"), chosen("naive")
+
+
+@pytest.fixture(autouse=True)
+def compile_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled kernels leave small arrays to NumPy, but samples are small."""
+    monkeypatch.setattr(compiled, "FEW", 0)
 
 
 def draw(*shape: int, dtype: str = "float64", seed: int = 0) -> np.ndarray:
@@ -101,11 +114,11 @@ def conv_case(
     return x, w, g, geometry
 
 
-def run_conv(module: ModuleType, x: Any, w: Any, g: Any, geometry: Any) -> list[np.ndarray]:
+def run_conv(module: Backend, x: Any, w: Any, g: Any, geometry: Any) -> list[np.ndarray]:
     return [
-        kernel(module, "conv2d")(x, w, **geometry),
-        kernel(module, "conv2d_input")(g, w, input_size=x.shape[2:], **geometry),
-        kernel(module, "conv2d_weight")(x, g, kernel_size=w.shape[2:], **geometry),
+        module.conv2d(x, w, **geometry),
+        module.conv2d_input(g, w, input_size=x.shape[2:], **geometry),
+        module.conv2d_weight(x, g, kernel_size=w.shape[2:], **geometry),
     ]
 
 
@@ -113,7 +126,7 @@ def expected_conv(x: Any, w: Any, g: Any, geometry: Any) -> list[np.ndarray]:
     """By PyTorch, else by the naive loops."""
     x, w, g = (np.ascontiguousarray(a, dtype=np.float64) for a in (x, w, g))
     if torch is None:
-        return run_conv(naive, x, w, g, geometry)
+        return run_conv(chosen("naive"), x, w, g, geometry)
     xt, wt = (torch.tensor(a, requires_grad=True) for a in (x, w))
     (top, bottom), (left, right) = geometry["padding"]
     y = F.conv2d(
@@ -127,9 +140,9 @@ def expected_conv(x: Any, w: Any, g: Any, geometry: Any) -> list[np.ndarray]:
     return [t.detach().numpy() for t in (y, *grads)]
 
 
-@pytest.mark.parametrize("module", CONV, ids=ids)
+@pytest.mark.parametrize("module", [*map(chosen, CHOICES)], ids=CHOICES)
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
-def test_conv2d_triad(case: Any, module: ModuleType) -> None:
+def test_conv2d_triad(case: Any, module: Backend) -> None:
     x, w, g, geometry = conv_case(*case)
     for actual, expected in zip(
         run_conv(module, x, w, g, geometry), expected_conv(x, w, g, geometry), strict=True
@@ -138,10 +151,10 @@ def test_conv2d_triad(case: Any, module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
 @pytest.mark.parametrize("case", [GEOMETRIES[0], GEOMETRIES[5], GEOMETRIES[7], GEOMETRIES[10]])
 def test_conv2d_takes_any_strides_and_leaves_its_inputs_alone(
-    case: Any, module: ModuleType, layout: Any
+    case: Any, module: Backend, layout: Any
 ) -> None:
     x, w, g, geometry = conv_case(*case, dtype="float32")
     expected = expected_conv(x, w, g, geometry)
@@ -154,8 +167,8 @@ def test_conv2d_takes_any_strides_and_leaves_its_inputs_alone(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int64"])
-@pytest.mark.parametrize("module", CONV, ids=ids)
-def test_conv2d_in_other_dtypes(module: ModuleType, dtype: str) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, CHOICES)], ids=CHOICES)
+def test_conv2d_in_other_dtypes(module: Backend, dtype: str) -> None:
     x, w, g, geometry = conv_case(*GEOMETRIES[1])
     if dtype == "int64":
         x, w, g = (np.round(4 * a) for a in (x, w, g))
@@ -194,7 +207,7 @@ def geometries(draw_: Any) -> tuple[Any, ...]:
 def test_conv2d_for_drawn_geometries(case: Any, dtype: str) -> None:
     x, w, g, geometry = conv_case(*case, dtype=dtype)
     expected = expected_conv(x, w, g, geometry)
-    for module in KERNELS:
+    for module in map(chosen, KERNELS):
         for a, e in zip(run_conv(module, x, w, g, geometry), expected, strict=True):
             assert_close(a, e, dtype)
 
@@ -215,14 +228,14 @@ LARGE = [  # many blocks, bands of rows, both layouts of the patch matrix, all t
 def test_fast_conv2d_at_full_size(case: Any) -> None:
     x, w, g, geometry = conv_case(*case, dtype="float32")
     expected = (
-        run_conv(reference, x.astype("f8"), w.astype("f8"), g.astype("f8"), geometry)
+        run_conv(chosen("reference"), x.astype("f8"), w.astype("f8"), g.astype("f8"), geometry)
         if torch is None
         else expected_conv(x, w, g, geometry)
     )
-    first = run_conv(cpu, x, w, g, geometry)
+    first = run_conv(blocked, x, w, g, geometry)
     for actual, e in zip(first, expected, strict=True):
         assert_close(actual, e, "float32")
-    for a, b in zip(first, run_conv(cpu, x, w, g, geometry), strict=True):
+    for a, b in zip(first, run_conv(blocked, x, w, g, geometry), strict=True):
         np.testing.assert_array_equal(a, b, "not the same bits in a second run")
 
 
@@ -232,7 +245,7 @@ def test_what_is_not_finite_stays_in_its_group(value: float) -> None:
     x, w, g, geometry = conv_case(2, 8, 16, (5, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
     x[0, 3, 2, 2] = g[1, 9, 2, 2] = value
     for actual, expected in zip(
-        run_conv(cpu, x, w, g, geometry), run_conv(reference, x, w, g, geometry), strict=True
+        run_conv(blocked, x, w, g, geometry), run_conv(chosen("reference"), x, w, g, geometry), strict=True
     ):
         finite = np.isfinite(expected)
         assert not finite.all()
@@ -243,7 +256,7 @@ def test_what_is_not_finite_stays_in_its_group(value: float) -> None:
 def test_naive_is_trilinear() -> None:
     """<g, conv(x, w)> = <conv_input(g, w), x> = <conv_weight(x, g), w>."""
     x, w, g, geometry = conv_case(*GEOMETRIES[5])
-    y, dx, dw = run_conv(naive, x, w, g, geometry)
+    y, dx, dw = run_conv(chosen("naive"), x, w, g, geometry)
     np.testing.assert_allclose([(dx * x).sum(), (dw * w).sum()], (g * y).sum())
 
 
@@ -266,8 +279,8 @@ NORM_SHAPES = [
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shape", NORM_SHAPES, ids=str)
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
-def test_batch_norm(module: ModuleType, shape: Any, affine: bool, dtype: str) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_batch_norm(module: Backend, shape: Any, affine: bool, dtype: str) -> None:
     eps = 1e-5
     x, g = 2 * draw(*shape, seed=1) + 3, draw(*shape, seed=2)
     weight = draw(shape[1], seed=3) if affine else None
@@ -293,8 +306,8 @@ def test_batch_norm(module: ModuleType, shape: Any, affine: bool, dtype: str) ->
 
 
 @pytest.mark.skipif(torch is None, reason="needs PyTorch")
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
-def test_batch_norm_is_pytorchs(module: ModuleType) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_batch_norm_is_pytorchs(module: Backend) -> None:
     x, g, weight, bias = draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1), draw(3), draw(3, seed=1)
     tensors = [torch.tensor(a, requires_grad=True) for a in (x, weight, bias)]
     expected = F.batch_norm(tensors[0], None, None, *tensors[1:], training=True, eps=1e-3)
@@ -306,8 +319,8 @@ def test_batch_norm_is_pytorchs(module: ModuleType) -> None:
         assert_close(a, e.numpy(), "float64")
 
 
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
-def test_batch_norm_variance_survives_a_large_mean(module: ModuleType) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_batch_norm_variance_survives_a_large_mean(module: Backend) -> None:
     x = (draw(64, 8, 28, 28) + 1000).astype("float32")
     y, mean, var = module.batch_norm(x, None, None, 1e-5)
     exact, mean64, var64 = reference.batch_norm(x.astype("float64"), None, None, 1e-5)
@@ -320,8 +333,8 @@ def test_batch_norm_variance_survives_a_large_mean(module: ModuleType) -> None:
         np.testing.assert_allclose(a, e, atol=5e-4 * np.abs(e).max())
 
 
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
-def test_batch_norm_in_half_precision(module: ModuleType) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_batch_norm_in_half_precision(module: Backend) -> None:
     x, g = draw(4, 3, 5, 6, dtype="float16"), draw(4, 3, 5, 6, dtype="float16", seed=1)
     expected = module.batch_norm(x.astype("f8"), None, None, 1e-3)
     actual = module.batch_norm(x, None, None, 1e-3)
@@ -341,7 +354,7 @@ def test_norm_and_relu_take_any_strides(shape: Any, layout: Any) -> None:
     x, g = draw(*shape, dtype="float32"), draw(*shape, dtype="float32", seed=1)
     weight, bias = draw(shape[1], dtype="float32"), draw(shape[1], dtype="float32", seed=1)
     a, b = layout(x), layout(g)
-    y, mean, var = cpu.batch_norm(a, weight, bias, 1e-5)
+    y, mean, var = blocked.batch_norm(a, weight, bias, 1e-5)
     expected = [
         *reference.batch_norm(x, weight, bias, 1e-5),
         *reference.batch_norm_backward(g, x, weight, mean, var, 1e-5),
@@ -350,22 +363,22 @@ def test_norm_and_relu_take_any_strides(shape: Any, layout: Any) -> None:
     ]
     actual = [
         *(y, mean, var),
-        *cpu.batch_norm_backward(b, a, weight, mean, var, 1e-5),
-        cpu.relu(a),
-        cpu.relu_backward(b, cpu.relu(a)),
+        *blocked.batch_norm_backward(b, a, weight, mean, var, 1e-5),
+        blocked.relu(a),
+        blocked.relu_backward(b, blocked.relu(a)),
     ]
     for u, v in zip(actual, expected, strict=True):
         assert_close(u, v, "float32")
     y = reference.relu(x)
-    assert_close(cpu.relu_backward(g, layout(y)), reference.relu_backward(g, y), "float32")
+    assert_close(blocked.relu_backward(g, layout(y)), reference.relu_backward(g, y), "float32")
     np.testing.assert_array_equal(a, x)
     np.testing.assert_array_equal(b, g)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64"])
 @pytest.mark.parametrize("n", [7, 20_000, 600_000])
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
-def test_relu(module: ModuleType, n: int, dtype: str) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_relu(module: Backend, n: int, dtype: str) -> None:
     x, g = (4 * draw(n)).astype(dtype), (4 * draw(n, seed=1)).astype(dtype)
     if dtype != "int64":
         x[:4] = np.nan, np.inf, -np.inf, -0.0
@@ -378,9 +391,9 @@ def test_relu(module: ModuleType, n: int, dtype: str) -> None:
 
 
 def test_relu_backward_of_a_broadcast_gradient() -> None:
-    y = cpu.relu(LAYOUTS["channels_last"](draw(4, 8, 5, 5, dtype="float32")))
+    y = blocked.relu(LAYOUTS["channels_last"](draw(4, 8, 5, 5, dtype="float32")))
     g = np.broadcast_to(draw(4, 8, 1, 1, dtype="float32"), y.shape)
-    np.testing.assert_array_equal(cpu.relu_backward(g, y), np.where(y > 0, g, 0))
+    np.testing.assert_array_equal(blocked.relu_backward(g, y), np.where(y > 0, g, 0))
 
 
 # ------------------------------------------------------------------------------- pooling
@@ -398,23 +411,23 @@ POOLS = [
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("case", POOLS, ids=str)
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
-def test_max_pool2d(module: ModuleType, case: Any, layout: Any) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_max_pool2d(module: Backend, case: Any, layout: Any) -> None:
     size, kernel_size, stride, padding, dilation = case
     x = draw(2, 3, *size)
     x[0, 0, 1:3, 2] = -np.inf
     x[0, 1] = np.round(x[0, 1])  # ties
     x[1, 2, 3, 3] = np.nan
     x[1, 1] = -np.inf
-    y, indices = kernel(module, "max_pool2d")(
+    y, indices = module.max_pool2d(
         layout(x), kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation
     )
     assert indices.dtype == np.int64
-    np.testing.assert_array_equal(kernel(module, "pool_gather")(layout(x), indices), y)
+    np.testing.assert_array_equal(module.pool_gather(layout(x), indices), y)
     g = draw(*y.shape)
-    dx = kernel(module, "pool_scatter")(layout(g), indices, input_size=size)
+    dx = module.pool_scatter(layout(g), indices, input_size=size)
     values = draw(2, 3, *size, seed=1)
-    gathered = kernel(module, "pool_gather")(values, indices)
+    gathered = module.pool_gather(values, indices)
     np.testing.assert_allclose((dx * values).sum(), (g * gathered).sum())
     if torch is not None:
         xt = torch.tensor(x, requires_grad=True)
@@ -439,28 +452,28 @@ def test_max_pool2d_keeps_the_dtype(dtype: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("case", [p for p in POOLS if p[4] == (1, 1)], ids=str)
-@pytest.mark.parametrize("module", KERNELS, ids=ids)
-def test_window_sum(module: ModuleType, case: Any, layout: Any) -> None:
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_window_sum(module: Backend, case: Any, layout: Any) -> None:
     """A window sum is a depthwise convolution with a kernel of ones."""
     size, kernel_size, stride, padding, _ = case
     x, ones = draw(2, 3, *size), np.ones((3, 1, *kernel_size))
     geometry: Any = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": 3}
-    y = kernel(module, "window_sum")(
+    y = module.window_sum(
         layout(x), kernel_size=kernel_size, stride=stride, padding=padding
     )
-    assert_close(y, naive.conv2d(x, ones, **geometry), "float64")
+    assert_close(y, loops.conv2d(x, ones, **geometry), "float64")
     g = draw(*y.shape)
-    dx = kernel(module, "window_sum_input")(
+    dx = module.window_sum_input(
         layout(g), input_size=size, kernel_size=kernel_size, stride=stride, padding=padding
     )
-    assert_close(dx, naive.conv2d_input(g, ones, input_size=size, **geometry), "float64")
+    assert_close(dx, loops.conv2d_input(g, ones, input_size=size, **geometry), "float64")
 
 
 def test_max_pool2d_of_a_window_of_more_than_65535_pixels() -> None:
     x = np.zeros((1, 1, 257, 257), np.float32)
     x[0, 0, 256, 200] = 1
     geometry = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
-    y, indices = cpu.max_pool2d(x, kernel_size=(257, 257), **geometry)
+    y, indices = blocked.max_pool2d(x, kernel_size=(257, 257), **geometry)
     assert (y.item(), indices.item()) == (1, 256 * 257 + 200)
 
 
@@ -469,18 +482,18 @@ def test_max_pool2d_of_a_window_of_more_than_65535_pixels() -> None:
 
 def test_thread_count_changes_no_more_than_rounding() -> None:
     x, w, g, geometry = conv_case(*LARGE[0], dtype="float32")
-    before = cpu.get_num_threads()
+    before = threads.get_num_threads()
     try:
         results = []
         for n in (1, 2, 3):
-            cpu.set_num_threads(n)
-            assert cpu.get_num_threads() == n
-            norm = cpu.batch_norm(x, None, None, 1e-5)
-            results.append([*run_conv(cpu, x, w, g, geometry), *norm])
+            threads.set_num_threads(n)
+            assert threads.get_num_threads() == n
+            norm = blocked.batch_norm(x, None, None, 1e-5)
+            results.append([*run_conv(blocked, x, w, g, geometry), *norm])
         with pytest.raises(ValueError, match="0 threads"):
-            cpu.set_num_threads(0)
+            threads.set_num_threads(0)
     finally:
-        cpu.set_num_threads(before)
+        threads.set_num_threads(before)
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert_close(a, b, "float32")
@@ -493,10 +506,10 @@ def test_kernels_may_run_on_several_threads_of_the_caller_at_once() -> None:
         return [library["num_threads"] for library in threadpool_info()]
 
     x, w, g, geometry = conv_case(*LARGE[0], dtype="float32")
-    before, expected = blas_threads(), run_conv(cpu, x, w, g, geometry)
+    before, expected = blas_threads(), run_conv(blocked, x, w, g, geometry)
     results: list[list[np.ndarray]] = []
     callers = [
-        threading.Thread(target=lambda: results.append(run_conv(cpu, x, w, g, geometry)))
+        threading.Thread(target=lambda: results.append(run_conv(blocked, x, w, g, geometry)))
         for _ in range(3)
     ]
     for caller in callers:
@@ -511,7 +524,7 @@ def test_kernels_may_run_on_several_threads_of_the_caller_at_once() -> None:
 
 
 def test_memory_is_lent_again_only_when_nobody_refers_to_it() -> None:
-    memory = cpu._Memory()
+    memory = memory_module.Memory()
     a = memory.empty((512, 1024), np.float32)
     part = a[3, 5:9]
     b = memory.empty((1024, 512), np.float32)
@@ -525,7 +538,7 @@ def test_memory_is_lent_again_only_when_nobody_refers_to_it() -> None:
     assert d.ctypes.data == address
     del b, c, d
     memory.empty((1024, 1024), np.float64)  # room is made before memory of a new size is taken
-    assert sum(owner.size for owner in memory.owners) == 8 * 2**20
+    assert sum(owner.size for owner in memory.owners) == 8 * 2**20 + memory_module.LINE
 
 
 def test_errors_in_a_worker_reach_the_caller() -> None:
@@ -534,7 +547,7 @@ def test_errors_in_a_worker_reach_the_caller() -> None:
             raise RuntimeError("block 3")
 
     with pytest.raises(RuntimeError, match="block 3"):
-        cpu._in_spans(job, range(4), cpu.WORTH_THREADS)
+        threads.in_spans(job, range(4), threads.WORTH_THREADS)
 
 
 def test_after_an_error_no_other_thread_goes_on() -> None:
@@ -546,13 +559,13 @@ def test_after_an_error_no_other_thread_goes_on() -> None:
         time.sleep(0.02)
         done.append(span)
 
-    before = cpu.get_num_threads()
-    cpu.set_num_threads(2)
+    before = threads.get_num_threads()
+    threads.set_num_threads(2)
     try:
         with pytest.raises(KeyboardInterrupt):
-            cpu._in_spans(job, range(8), cpu.WORTH_THREADS)
+            threads.in_spans(job, range(8), threads.WORTH_THREADS)
     finally:
-        cpu.set_num_threads(before)
+        threads.set_num_threads(before)
     so_far = len(done)
     time.sleep(0.1)
     assert len(done) == so_far
@@ -573,7 +586,7 @@ def test_ctrl_c_does_not_take_the_blas_its_threads(ctrl_c_at: int) -> None:
                 raise KeyboardInterrupt
             self.threads = n
 
-    libraries, blas = [Library(0), Library(ctrl_c_at)], cpu._SingleThreadedBlas()
+    libraries, blas = [Library(0), Library(ctrl_c_at)], threads._SingleThreadedBlas()
     blas.libraries = libraries
     with pytest.raises(KeyboardInterrupt), blas:
         pass
@@ -591,7 +604,7 @@ def test_memory_is_not_lent_twice_when_it_was_made_under_a_debugger() -> None:
     before = sys.gettrace()
     sys.settrace(look)
     try:
-        memory = cpu._Memory()
+        memory = memory_module.Memory()
     finally:
         sys.settrace(before)
     a = memory.empty((1024, 1024), np.uint8)
@@ -602,16 +615,16 @@ LARGE_CONV = """
 import os, signal, sys, threading
 import numpy as np
 from threadpoolctl import threadpool_info
-from tinyconv.backend import cpu
+from tinyconv.backend import blocked, memory, threads
 
-cpu.set_num_threads(2)
+threads.set_num_threads(2)
 
 def blas_threads():
     return [library["num_threads"] for library in threadpool_info()]
 
 def convolve():
     x, w = np.ones((32, 16, 28, 28), np.float32), np.ones((16, 16, 3, 3), np.float32)
-    y = cpu.conv2d(
+    y = blocked.conv2d(
         x, w, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1
     )
     assert (y == 144).all()
@@ -645,7 +658,7 @@ before = blas_threads()
 inside, leave = threading.Event(), threading.Event()
 
 def amid_a_kernel():
-    with cpu._single_threaded_blas, cpu._memory.lock, cpu._single_threaded_blas.lock:
+    with threads._single_threaded_blas, memory._memory.lock, threads._single_threaded_blas.lock:
         inside.set()
         leave.wait()
 

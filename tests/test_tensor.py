@@ -968,7 +968,7 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
         tc.ShapeError,
         r"add_: \(3,\) does not fit into \(2,\)",
     ),
-    (lambda: tc.kernels("slow"), ValueError, "'slow' is none of fast, reference, naive"),
+    (lambda: tc.kernels("slow"), ValueError, "'slow' is none of fast, numpy, reference, naive"),
 ]
 
 

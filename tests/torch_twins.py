@@ -108,6 +108,16 @@ def _over_all(f: Any) -> Any:
     return call
 
 
+def _affine(x: Any, scale: Any, shift: Any) -> Any:
+    column = (1, -1) + (1,) * (x.ndim - 2)
+    return x * scale.reshape(column) + shift.reshape(column)
+
+
+def _add_relu(y: Any, residual: Any) -> Any:
+    return torch.relu(y if residual is None else y + residual)
+
+
+
 TWINS: dict[str, Any] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -155,6 +165,15 @@ TWINS: dict[str, Any] = {
     "window_sum": _window_sum,
     "window_sum_input": _window_sum_input,
     "batch_norm": lambda x, w, b, *, eps: F.batch_norm(x, None, None, w, b, training=True, eps=eps),
+    "batch_norm_relu": lambda x, w, b, r, *, eps: _add_relu(
+        F.batch_norm(x, None, None, w, b, training=True, eps=eps), r
+    ),
+    "affine": _affine,
+    "affine_relu": lambda x, scale, shift, r: _add_relu(_affine(x, scale, shift), r),
 }
 
-FUNCTION_TWINS: dict[str, Any] = {}  # functions that PyTorch calls otherwise
+FUNCTION_TWINS: dict[str, Any] = {  # functions that PyTorch calls otherwise
+    "batch_norm_relu": lambda x, mean, var, w=None, b=None, residual=None, training=False: _add_relu(
+        F.batch_norm(x, mean, var, w, b, training), residual
+    ),
+}

@@ -350,7 +350,7 @@ def _run_correlation(x: Array, w: Array, y: Array, groups: int, rows, columns, b
     shape = ((0,) * J, (0,) * V, (0,) * lanes, plan.kind)
     phases, packed = _pack_weights(w, plan, rows, columns, V * lanes, backward)
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    parts = -(-get_num_threads() // N) if N < get_num_threads() else 1
+    parts = -(-get_num_threads() // N) if get_num_threads() > N else 1
 
     def job(blocks):
         scratch = scratch_memory("image", (plan.scratch + V * lanes,), x.dtype)
