@@ -24,7 +24,7 @@ slow: .venv-test/ready
 	.venv-test/bin/python -m pytest -m slow $(ARGS)
 
 .venv-train/ready: pyproject.toml
-	$(PYTHON) scripts/make_environment.py .venv-train plot
+	$(PYTHON) scripts/make_environment.py .venv-train plot,fast
 
 .venv-test/ready: pyproject.toml
 	$(PYTHON) scripts/make_environment.py .venv-test dev

@@ -245,7 +245,9 @@ def test_what_is_not_finite_stays_in_its_group(value: float) -> None:
     x, w, g, geometry = conv_case(2, 8, 16, (5, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
     x[0, 3, 2, 2] = g[1, 9, 2, 2] = value
     for actual, expected in zip(
-        run_conv(blocked, x, w, g, geometry), run_conv(chosen("reference"), x, w, g, geometry), strict=True
+        run_conv(blocked, x, w, g, geometry),
+        run_conv(chosen("reference"), x, w, g, geometry),
+        strict=True,
     ):
         finite = np.isfinite(expected)
         assert not finite.all()
@@ -458,9 +460,7 @@ def test_window_sum(module: Backend, case: Any, layout: Any) -> None:
     size, kernel_size, stride, padding, _ = case
     x, ones = draw(2, 3, *size), np.ones((3, 1, *kernel_size))
     geometry: Any = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": 3}
-    y = module.window_sum(
-        layout(x), kernel_size=kernel_size, stride=stride, padding=padding
-    )
+    y = module.window_sum(layout(x), kernel_size=kernel_size, stride=stride, padding=padding)
     assert_close(y, loops.conv2d(x, ones, **geometry), "float64")
     g = draw(*y.shape)
     dx = module.window_sum_input(

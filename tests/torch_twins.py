@@ -173,7 +173,7 @@ TWINS: dict[str, Any] = {
 }
 
 FUNCTION_TWINS: dict[str, Any] = {  # functions that PyTorch calls otherwise
-    "batch_norm_relu": lambda x, mean, var, w=None, b=None, residual=None, training=False: _add_relu(
+    "batch_norm_relu": lambda x, mean, var, w, b, residual, training=False: _add_relu(
         F.batch_norm(x, mean, var, w, b, training), residual
     ),
 }

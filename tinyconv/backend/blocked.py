@@ -33,6 +33,7 @@ BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls 
 SHORT_RUN = 8  # numbers below which a run is not worth copying as one
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
 
+
 def _even_blocks(rows: Array) -> list[slice]:
     """Slices of the first axis of about BLOCK numbers."""
     return cut(len(rows), evenly(-(-rows.size // BLOCK)))
@@ -594,7 +595,11 @@ def batch_norm_relu_backward(
 ) -> tuple[Array, Array, Array, Array | None]:
     """See `reference.batch_norm_relu_backward`."""
     passed = relu_backward(g, y)
-    found = passed if passed is NotImplemented else batch_norm_backward(passed, x, weight, mean, var, eps)
+    found = (
+        passed
+        if passed is NotImplemented
+        else batch_norm_backward(passed, x, weight, mean, var, eps)
+    )
     if found is NotImplemented:
         return NotImplemented
     return *found, passed if residual else None

@@ -258,7 +258,13 @@ def batch_norm_relu(
 
 
 def batch_norm_relu_backward(
-    g: Array, y: Array, x: Array, weight: Array | None, mean: Array, var: Array, eps: float,
+    g: Array,
+    y: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    var: Array,
+    eps: float,
     residual: bool,
 ) -> tuple[Array, Array, Array, Array | None]:
     """Gradients of x, weight, bias and, if there was one, of the residual; y is the output."""

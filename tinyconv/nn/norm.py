@@ -113,12 +113,15 @@ class _BatchNorm(_RunningNorm):
             if self.momentum is None:  # the plain mean over all batches
                 share = 1.0 / self.num_batches_tracked.item()
         use = tracking or not self.training
-        statistics = (self.running_mean, self.running_var) if use else (None, None)
-        affine = (self.weight, self.bias)
-        how = (self.training or self.running_mean is None, share, self.eps)
+        mean, var = (self.running_mean, self.running_var) if use else (None, None)
+        training = self.training or self.running_mean is None
         if relu:
-            return F.batch_norm_relu(input, *statistics, *affine, residual, *how)
-        return F.batch_norm(input, *statistics, *affine, *how)
+            return F.batch_norm_relu(
+                input, mean, var, self.weight, self.bias, residual, training, share, self.eps
+            )
+        return F.batch_norm(
+            input, mean, var, self.weight, self.bias, training, share, self.eps
+        )
 
 
 class BatchNorm1d(_BatchNorm):

@@ -1,7 +1,7 @@
 """Convolutions: which algorithm for which case.
 
-    winograd    3x3 of stride 1, channels that fill whole vectors
-    direct      everything else
+winograd    3x3 of stride 1, channels that fill whole vectors
+direct      everything else
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ def conv2d(
 
 
 def conv2d_input(
-    g: Array, w: Array, *, input_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    g: Array,
+    w: Array,
+    *,
+    input_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
     groups: int,
 ) -> Array:
     """See `reference.conv2d_input`."""
@@ -45,13 +51,24 @@ def conv2d_input(
     if max(before) <= 2 and winograd.covers(w.shape, stride, dilation, groups, input_size, g.dtype):
         return winograd.correlate(g, w, input_size, (2 - before[0], 2 - before[1]), backward=True)
     return direct.conv2d_input(
-        g, w, input_size=input_size, stride=stride, padding=padding, dilation=dilation,
+        g,
+        w,
+        input_size=input_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
         groups=groups,
     )
 
 
 def conv2d_weight(
-    x: Array, g: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    x: Array,
+    g: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
     groups: int,
 ) -> Array:
     """See `reference.conv2d_weight`."""
@@ -61,6 +78,11 @@ def conv2d_weight(
     if winograd.covers(shape, stride, dilation, groups, g.shape[2:], x.dtype):
         return winograd.correlate_weight(x, g, (padding[0][0], padding[1][0]))
     return direct.conv2d_weight(
-        x, g, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation,
+        x,
+        g,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
         groups=groups,
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,18 +66,18 @@ class Phase(NamedTuple):
 
 
 @kernel
-def copy_image(x, image, n, size, scratch):  # type: ignore
+def copy_image(x, image, n, size, scratch):
     row = image.width * image.channels * size
     source = x.ctypes.data + n * image.height * row
     target = scratch + (image.top * image.padded_width + image.left) * image.channels * size
-    for h in range(image.height):
+    for _ in range(image.height):
         tile.copy(target, source, row)
         source += row
         target += image.padded_width * image.channels * size
 
 
 @kernel
-def _rows_inside(taps, first, count, row, height):  # type: ignore
+def _rows_inside(taps, first, count, row, height):
     """The taps, in order of rows, that do not fall on the border above or below the image."""
     start, stop = first, first + count
     while start < stop and row + taps[start, 1] < 0:
@@ -87,51 +88,65 @@ def _rows_inside(taps, first, count, row, height):  # type: ignore
 
 
 @kernel
-def _correlate(shape, x, w, y, size_y, image, groups, phases, taps, span, part, parts, scratch):  # type: ignore
+def _locate_image(x, image, n, size, scratch):
+    """The address of image n: in the scratch memory with its border, or where it is."""
+    if image.copied:
+        copy_image(x, image, n, size, scratch.ctypes.data)
+        return scratch.ctypes.data
+    return x.ctypes.data + n * image.height * image.width * image.channels * size
+
+
+@kernel
+def _correlate(shape, x, w, y, size_y, image, groups, phases, taps, span, part, parts, scratch):
     """See `correlate`; images span[0]:span[1], and of their rows the `part`-th of `parts`."""
     size = x.itemsize
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
     YH, YW, O = size_y
-    C = image.channels
-    OG, CG = O // groups, C // groups
-    pixel = C * size
-    line = image.padded_width * pixel
+    OG, CG = O // groups, image.channels // groups
+    blocks = -(-OG // VL)
+    pixel, pixel_y = image.channels * size, O * size
+    line, line_y = image.padded_width * pixel, YW * pixel_y
     scratch[:] = 0  # the border stays so
     for n in range(span[0], span[1]):
-        if image.copied:
-            base = scratch.ctypes.data
-            copy_image(x, image, n, size, base)
-        else:
-            base = x.ctypes.data + n * image.height * line
+        base = _locate_image(x, image, n, size, scratch)
+        base_y = y.ctypes.data + n * YH * line_y
         for p in phases:
-            block = p.n_taps * p.run * VL * size
+            x_step, y_step = p.in_column_step * pixel, p.column_step * pixel_y
+            tap = p.run * VL * size
             for group in range(groups):
                 for o in range(0, OG, VL):
-                    weights = w.ctypes.data + p.weights * size + (group * (-(-OG // VL)) + o // VL) * block
+                    block = group * blocks + o // VL
+                    weights = w.ctypes.data + p.weights * size + block * p.n_taps * tap
                     channel = o if depthwise else group * CG
+                    first = base + (p.in_column + image.left) * pixel + channel * size
+                    first_y = base_y + p.column * pixel_y + (group * OG + o) * size
                     for i in range(p.rows * part // parts, p.rows * (part + 1) // parts):
                         row = p.in_row + i * p.in_row_step
                         start, stop = _rows_inside(taps, p.taps, p.n_taps, row, image.height)
-                        if start == stop:
-                            start = stop = p.taps
-                        skipped = (start - p.taps) * p.run * VL * size
-                        source = base + (row + image.top) * line + (p.in_column + image.left) * pixel + channel * size
-                        target = y.ctypes.data + (((n * YH + p.row + i * p.row_step) * YW + p.column) * O + group * OG + o) * size
+                        source = first + (row + image.top) * line
+                        target = first_y + (p.row + i * p.row_step) * line_y
                         j = 0
                         while j < p.columns:
                             j = min(j, p.columns - J)  # the last tile computes some pixels again
                             tile.window(
-                                shape, x,
-                                source + j * p.in_column_step * pixel, p.in_column_step * pixel,
-                                taps.ctypes.data + start * 16, stop - start, p.run, weights + skipped,
-                                target + j * p.column_step * O * size, p.column_step * O * size, OG - o,
+                                shape,
+                                x,
+                                source + j * x_step,
+                                x_step,
+                                taps.ctypes.data + start * 16,
+                                stop - start,
+                                p.run,
+                                weights + (start - p.taps) * tap,
+                                target + j * y_step,
+                                y_step,
+                                OG - o,
                             )
                             j += J
 
 
 @kernel
-def pack(w, start, strides, sizes, lanes, packed, at):  # type: ignore
+def pack(w, start, strides, sizes, lanes, packed, at):
     """w as (groups, blocks of `lanes` output channels, KH, KW, C, lanes), zeros to fill."""
     G, O, C, KH, KW = sizes
     sg, so, sc, sh, sw = strides
@@ -150,58 +165,81 @@ def pack(w, start, strides, sizes, lanes, packed, at):  # type: ignore
 
 
 @kernel
-def _correlate_weight(shape, x, g, out, size_g, image, groups, phases, taps, span, scratch, scratch_g):  # type: ignore
+def _locate_gradient(g, size_g, groups, filled, n, size, scratch):
+    """The address of g's image n, with each group's channels filled up to whole vectors."""
+    OH, OW, O = size_g
+    source = g.ctypes.data + n * OH * OW * O * size
+    if filled * groups == O:
+        return source
+    for i in range(OH * OW * groups):
+        tile.copy(scratch.ctypes.data + i * filled * size, source, O // groups * size)
+        source += O // groups * size
+    return scratch.ctypes.data
+
+
+@kernel
+def _inside(first, stop, row, step, height):
+    """The part of first:stop whose row + i * step lies in the image."""
+    while first < stop and row + first * step < 0:
+        first += 1
+    while stop > first and row + (stop - 1) * step >= height:
+        stop -= 1
+    return first, stop
+
+
+@kernel
+def _correlate_weight(
+    shape, x, g, out, size_g, image, groups, phases, taps, span, scratch, scratch_g
+):
     """See `correlate_weight`; adds the images span[0]:span[1] to out, laid out as `pack` does."""
     size = x.itemsize
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
     OH, OW, O = size_g
     p = phases[0]
-    C = image.channels
-    OG, CG = O // groups, C // groups
-    blocks = -(-OG // VL)
-    filled = groups * blocks * VL  # the channels of g, each group's filled up to whole vectors
-    pixel, pixel_g = C * size, filled * size
+    CG = image.channels // groups
+    blocks = -(-(O // groups) // VL)
+    pixel, pixel_g = image.channels * size, groups * blocks * VL * size
     line, line_g = image.padded_width * pixel, OW * pixel_g
+    x_row, x_step = p.in_row_step * line, p.in_column_step * pixel
     band = max(1, BAND // (p.in_row_step * image.width * pixel + line_g))
     scratch[:] = 0  # the border stays so
     scratch_g[:] = 0
     for n in range(span[0], span[1]):
-        if image.copied:
-            base = scratch.ctypes.data
-            copy_image(x, image, n, size, base)
-        else:
-            base = x.ctypes.data + n * image.height * line
-        base_g = g.ctypes.data + n * OH * line_g
-        if filled != O:
-            base_g = scratch_g.ctypes.data
-            source = g.ctypes.data + n * OH * OW * O * size
-            for q in range(OH * OW * groups):
-                tile.copy(base_g + q * blocks * VL * size, source + q * OG * size, OG * size)
+        base = _locate_image(x, image, n, size, scratch)
+        base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
+        base_g = _locate_gradient(g, size_g, groups, blocks * VL, n, size, scratch_g)
         for first in range(0, OH, band):
-            for group in range(groups):
-                for block in range(blocks):
-                    channel = block * VL if depthwise else group * CG
-                    for t in range(p.n_taps):
-                        row = p.in_row + taps[t, 1]
-                        start, stop = first, min(first + band, OH)
-                        while start < stop and row + start * p.in_row_step < 0:
-                            start += 1
-                        while stop > start and row + (stop - 1) * p.in_row_step >= image.height:
-                            stop -= 1
-                        if start == stop:
-                            continue
-                        source = base + (p.in_row + start * p.in_row_step + image.top) * line + (p.in_column + image.left) * pixel + taps[t, 0] + channel * size
-                        source_g = base_g + start * line_g + (group * blocks + block) * VL * size
-                        target = out.ctypes.data + ((group * blocks + block) * p.n_taps + t) * p.run * VL * size
-                        for r in range(0, p.run, J):
-                            r0 = min(r, p.run - J)
-                            tile.weight(
-                                shape, x,
-                                source + r0 * size, p.in_row_step * line, p.in_column_step * pixel,
-                                source_g, line_g, pixel_g, stop - start, OW,
-                                target + r0 * VL * size, VL * size, r - r0,
-                            )
+            for block in range(groups * blocks):
+                channel = block * VL if depthwise else block // blocks * CG
+                for t in range(p.n_taps):
+                    start, stop = _inside(
+                        first,
+                        min(first + band, OH),
+                        p.in_row + taps[t, 1],
+                        p.in_row_step,
+                        image.height,
+                    )
+                    source = base + start * x_row + taps[t, 0] + channel * size
+                    source_g = base_g + start * line_g + block * VL * size
+                    target = out.ctypes.data + (block * p.n_taps + t) * p.run * VL * size
+                    for r in range(0, p.run, J):
+                        r0 = min(r, p.run - J)  # the last tile computes some numbers again
+                        tile.weight(
+                            shape,
+                            x,
+                            source + r0 * size,
+                            x_row,
+                            x_step,
+                            source_g,
+                            line_g,
+                            pixel_g,
+                            stop - start,
+                            OW,
+                            target + r0 * VL * size,
+                            VL * size,
+                            r - r0,
+                        )
 
 
 # ------------------------------------------------------------------------------------ plans
@@ -215,7 +253,7 @@ class Axis(NamedTuple):
 
     start: int  # the first output, and the distance to the next ones
     stride: int
-    count: int
+    outputs: int
     taps: int
     first_tap: int
     tap_step: int
@@ -225,23 +263,35 @@ class Axis(NamedTuple):
 
     def reach(self) -> int:
         """One past the last input that is read."""
-        return self.origin + (self.count - 1) * self.step + (self.taps - 1) * self.spread + 1
+        return self.origin + (self.outputs - 1) * self.step + (self.taps - 1) * self.spread + 1
 
 
-def _forward_axis(count: int, kernel: int, stride: int, pad: int, dilation: int) -> tuple[Axis, ...]:
+Axes = tuple[Axis, ...]
+
+
+def _forward_axis(count: int, kernel: int, stride: int, pad: int, dilation: int) -> Axes:
     return (Axis(0, 1, count, kernel, 0, 1, dilation, -pad, stride),)
 
 
-def _backward_axis(size: int, kernel: int, stride: int, pad: int, dilation: int) -> tuple[Axis, ...]:
+def _backward_axis(size: int, kernel: int, stride: int, pad: int, dilation: int) -> Axes:
     """The gradient of the input is again a correlation, one for each phase of the stride."""
     axes = []
     for outputs, taps, spread, origin in stride_phases(size, kernel, stride, pad, dilation):
         hit = range(kernel)[taps]
         last = hit[-1] if hit else 0
-        axes.append(Axis(
-            outputs.start, stride, len(range(size)[outputs]), len(hit), last, -taps.step, spread,
-            origin if hit else 0, 1,
-        ))
+        axes.append(
+            Axis(
+                outputs.start,
+                stride,
+                len(range(size)[outputs]),
+                len(hit),
+                last,
+                -taps.step,
+                spread,
+                origin if hit else 0,
+                1,
+            )
+        )
     return tuple(axes)
 
 
@@ -258,8 +308,13 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def _plan(
-    size: Pair, channels: int, out_channels: int, groups: int, rows: tuple[Axis, ...],
-    columns: tuple[Axis, ...], itemsize: int,
+    size: Pair,
+    channels: int,
+    out_channels: int,
+    groups: int,
+    rows: Axes,
+    columns: Axes,
+    itemsize: int,
 ) -> Plan:
     depthwise = 1 < groups == channels == out_channels
     CG = 1 if depthwise else channels // groups
@@ -271,7 +326,8 @@ def _plan(
     )
     copied = depthwise or (height, width) != size
     line = width * channels
-    table, phases = [], []
+    table: list[tuple[int, int]] = []
+    phases: list[Phase] = []
     for r in rows:
         for c in columns:
             merged = groups == 1 and c.spread == 1
@@ -281,15 +337,32 @@ def _plan(
                 for w in range(min(1, c.taps) if merged else c.taps)
             ]
             run = c.taps * CG if merged else CG
-            phases.append(Phase(
-                r.start, r.stride, c.start, c.stride, r.count, c.count, r.origin, r.step,
-                c.origin, c.step, len(table), len(taps), run, 0,
-            ))
+            phases.append(
+                Phase(
+                    r.start,
+                    r.stride,
+                    c.start,
+                    c.stride,
+                    r.outputs,
+                    c.outputs,
+                    r.origin,
+                    r.step,
+                    c.origin,
+                    c.step,
+                    len(table),
+                    len(taps),
+                    run,
+                    0,
+                )
+            )
             table += taps
     return Plan(
         Image(H, W, channels, top, left, height, width, int(copied)),
-        1 if depthwise else groups, (0,) * (1 + depthwise), phases,
-        np.array(table, np.int64).reshape(-1, 2), height * line,
+        1 if depthwise else groups,
+        (0,) * (1 + depthwise),
+        phases,
+        np.array(table, np.int64).reshape(-1, 2),
+        height * line,
     )
 
 
@@ -303,7 +376,9 @@ class Packed(NamedTuple):
     weights: Array
 
 
-def _pack_weights(w: Array, plan: Plan, rows, columns, lanes: int, backward: bool) -> Packed:
+def _pack_weights(
+    w: Array, plan: Plan, rows: Axes, columns: Axes, lanes: int, backward: bool
+) -> Packed:
     O, CG, KH, KW = w.shape
     K = KH * KW
     G = plan.groups
@@ -321,8 +396,13 @@ def _pack_weights(w: Array, plan: Plan, rows, columns, lanes: int, backward: boo
     for phase, (r, c) in zip(plan.phases, itertools.product(rows, columns), strict=True):
         phases.append(phase._replace(weights=at))
         at = pack(
-            flat, r.first_tap * KW + c.first_tap, (*strides, r.tap_step * KW, c.tap_step),
-            (*sizes, r.taps, c.taps), lanes, packed, at,
+            flat,
+            r.first_tap * KW + c.first_tap,
+            (*strides, r.tap_step * KW, c.tap_step),
+            (*sizes, r.taps, c.taps),
+            lanes,
+            packed,
+            at,
         )
     return Packed(np.array(phases, PHASES), packed)
 
@@ -340,31 +420,59 @@ def images(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
-def _run_correlation(x: Array, w: Array, y: Array, groups: int, rows, columns, backward: bool) -> None:
+def _run_correlation(
+    x: Array, w: Array, y: Array, groups: int, rows: Axes, columns: Axes, backward: bool
+) -> None:
     """x (N,H,W,C) and w to y (N,OH,OW,O)."""
     N, H, W, C = x.shape
     plan = _plan((H, W), C, y.shape[3], groups, rows, columns, x.itemsize)
     machine = host()
     lanes = machine.lanes(x.dtype)
-    J, V = machine.tile(min(c.count for c in columns), y.shape[3] // plan.groups, x.dtype)
+    J, V = machine.tile(min(c.outputs for c in columns), y.shape[3] // plan.groups, x.dtype)
     shape = ((0,) * J, (0,) * V, (0,) * lanes, plan.kind)
     phases, packed = _pack_weights(w, plan, rows, columns, V * lanes, backward)
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    parts = -(-get_num_threads() // N) if get_num_threads() > N else 1
 
-    def job(blocks):
+    def compute(start: int, stop: int, part: int, parts: int) -> None:
         scratch = scratch_memory("image", (plan.scratch + V * lanes,), x.dtype)
-        spans = [(0, N, part, parts) for part in blocks] if parts > 1 else [(blocks[0], blocks[-1] + 1, 0, 1)]
-        for start, stop, part, parts_ in spans:
-            _correlate(
-                shape, flat_x, packed, flat_y, y.shape[1:], plan.image, plan.groups, phases,
-                plan.taps, (start, stop), part, parts_, scratch,
-            )
+        _correlate(
+            shape,
+            flat_x,
+            packed,
+            flat_y,
+            y.shape[1:],
+            plan.image,
+            plan.groups,
+            phases,
+            plan.taps,
+            (start, stop),
+            part,
+            parts,
+            scratch,
+        )
 
-    in_spans(job, range(parts) if parts > 1 else range(N), y.size * len(plan.taps), blas=False)
+    work, threads = y.size * len(plan.taps), get_num_threads()
+    if threads > N:  # too few images: bands of their rows
+
+        def bands(span: Sequence[int]) -> None:
+            for part in span:
+                compute(0, N, part, threads)
+
+        in_spans(bands, range(threads), work, 1, blas=False)
+    else:
+        in_spans(lambda span: compute(span[0], span[-1] + 1, 0, 1), range(N), work, 2, blas=False)
 
 
-def conv2d(x: Array, w: Array, out_size: Pair, *, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> Array:
+def conv2d(
+    x: Array,
+    w: Array,
+    out_size: Pair,
+    *,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> Array:
     """x (N,C,H,W), w (O,C/G,KH,KW) to y (N,O,*out_size)."""
     y = empty((len(x), *out_size, len(w)), x.dtype)
     rows, columns = (
@@ -376,7 +484,13 @@ def conv2d(x: Array, w: Array, out_size: Pair, *, stride: Pair, padding: Padding
 
 
 def conv2d_input(
-    g: Array, w: Array, *, input_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    g: Array,
+    w: Array,
+    *,
+    input_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
     groups: int,
 ) -> Array:
     """See `reference.conv2d_input`."""
@@ -390,7 +504,13 @@ def conv2d_input(
 
 
 def conv2d_weight(
-    x: Array, g: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair,
+    x: Array,
+    g: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
     groups: int,
 ) -> Array:
     """See `reference.conv2d_weight`."""
@@ -412,14 +532,24 @@ def conv2d_weight(
     flat_x, flat_g = xs.reshape(-1), gs.reshape(-1)
     size = plan.groups * blocks * phase.n_taps * phase.run * V * lanes
 
-    def job(span):
+    def job(span: Sequence[int]) -> Array:
         scratch = scratch_memory("image", (plan.scratch + V * lanes,), x.dtype)
         filled = scratch_memory("gradient", (OH * OW * plan.groups * blocks * V * lanes,), x.dtype)
         out = new(size, x.dtype)
         out[:] = 0
         _correlate_weight(
-            shape, flat_x, flat_g, out, gs.shape[1:], plan.image, plan.groups, phases, plan.taps,
-            (span[0], span[-1] + 1), scratch, filled,
+            shape,
+            flat_x,
+            flat_g,
+            out,
+            gs.shape[1:],
+            plan.image,
+            plan.groups,
+            phases,
+            plan.taps,
+            (span[0], span[-1] + 1),
+            scratch,
+            filled,
         )
         return out
 
@@ -429,6 +559,8 @@ def conv2d_weight(
     if len(plan.kind) == 2:
         dw = total.reshape(blocks, KH, KW, V * lanes).transpose(0, 3, 1, 2)
         return np.ascontiguousarray(dw.reshape(-1, 1, KH, KW)[:O])
-    dw = total.reshape(plan.groups, blocks, KH, KW, C // groups, V * lanes).transpose(0, 1, 5, 4, 2, 3)
-    dw = dw.reshape(plan.groups, blocks * V * lanes, C // groups, KH, KW)[:, :OG]
+    dw = total.reshape(plan.groups, blocks, KH, KW, C // groups, V * lanes)
+    dw = dw.transpose(0, 1, 5, 4, 2, 3).reshape(
+        plan.groups, blocks * V * lanes, C // groups, KH, KW
+    )[:, :OG]
     return np.ascontiguousarray(dw.reshape(O, C // groups, KH, KW))

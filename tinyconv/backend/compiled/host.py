@@ -44,7 +44,13 @@ class Host(NamedTuple):
         return min(numbers, best), v
 
 
-SHAPES = {host.name: host for host in (Host("avx512", 64, 32), Host("avx2", 32, 16), Host("neon", 16, 32), Host("sse", 16, 16))}
+HOSTS = [
+    Host("avx512", 64, 32),
+    Host("avx2", 32, 16),
+    Host("neon", 16, 32),
+    Host("sse", 16, 16),
+]
+SHAPES = {machine.name: machine for machine in HOSTS}
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def cache_folder() -> Path:
     return Path(parent) / digest.hexdigest()[:16]
 
 
-class _Locator(caching._CacheLocator):  # type: ignore[misc]
+class _Locator(caching._CacheLocator):
     def __init__(self, line: int) -> None:
         self.line = line
 
@@ -53,15 +54,15 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
         return self
 
 
-class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+class _CacheImpl(caching.CompileResultCacheImpl):
     _locator_classes = (_Locator,)
 
 
-class _Cache(caching.FunctionCache):  # type: ignore[misc]
+class _Cache(caching.FunctionCache):
     _impl_class = _CacheImpl
 
 
-class _Notice(event.Listener):  # type: ignore[misc]
+class _Notice(event.Listener):
     """Says on the terminal that a kernel is being compiled: it takes a second, once per machine."""
 
     def on_start(self, event: Any) -> None:
@@ -83,8 +84,6 @@ event.register("numba:compile", _Notice())
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function at its first call, for good; it runs without the interpreter's lock."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    try:
+    with suppress(RuntimeError):  # no folder can be written: compile in each process
         dispatcher._cache = _Cache(function)
-    except RuntimeError:  # no folder can be written: compile in each process
-        pass
     return dispatcher

@@ -21,7 +21,7 @@ CHUNK = 16  # rows
 
 
 @kernel
-def _moments(x, shift, start, stop, total, square):  # type: ignore
+def _moments(x, shift, start, stop, total, square):
     """Add the rows' x - shift and (x - shift)^2 to total and square, both float64."""
     length = x.shape[1]
     first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
@@ -39,7 +39,7 @@ def _moments(x, shift, start, stop, total, square):  # type: ignore
 
 
 @kernel
-def _products(g, x, shift, start, stop, total, product):  # type: ignore
+def _products(g, x, shift, start, stop, total, product):
     """Add the rows' g and g * (x - shift) to total and product, both float64."""
     length = x.shape[1]
     first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
@@ -56,7 +56,7 @@ def _products(g, x, shift, start, stop, total, product):  # type: ignore
 
 
 @kernel
-def _products_relu(g, y, x, shift, start, stop, total, product):  # type: ignore
+def _products_relu(g, y, x, shift, start, stop, total, product):
     """`_products` of g where the ReLU's output y is not 0."""
     length = x.shape[1]
     first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
@@ -74,14 +74,14 @@ def _products_relu(g, y, x, shift, start, stop, total, product):  # type: ignore
 
 
 @kernel
-def _affine(x, center, scale, shift, y, start, stop):  # type: ignore
+def _affine(x, center, scale, shift, y, start, stop):
     for i in range(start, stop):
         for k in range(x.shape[1]):
             y[i, k] = (x[i, k] - center[k]) * scale[k] + shift[k]
 
 
 @kernel
-def _affine_relu(x, center, scale, shift, y, start, stop):  # type: ignore
+def _affine_relu(x, center, scale, shift, y, start, stop):
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -90,7 +90,7 @@ def _affine_relu(x, center, scale, shift, y, start, stop):  # type: ignore
 
 
 @kernel
-def _affine_add_relu(x, center, scale, shift, residual, y, start, stop):  # type: ignore
+def _affine_add_relu(x, center, scale, shift, residual, y, start, stop):
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -99,14 +99,14 @@ def _affine_add_relu(x, center, scale, shift, residual, y, start, stop):  # type
 
 
 @kernel
-def _input(g, x, shift, scale, slope, offset, dx, start, stop):  # type: ignore
+def _input(g, x, shift, scale, slope, offset, dx, start, stop):
     for i in range(start, stop):
         for k in range(x.shape[1]):
             dx[i, k] = scale[k] * g[i, k] + slope[k] * (x[i, k] - shift[k]) + offset[k]
 
 
 @kernel
-def _input_relu(g, y, x, shift, scale, slope, offset, dx, start, stop):  # type: ignore
+def _input_relu(g, y, x, shift, scale, slope, offset, dx, start, stop):
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -115,7 +115,7 @@ def _input_relu(g, y, x, shift, scale, slope, offset, dx, start, stop):  # type:
 
 
 @kernel
-def _input_add_relu(g, y, x, shift, scale, slope, offset, dx, dr, start, stop):  # type: ignore
+def _input_add_relu(g, y, x, shift, scale, slope, offset, dx, dr, start, stop):
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -204,7 +204,11 @@ def batch_norm_relu(
 
 
 def _normalise(
-    x: Array, weight: Array | None, bias: Array | None, residual: Array | None, eps: float,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    eps: float,
     relu: bool,
 ) -> tuple[Array, Array, Array]:
     rows = _Rows(x)
@@ -258,7 +262,13 @@ def batch_norm_backward(
 
 
 def batch_norm_relu_backward(
-    g: Array, y: Array, x: Array, weight: Array | None, mean: Array, var: Array, eps: float,
+    g: Array,
+    y: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    var: Array,
+    eps: float,
     residual: bool,
 ) -> tuple[Array, Array, Array, Array | None]:
     """See `reference.batch_norm_relu_backward`."""
@@ -268,8 +278,14 @@ def batch_norm_relu_backward(
 
 
 def _gradients(
-    g: Array, y: Array | None, x: Array, weight: Array | None, mean: Array, var: Array,
-    eps: float, residual: bool,
+    g: Array,
+    y: Array | None,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    var: Array,
+    eps: float,
+    residual: bool,
 ) -> tuple[Array, Array, Array, Array | None]:
     """dx = scale * (g - <g> - n <g n>), with n = (x - mean) / std, folded to
     scale * g + slope * (x - mean) + offset."""
@@ -296,6 +312,8 @@ def _gradients(
             lambda *span: _input_add_relu(gs, ys, xs, shift, scales, slopes, offsets, dx, dr, *span)
         )
     return (
-        from_rows(dx, x), (inverse * sum_gd).astype(x.dtype), sum_g.astype(x.dtype),
+        from_rows(dx, x),
+        (inverse * sum_gd).astype(x.dtype),
+        sum_g.astype(x.dtype),
         None if dr is None else from_rows(dr, x),
     )

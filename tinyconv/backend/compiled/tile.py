@@ -106,7 +106,7 @@ def _counts(shape: Any) -> tuple[int, int, int, bool]:
 
 
 @intrinsic
-def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, channels):  # type: ignore
+def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, channels):
     """y[j, o] = sum over t, r of x[j, taps[t] + r] * w[t, r, o] for J pixels, V*L channels o.
 
     x, y: addresses of the first pixel, whose successors are `x_step`, `y_step` bytes further;
@@ -115,7 +115,7 @@ def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, chan
     """
     J, V, L, depthwise = _counts(shape)
 
-    def generate(context, builder, signature, args):  # type: ignore
+    def generate(context, builder, signature, args):
         _, _, x, x_step, taps, n_taps, run, w, y, y_step, channels = args
         e = _Emitter(builder, context.get_value_type(like.dtype), L)
         vectors = V * L * e.size
@@ -124,10 +124,10 @@ def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, chan
         bases = [builder.mul(x_step, INT(j)) for j in range(0, J, 3)]
         steps = [INT(0), x_step, builder.mul(x_step, INT(2))]
 
-        def tap(t, state):  # type: ignore
+        def tap(t, state):
             start = builder.add(x, builder.load(e.at(taps, builder.mul(t, INT(16))), typ=INT))
 
-            def value(r, state):  # type: ignore
+            def value(r, state):
                 sums, weights, near = state[: J * V], state[J * V], state[J * V + 1 :]
                 rows = [e.load(weights, v * L * e.size) for v in range(V)]
                 sums = list(sums)
@@ -147,7 +147,8 @@ def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, chan
         with builder.if_else(whole) as (then, otherwise):
             with then:
                 for k, total in enumerate(sums):
-                    e.store(total, builder.add(y, builder.mul(y_step, INT(k // V))), k % V * L * e.size)
+                    target = builder.add(y, builder.mul(y_step, INT(k // V)))
+                    e.store(total, target, k % V * L * e.size)
             with otherwise:
                 for k, total in enumerate(sums):
                     count = builder.sub(channels, INT(k % V * L))
@@ -155,14 +156,13 @@ def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, chan
                     e.store_some(total, target, k % V * L * e.size, count)
         return context.get_dummy_value()
 
-    signature = types.void(
-        shape, like, *(types.intp,) * 9
-    )
-    return signature, generate
+    return types.void(shape, like, *(types.intp,) * 9), generate
 
 
 @intrinsic
-def weight(typing, shape, like, x, x_row, x_step, g, g_row, g_step, rows, columns, out, out_step, skip):  # type: ignore
+def weight(
+    typing, shape, like, x, x_row, x_step, g, g_row, g_step, rows, columns, out, out_step, skip
+):
     """out[r, o] += sum over pixels p of x[p, r] * g[p, o] for J numbers r and V*L channels o.
 
     The pixels are `rows` times `columns`, `x_row` and `x_step` bytes apart in x.  Rows r < skip
@@ -170,14 +170,14 @@ def weight(typing, shape, like, x, x_row, x_step, g, g_row, g_step, rows, column
     """
     J, V, L, depthwise = _counts(shape)
 
-    def generate(context, builder, signature, args):  # type: ignore
+    def generate(context, builder, signature, args):
         _, _, x, x_row, x_step, g, g_row, g_step, rows, columns, out, out_step, skip = args
         e = _Emitter(builder, context.get_value_type(like.dtype), L)
 
-        def row(i, state):  # type: ignore
+        def row(i, state):
             start = [builder.add(x, builder.mul(x_row, i)), builder.add(g, builder.mul(g_row, i))]
 
-            def pixel(p, state):  # type: ignore
+            def pixel(p, state):
                 *sums, xp, gp = state
                 vectors = [e.load(gp, v * L * e.size) for v in range(V)]
                 for j in range(J):
@@ -199,17 +199,17 @@ def weight(typing, shape, like, x, x_row, x_step, g, g_row, g_step, rows, column
                     e.store(total, target, offset)
         return context.get_dummy_value()
 
-    signature = types.void(shape, like, *(types.intp,) * 11)
-    return signature, generate
+    return types.void(shape, like, *(types.intp,) * 11), generate
 
 
 @intrinsic
-def copy(typing, target, source, size):  # type: ignore
+def copy(typing, target, source, size):
     """Copy `size` bytes from one address to another."""
 
-    def generate(context, builder, signature, args):  # type: ignore
+    def generate(context, builder, signature, args):
         target, source, size = args
-        cgutils.raw_memcpy(builder, builder.inttoptr(target, POINTER), builder.inttoptr(source, POINTER), size, 1, align=4)
+        target, source = (builder.inttoptr(address, POINTER) for address in (target, source))
+        cgutils.raw_memcpy(builder, target, source, size, 1, align=4)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), generate
@@ -248,10 +248,10 @@ def _store_tile(e: _Emitter, square: list[list[Any]], out: Any, step: Any) -> No
 
 
 @intrinsic
-def winograd_input(typing, lanes, like, x, row, pixel, out, step):  # type: ignore
+def winograd_input(typing, lanes, like, x, row, pixel, out, step):
     """B^T d B of the 4x4 pixels d from address x on; the 16 results are `step` bytes apart."""
 
-    def generate(context, builder, signature, args):  # type: ignore
+    def generate(context, builder, signature, args):
         _, _, x, row, pixel, out, step = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
         lines = [builder.add(x, builder.mul(row, INT(i))) for i in range(4)]
@@ -264,19 +264,21 @@ def winograd_input(typing, lanes, like, x, row, pixel, out, step):  # type: igno
 
 
 @intrinsic
-def winograd_gradient(typing, lanes, like, g, row, pixel, rows, columns, out, step):  # type: ignore
+def winograd_gradient(typing, lanes, like, g, row, pixel, rows, columns, out, step):
     """A g A^T of the 2x2 pixels g, of which `rows` and `columns` (1 or 2) exist, else zero."""
 
-    def generate(context, builder, signature, args):  # type: ignore
+    def generate(context, builder, signature, args):
         _, _, g, row, pixel, rows, columns, out, step = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
         (zero,) = e.zeros(1)
         exists = [builder.icmp_signed(">", n, INT(1)) for n in (rows, columns)]
         # A pixel that does not exist is read from where one does.
         down, right = (
-            builder.select(there, step, INT(0)) for there, step in zip(exists, (row, pixel), strict=True)
+            builder.select(there, offset, INT(0))
+            for there, offset in zip(exists, (row, pixel), strict=True)
         )
-        values = [[e.load(g), e.load(g, right)], [e.load(g, down), e.load(g, builder.add(down, right))]]
+        both = builder.add(down, right)
+        values = [[e.load(g), e.load(g, right)], [e.load(g, down), e.load(g, both)]]
         for i in range(2):
             values[i][1] = builder.select(exists[1], values[i][1], zero)
         values[1] = [builder.select(exists[0], value, zero) for value in values[1]]
@@ -287,10 +289,10 @@ def winograd_gradient(typing, lanes, like, g, row, pixel, rows, columns, out, st
 
 
 @intrinsic
-def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):  # type: ignore
+def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):
     """The 2x2 pixels A^T m A, of which `rows` and `columns` (1 or 2) are stored."""
 
-    def generate(context, builder, signature, args):  # type: ignore
+    def generate(context, builder, signature, args):
         _, _, m, step, y, row, pixel, rows, columns = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
         square = [

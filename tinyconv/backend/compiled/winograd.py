@@ -14,6 +14,7 @@ Reference: Lavin and Gray, Fast algorithms for convolutional neural networks, CV
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ class Tiles(NamedTuple):
 
 
 @kernel
-def _step(tiles, channels, size):  # type: ignore
+def _step(tiles, channels, size):
     """Bytes from one of a strip's 16 matrices to the next: an odd number of cache lines.
 
     With a power of two all 16 would compete for the same few places in the cache.
@@ -53,7 +54,7 @@ def _step(tiles, channels, size):  # type: ignore
 
 
 @kernel
-def _transform_input(lanes, x, image, tiles, first, last, base, v):  # type: ignore
+def _transform_input(lanes, x, image, tiles, first, last, base, v):
     """B^T d B for the rows first:last of tiles, to the 16 matrices v (tiles, C)."""
     size = x.itemsize
     L = len(lanes)
@@ -65,11 +66,12 @@ def _transform_input(lanes, x, image, tiles, first, last, base, v):  # type: ign
             source = base + 2 * i * line + 2 * j * pixel
             target = v + ((i - first) * tiles.columns + j) * pixel
             for c in range(0, image.channels, L):
-                tile.winograd_input(lanes, x, source + c * size, line, pixel, target + c * size, step)
+                at = c * size
+                tile.winograd_input(lanes, x, source + at, line, pixel, target + at, step)
 
 
 @kernel
-def _correlate(shape, lanes, x, u, y, channels, image, tiles, start, stop, scratch, v, m):  # type: ignore
+def _correlate(shape, lanes, x, u, y, channels, image, tiles, start, stop, scratch, v, m):
     """y (N,OH,OW,O) for the images start:stop; u: (16, blocks of O, C, V*L)."""
     size = x.itemsize
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
@@ -93,9 +95,17 @@ def _correlate(shape, lanes, x, u, y, channels, image, tiles, start, stop, scrat
                     while p < count:
                         p = min(p, count - J)
                         tile.window(
-                            shape, x, va + k * step_x + p * C * size, C * size,
-                            taps.ctypes.data, 1, C, weights,
-                            ma + k * step_y + (p * O + o) * size, pixel, O - o,
+                            shape,
+                            x,
+                            va + k * step_x + p * C * size,
+                            C * size,
+                            taps.ctypes.data,
+                            1,
+                            C,
+                            weights,
+                            ma + k * step_y + (p * O + o) * size,
+                            pixel,
+                            O - o,
                         )
                         p += J
             for i in range(first, last):
@@ -104,13 +114,20 @@ def _correlate(shape, lanes, x, u, y, channels, image, tiles, start, stop, scrat
                     target = y.ctypes.data + n * tiles.height * line + 2 * i * line + 2 * j * pixel
                     for o in range(0, O, L):
                         tile.winograd_output(
-                            lanes, x, source + o * size, step_y, target + o * size, line,
-                            pixel, tiles.height - 2 * i, tiles.width - 2 * j,
+                            lanes,
+                            x,
+                            source + o * size,
+                            step_y,
+                            target + o * size,
+                            line,
+                            pixel,
+                            tiles.height - 2 * i,
+                            tiles.width - 2 * j,
                         )
 
 
 @kernel
-def _correlate_weight(shape, lanes, x, g, out, channels, image, tiles, start, stop, scratch, v, m):  # type: ignore
+def _correlate_weight(shape, lanes, x, g, out, channels, image, tiles, start, stop, scratch, v, m):
     """Add the images start:stop to out (16, blocks of O, C, V*L)."""
     size = x.itemsize
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
@@ -132,17 +149,33 @@ def _correlate_weight(shape, lanes, x, g, out, channels, image, tiles, start, st
                     target = ma + ((i - first) * tiles.columns + j) * pixel
                     for o in range(0, O, L):
                         tile.winograd_gradient(
-                            lanes, x, source + o * size, line, pixel, tiles.height - 2 * i,
-                            tiles.width - 2 * j, target + o * size, step_y,
+                            lanes,
+                            x,
+                            source + o * size,
+                            line,
+                            pixel,
+                            tiles.height - 2 * i,
+                            tiles.width - 2 * j,
+                            target + o * size,
+                            step_y,
                         )
             for k in range(16):
                 for o in range(0, O, VL):
                     for c in range(0, C, J):
                         tile.weight(
-                            shape, x, va + k * step_x + c * size, 0, C * size,
-                            ma + k * step_y + o * size, 0, pixel, 1, count,
+                            shape,
+                            x,
+                            va + k * step_x + c * size,
+                            0,
+                            C * size,
+                            ma + k * step_y + o * size,
+                            0,
+                            pixel,
+                            1,
+                            count,
                             out.ctypes.data + ((k * (-(-O // VL) * VL) + o) * C + c * VL) * size,
-                            VL * size, 0,
+                            VL * size,
+                            0,
                         )
 
 
@@ -152,8 +185,11 @@ def covers(
     """3x3, stride 1, and channels that fill whole vectors."""
     lanes = host().lanes(dtype)
     return (
-        weight[2:] == (3, 3) and stride == dilation == (1, 1) and groups == 1
-        and weight[0] % lanes == weight[1] % lanes == 0 and min(out_size) >= 4
+        weight[2:] == (3, 3)
+        and stride == dilation == (1, 1)
+        and groups == 1
+        and weight[0] % lanes == weight[1] % lanes == 0
+        and min(out_size) >= 4
     )
 
 
@@ -196,7 +232,7 @@ def correlate(x: Array, w: Array, out_size: Pair, padding: Pair, backward: bool)
     shape = ((0,) * J, (0,) * V, (0,) * lanes, (0,))
     flat_x, flat_y = xs.reshape(-1), y.reshape(-1)
 
-    def job(span: range) -> None:
+    def job(span: Sequence[int]) -> None:
         memory = _scratch(image, tiles, O, x.dtype)
         _correlate(
             shape, shape[2], flat_x, packed, flat_y, O, image, tiles, span[0], span[-1] + 1, *memory
@@ -220,7 +256,7 @@ def correlate_weight(x: Array, g: Array, padding: Pair) -> Array:
     shape = ((0,) * J, (0,) * V, (0,) * lanes, (0,))
     flat_x, flat_g = xs.reshape(-1), gs.reshape(-1)
 
-    def job(span: range) -> Array:
+    def job(span: Sequence[int]) -> Array:
         memory = _scratch(image, tiles, blocks * V * lanes, x.dtype)
         out = new(16 * blocks * C * V * lanes, x.dtype)
         out[:] = 0
