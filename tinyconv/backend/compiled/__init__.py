@@ -23,6 +23,11 @@ MODULES = {
     "batch_norm_backward": "norm",
     "batch_norm_relu": "norm",
     "batch_norm_relu_backward": "norm",
+    "max_pool2d": "pool",
+    "pool_gather": "pool",
+    "pool_scatter": "pool",
+    "window_sum": "pool",
+    "window_sum_input": "pool",
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
 DTYPES = "fd"  # float32, float64

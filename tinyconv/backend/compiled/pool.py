@@ -1,0 +1,215 @@
+"""Pooling and its adjoints: plain loops over (N,H,W,C) that vectorise over the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyconv.backend.array import Array
+from tinyconv.backend.compiled.direct import images
+from tinyconv.backend.compiled.jit import kernel
+from tinyconv.backend.memory import empty
+from tinyconv.backend.reference import Padding, Pair, output_size
+from tinyconv.backend.threads import in_spans
+
+
+@kernel
+def _inside(first, count, spread, size):
+    """The taps t < count for which first + t * spread lies in range(size)."""
+    start = 0
+    while start < count and first + start * spread < 0:
+        start += 1
+    stop = count
+    while stop > start and first + (stop - 1) * spread >= size:
+        stop -= 1
+    return start, stop
+
+
+@kernel
+def _max_pool(x, y, places, kernel_size, stride, dilation, top, left, first, last):
+    _, H, W, C = x.shape
+    (KH, KW), (sh, sw), (dh, dw) = kernel_size, stride, dilation
+    lowest = x.dtype.type(-np.inf)
+    for n in range(first, last):
+        for i in range(y.shape[1]):
+            h = i * sh - top
+            start_h, stop_h = _inside(h, KH, dh, H)
+            for j in range(y.shape[2]):
+                w = j * sw - left
+                start_w, stop_w = _inside(w, KW, dw, W)
+                best, where = y[n, i, j], places[n, i, j]
+                # A window of -inf alone still points into the image: at its first element.
+                best[:] = lowest
+                where[:] = (h + start_h * dh) * W + w + start_w * dw
+                for kh in range(start_h, stop_h):
+                    for kw in range(start_w, stop_w):
+                        row, column = h + kh * dh, w + kw * dw
+                        values, place = x[n, row, column], row * W + column
+                        for c in range(C):
+                            value = values[c]
+                            better = (value > best[c]) | (value != value)
+                            best[c] = value if better else best[c]
+                            where[c] = place if better else where[c]
+
+
+@kernel
+def _gather(x, places, y, first, last):
+    """False if a place lies outside of the image."""
+    _, pixels, C = x.shape
+    for n in range(first, last):
+        for p in range(places.shape[1]):
+            for c in range(C):
+                place = places[n, p, c]
+                if not 0 <= place < pixels:
+                    return False
+                y[n, p, c] = x[n, place, c]
+    return True
+
+
+@kernel
+def _scatter(g, places, x, first, last):
+    """False if a place lies outside of the image."""
+    _, pixels, C = x.shape
+    x[first:last] = 0
+    for n in range(first, last):
+        for p in range(places.shape[1]):
+            for c in range(C):
+                place = places[n, p, c]
+                if not 0 <= place < pixels:
+                    return False
+                x[n, place, c] += g[n, p, c]
+    return True
+
+
+@kernel
+def _window_sum(x, y, kernel_size, stride, top, left, first, last):
+    _, H, W, C = x.shape
+    for n in range(first, last):
+        for i in range(y.shape[1]):
+            h = i * stride[0] - top
+            start_h, stop_h = _inside(h, kernel_size[0], 1, H)
+            for j in range(y.shape[2]):
+                w = j * stride[1] - left
+                start_w, stop_w = _inside(w, kernel_size[1], 1, W)
+                total = y[n, i, j]
+                total[:] = 0
+                for row in range(h + start_h, h + stop_h):
+                    for column in range(w + start_w, w + stop_w):
+                        values = x[n, row, column]
+                        for c in range(C):
+                            total[c] += values[c]
+
+
+@kernel
+def _window_sum_input(g, x, kernel_size, stride, top, left, first, last):
+    _, H, W, C = x.shape
+    x[first:last] = 0
+    for n in range(first, last):
+        for i in range(g.shape[1]):
+            h = i * stride[0] - top
+            start_h, stop_h = _inside(h, kernel_size[0], 1, H)
+            for j in range(g.shape[2]):
+                w = j * stride[1] - left
+                start_w, stop_w = _inside(w, kernel_size[1], 1, W)
+                values = g[n, i, j]
+                for row in range(h + start_h, h + stop_h):
+                    for column in range(w + start_w, w + stop_w):
+                        total = x[n, row, column]
+                        for c in range(C):
+                            total[c] += values[c]
+
+
+# --------------------------------------------------------------------------------- wrappers
+
+
+def _each_image(count: int, work: int, job: Callable[[int, int], Any]) -> list[Any]:
+    """job(first, last) for spans of the images, over all threads."""
+
+    def span(images: Sequence[int]) -> Any:
+        return job(images[0], images[-1] + 1)
+
+    return in_spans(span, range(count), work, 1, blas=False)
+
+
+def _logical(x: Array) -> Array:
+    return x.transpose(0, 3, 1, 2)
+
+
+def max_pool2d(
+    x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+) -> tuple[Array, Array]:
+    """See `reference.max_pool2d`."""
+    (top, bottom), (left, right) = padding
+    N, C, H, W = x.shape
+    size = output_size((top + H + bottom, left + W + right), kernel_size, stride, dilation)
+    y, places = empty((N, *size, C), x.dtype), empty((N, *size, C), np.int64)
+    xs = images(x)
+    _each_image(
+        N,
+        y.size * kernel_size[0] * kernel_size[1],
+        lambda *span: _max_pool(xs, y, places, kernel_size, stride, dilation, top, left, *span),
+    )
+    return _logical(y), _logical(places)
+
+
+def _pixels(x: Array) -> Array:
+    """(N,C,H,W) as contiguous (N,H*W,C)."""
+    last = images(x)
+    return last.reshape(len(last), -1, last.shape[3])
+
+
+def _check(found: list[bool], size: int) -> None:
+    if not all(found):
+        raise IndexError(f"an index lies outside of the image's {size} pixels")
+
+
+def pool_gather(x: Array, indices: Array) -> Array:
+    """See `reference.pool_gather`."""
+    if indices.ndim != 4 or indices.dtype != np.int64:
+        return NotImplemented
+    N, C, OH, OW = indices.shape
+    xs, places = _pixels(x), _pixels(indices)
+    y = empty(places.shape, x.dtype)
+    found = _each_image(N, y.size * 4, lambda *span: _gather(xs, places, y, *span))
+    _check(found, xs.shape[1])
+    return _logical(y.reshape(N, OH, OW, C))
+
+
+def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
+    """See `reference.pool_scatter`."""
+    if indices.ndim != 4 or indices.dtype != np.int64:
+        return NotImplemented
+    N, C = g.shape[:2]
+    H, W = input_size
+    gs, places = _pixels(g), _pixels(indices)
+    x = empty((N, H * W, C), g.dtype)
+    found = _each_image(N, x.size * 4, lambda *span: _scatter(gs, places, x, *span))
+    _check(found, H * W)
+    return _logical(x.reshape(N, H, W, C))
+
+
+def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
+    """See `reference.window_sum`."""
+    (top, bottom), (left, right) = padding
+    N, C, H, W = x.shape
+    size = output_size((top + H + bottom, left + W + right), kernel_size, stride, (1, 1))
+    y, xs = empty((N, *size, C), x.dtype), images(x)
+    work = y.size * kernel_size[0] * kernel_size[1]
+    _each_image(N, work, lambda *span: _window_sum(xs, y, kernel_size, stride, top, left, *span))
+    return _logical(y)
+
+
+def window_sum_input(
+    g: Array, *, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Padding
+) -> Array:
+    """See `reference.window_sum_input`."""
+    top, left = padding[0][0], padding[1][0]
+    N, C = g.shape[:2]
+    x, gs = empty((N, *input_size, C), g.dtype), images(g)
+    work = g.size * kernel_size[0] * kernel_size[1]
+    _each_image(
+        N, work, lambda *span: _window_sum_input(gs, x, kernel_size, stride, top, left, *span)
+    )
+    return _logical(x)
