@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import operator
 import threading
 import tracemalloc
 import weakref
@@ -859,3 +860,148 @@ def test_each_thread_has_its_own_grad_mode():
     finally:
         leave.set()
         thread.join()
+
+
+# --- x += y
+
+
+ASSIGN = [
+    (operator.iadd, operator.add),
+    (operator.isub, operator.sub),
+    (operator.imul, operator.mul),
+    (operator.itruediv, operator.truediv),
+]
+
+
+@pytest.mark.parametrize(("assign", "plain"), ASSIGN)
+@pytest.mark.parametrize("other", [3.0, tc.tensor([2.0, 4.0])])
+def test_augmented_assignment(assign: Any, plain: Any, other: Any) -> None:
+    # without gradients: in place, and every view sees it
+    x = tc.tensor([1.0, 2.0])
+    expected, view, memory = plain(x, other), x[:1], x.data
+    assert assign(x, other) is x
+    assert x.data is memory
+    assert x.tolist() == expected.tolist()
+    assert view.item() == expected[0].item()
+    # a leaf that requires grad: only under no_grad
+    w = leaf(1.0, 2.0)
+    with pytest.raises(tc.GraphError, match=r"a leaf that requires grad .*tc.no_grad\(\)"):
+        assign(w, other)
+    with tc.no_grad():
+        assert assign(w, other) is w
+    assert w.tolist() == expected.tolist()
+    assert w.requires_grad
+    # in the graph: x = x + y
+    w = leaf(1.0, 2.0)
+    y = before = w * 1
+    y = assign(y, other)
+    assert before.tolist() == [1.0, 2.0]
+    (found,) = tc.grad((y * y).sum(), w)
+    (wanted,) = tc.grad((plain(w, other) * plain(w, other)).sum(), w)
+    assert found.tolist() == wanted.tolist()
+
+
+def test_a_recorded_operand_makes_the_sum_recorded() -> None:
+    w, total = leaf(1.0, 2.0), tc.zeros(())
+    for _ in range(3):
+        total += (w * w).sum()
+    total.backward()
+    assert w.grad.tolist() == [6.0, 12.0]
+
+
+def test_a_residual_sum_may_be_written_in_place() -> None:
+    x = leaf(1.0, 2.0)
+    identity, out = x, x * x
+    out += identity
+    out *= out
+    out.sum().backward()
+    assert x.grad.tolist() == [2 * 2 * 3.0, 2 * 6 * 5.0]
+
+
+def test_training_by_hand() -> None:
+    model = tc.nn.Linear(3, 1)
+    x, y = tc.randn(8, 3), tc.randn(8, 1)
+    losses = []
+    for _ in range(20):
+        loss = ((model(x) - y) ** 2).mean()
+        loss.backward()
+        losses.append(loss.item())
+        with tc.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+                p.grad.zero_()
+    assert losses[-1] < losses[0]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_augmented_assignment_is_noticed_by_a_later_backward() -> None:
+    w = leaf(1.0, 2.0)
+    y = (w * w).sum()
+    with tc.no_grad():
+        w -= 1
+    with pytest.raises(tc.GraphError, match="overwritten in place"):
+        y.backward()
+
+
+def test_sub_and_div() -> None:
+    x = tc.tensor([4.0, 8.0])
+    assert x.sub_(tc.tensor([1.0, 2.0]), alpha=2).div_(2).tolist() == [1.0, 2.0]
+    assert x.div_(tc.tensor(2.0, dtype=tc.float64)).dtype == tc.float32
+
+
+def test_random_numbers_in_place() -> None:
+    w = tc.zeros(1000, requires_grad=True)
+    with pytest.raises(tc.GraphError, match=r"normal_.*a leaf that requires grad"):
+        w.normal_()
+    with tc.no_grad():
+        assert w.normal_(3, 0.5) is w
+        assert abs(w.mean() - 3) < 0.1
+        assert abs(w.std() - 0.5) < 0.1
+        w.uniform_(-1, 2)
+    assert w.dtype == tc.float32
+    assert -1 <= w.min() < -0.9
+    assert 1.9 < w.max() < 2
+
+
+# --- what else PyTorch's users write
+
+
+def test_retain_grad(no_collector: None) -> None:
+    x = leaf(1.0, 2.0)
+    y = x * 3
+    y.retain_grad()
+    y.retain_grad()  # once is enough
+    x.retain_grad()  # a leaf's is kept anyway
+    z = (y * y).sum()
+    z.backward(retain_graph=True)
+    assert y.grad.tolist() == [6.0, 12.0]
+    z.backward()
+    assert y.grad.tolist() == [12.0, 24.0]
+    assert x.grad.tolist() == [36.0, 72.0]
+    gone = weakref.ref(y)
+    del y, z
+    assert gone() is None
+    with pytest.raises(tc.GraphError, match="does not require grad"):
+        tc.zeros(2).retain_grad()
+
+
+def test_set_grad_enabled() -> None:
+    with tc.set_grad_enabled(False):
+        assert not tc.is_grad_enabled()
+        with tc.set_grad_enabled(mode=True):
+            assert tc.is_grad_enabled()
+    assert tc.is_grad_enabled()
+    tc.set_grad_enabled(False)
+    assert not tc.is_grad_enabled()
+    tc.set_grad_enabled(True)
+
+    @tc.set_grad_enabled(False)
+    def enabled() -> bool:
+        return tc.is_grad_enabled()
+
+    assert tc.is_grad_enabled()
+    assert not enabled()
+    with tc.inference_mode():
+        assert not (leaf(1.0) * 2).requires_grad
+    with tc.inference_mode(False):
+        assert (leaf(1.0) * 2).requires_grad

@@ -59,7 +59,8 @@ def test_nested_tensors_and_python_floats() -> None:
 def test_dtype_argument() -> None:
     assert tc.tensor([1.9, -1.9], dtype=tc.int64).tolist() == [1, -1]
     assert tc.tensor([1, 0], dtype=tc.bool).tolist() == [True, False]
-    assert tc.tensor([1], dtype=float).dtype == tc.float32
+    assert tc.tensor([1], dtype=float).dtype == tc.float64
+    assert tc.zeros(2, dtype=float).dtype == tc.float64  # as in PyTorch
     assert tc.tensor([1], dtype="float64").dtype == tc.float64
     assert tc.tensor(np.zeros(2), dtype=tc.float32).dtype == tc.float32
 
@@ -83,6 +84,12 @@ def test_element_types_that_are_not_there(data: Any) -> None:
         tc.DTypeError, match="not an element type of tinyconv; there are float16, float32"
     ):
         tc.tensor(data)
+
+
+def test_empty() -> None:
+    x = tc.empty(2, 3, requires_grad=True)
+    assert (x.shape, x.dtype, x.requires_grad) == ((2, 3), tc.float32, True)
+    assert tc.empty((2,), dtype=tc.int64).dtype == tc.int64
 
 
 def test_other_errors() -> None:

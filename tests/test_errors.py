@@ -3,6 +3,8 @@
 A row: the mistake, what its message must say, and the fix that the message suggests, which is run.
 """
 
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 import tinyconv as tc
 from tinyconv import nn
+from tinyconv.hints import INSTEAD
 from tinyconv.nn import functional as F
 
 
@@ -512,3 +515,32 @@ def test_the_padding_suggested_is_the_one_that_works(kernel: int, dilation: int,
     suggested = str(error.value).partition(", or ")[2]
     assert suggested in ("", f"padding={padding} in conv1")
     assert suggested or (2 * padding) % pool  # silent where the pool rounds rows away
+
+
+# --- names of PyTorch
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "said"),
+    [
+        (tc, "device", 'tc.zeros\\(2, device="cpu"\\)'),
+        (tc, "utils", "tc.data.DataLoader"),
+        (tc.autograd, "Function", r"@tc.op and its .defvjp"),
+        (tc.optim, "lr_scheduler", "tc.optim.StepLR"),
+        (nn, "utils", "tc.optim.clip_grad_norm_"),
+        (tc, "nonsense", "has no attribute 'nonsense'$"),
+    ],
+)
+def test_a_name_of_pytorch_says_what_takes_its_place(module: Any, name: str, said: str) -> None:
+    with pytest.raises(AttributeError, match=f"module '{module.__name__}' .*{said}"):
+        getattr(module, name)
+
+
+@pytest.mark.parametrize("module", INSTEAD)
+def test_what_is_named_instead_is_there(module: str) -> None:
+    for name, hint in INSTEAD[module].items():
+        assert name not in vars(sys.modules[module])
+        for path in re.findall(r"\b(?:tc|nn|optim)\.[\w.]*\w", hint):
+            found: Any = {"tc": tc, "nn": nn, "optim": tc.optim}[path.partition(".")[0]]
+            for part in path.split(".")[1:]:
+                found = getattr(found, part)

@@ -1,5 +1,6 @@
 """nn.functional against PyTorch in float64: values and gradients on drawn configurations."""
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import tinyconv as tc
+from tinyconv import nn
 from tinyconv.nn import functional as F
 
 try:
@@ -206,6 +208,69 @@ def test_lp_pool2d(case: Any, ceil_mode: bool, p: float) -> None:
     assert_equal_to_torch("lp_pool2d", [np.abs(x) + 0.1], p, kernel, stride, ceil_mode)
 
 
+@pytest.mark.parametrize("pool", [F.avg_pool2d, F.max_pool2d])
+def test_pools_need_a_stride(pool: Any) -> None:
+    with pytest.raises(ValueError, match=r"stride \(0, 0\).*must be at least 1"):
+        pool(tc.ones(1, 1, 4, 4), 2, 0)
+
+
+def test_avg_pool2d_divides_by_no_zero() -> None:
+    with pytest.raises(ValueError, match="divisor_override is 0"):
+        F.avg_pool2d(tc.ones(1, 1, 4, 4), 2, divisor_override=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: F.conv2d(x, x, stride=2.0), "stride is 2.0, it must be an integer; use"),
+        (lambda x: F.conv2d(x, x, padding=(1, 0.5)), "padding is 0.5, it must be an integer"),
+        (lambda x: F.max_pool2d(x, 3.0), "kernel_size is 3.0, it must be an integer; use"),
+        (lambda x: F.conv1d(x[0], x[0], dilation=[1.5]), "dilation is 1.5, it must be an integer"),
+    ],
+)
+def test_sizes_are_integers(call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call(tc.ones(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(1, 1, 3.0), "Conv2d: kernel_size is 3.0, .*use 3, and //"),
+        (lambda: nn.MaxPool2d(2.0), "MaxPool2d: kernel_size is 2.0, .*use 2, and //"),
+        (lambda: nn.MaxPool2d(2, (2, 1.5)), "MaxPool2d: stride is 1.5, it must be an integer$"),
+        (lambda: nn.MaxPool2d(3, padding=1.0), "MaxPool2d: padding is 1.0, .*use 1, and //"),
+        (lambda: nn.MaxPool2d(3, dilation=2.0), "MaxPool2d: dilation is 2.0, .*use 2, and //"),
+        (lambda: nn.AvgPool2d(2.0), "AvgPool2d: kernel_size is 2.0, .*use 2, and //"),
+        (lambda: nn.LPPool2d(2, 3, 6 / 2), "LPPool2d: stride is 3.0, .*use 3, and //"),
+        (lambda: nn.BatchNorm2d(16 / 2), "BatchNorm2d: num_features is 8.0, .*use 8, and //"),
+        (lambda: nn.InstanceNorm1d(4 / 2), "InstanceNorm1d: num_features is 2.0, .*use 2, and //"),
+        (lambda: nn.GroupNorm(8 / 4, 8), "GroupNorm: num_groups is 2.0, .*use 2, and //"),
+        (lambda: nn.GroupNorm(2, 8 / 2), "GroupNorm: num_channels is 4.0, .*use 4, and //"),
+        (lambda: nn.LayerNorm(8 / 2), "LayerNorm: normalized_shape is 4.0, .*use 4, and //"),
+        (lambda: nn.LayerNorm([3, 8 / 2]), "LayerNorm: normalized_shape is 4.0, .*use 4, and //"),
+    ],
+)
+def test_sizes_of_layers_are_integers(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("one", [[nn.ReLU()], (nn.ReLU(),), iter([nn.ReLU()])])
+def test_a_row_of_layers_is_to_be_unpacked(one: Any) -> None:
+    with pytest.raises(TypeError, match=r"modules, not one \w+ of them: nn.Sequential\(\*layers\)"):
+        nn.Sequential(one)
+
+
+@needs_torch
+def test_sizes_may_be_tuples_of_one() -> None:
+    x = array(2, 3, 6, 6)
+    assert_equal_to_torch("conv2d", [x, array(2, 3, 3, 3)], stride=(2,), padding=[1])
+    assert_equal_to_torch("max_pool2d", [x], (2,))
+    with pytest.raises(ValueError, match=r"stride=\(1, 2\) must be one number"):
+        F.conv1d(tc.ones(1, 1, 8), tc.ones(1, 1, 2), stride=(1, 2))
+
+
 outputs = st.one_of(st.none(), sizes(1, 9))
 
 
@@ -264,6 +329,13 @@ def test_pad(case: Any, value: float | None) -> None:
 def test_interpolate_to_a_size(h: int, w: int, oh: int, ow: int, mode: str) -> None:
     options = {"mode": mode} if mode != "corners" else {"mode": "bilinear", "align_corners": True}
     assert_equal_to_torch("interpolate", [array(2, 3, h, w)], (oh, ow), **options)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_nearest_has_no_corners(align_corners: bool) -> None:
+    x = tc.ones(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="mode='nearest'; leave it out or use mode='bilinear'"):
+        F.interpolate(x, (3, 3), align_corners=align_corners)
 
 
 factors = st.sampled_from([0.5, 0.7, 1.0, 1.2, 1.5, 2, 2.5, 3, 3.3])
@@ -503,6 +575,22 @@ def test_binary_cross_entropy_at_0_and_1() -> None:
 
 
 @needs_torch
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_binary_cross_entropy_and_its_gradient_at_the_ends(dtype: str) -> None:
+    p = np.array([0.0, 1.0, 0.0, 1.0, 0.5, 1e-13, 1 - 1e-7, 1e-20], dtype)
+    t = np.array([1.0, 1.0, 0.0, 0.0, 0.3, 1.0, 0.5, 0.0], dtype)
+    ours, theirs = tc.tensor(p).requires_grad_(), torch.tensor(p, requires_grad=True)
+    y = F.binary_cross_entropy(ours, tc.tensor(t), reduction="none")
+    z = TF.binary_cross_entropy(theirs, torch.tensor(t), reduction="none")
+    np.testing.assert_allclose(y.detach(), z.detach(), rtol=1e-6)
+    y.sum().backward()
+    z.sum().backward()
+    assert ours.grad.dtype == dtype
+    np.testing.assert_allclose(ours.grad, theirs.grad, rtol=1e-6)
+    assert F.binary_cross_entropy(ours[:2], tc.tensor(t[:2])).item() == 50.0
+
+
+@needs_torch
 @drawn
 @given(
     st.sampled_from(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"]), reductions,
@@ -513,6 +601,22 @@ def test_distances(name: str, reduction: str, width: float) -> None:
     t = x + np.array([0.0, 0.25, -1.0, 2.0])  # the corners of each curve
     options = {"smooth_l1_loss": {"beta": width}, "huber_loss": {"delta": width}}.get(name, {})
     assert_equal_to_torch(name, [x, t], reduction=reduction, **options)
+
+
+def test_binary_cross_entropy_of_integers_says_float() -> None:
+    with pytest.raises(TypeError, match=r"binary_cross_entropy: target is int64; target.float\(\)"):
+        F.binary_cross_entropy(tc.rand(3), tc.tensor([1, 0, 1]))
+
+
+@needs_torch
+def test_huber_takes_reduction_and_delta_in_pytorchs_order() -> None:
+    assert_equal_to_torch("huber_loss", [array(3, 4), array(3, 4, seed=1)], "sum", 0.5)
+
+
+@pytest.mark.parametrize("beta", [-1.0, -0.5])
+def test_smooth_l1_needs_a_width(beta: float) -> None:
+    with pytest.raises(ValueError, match=f"beta is {beta}"):
+        F.smooth_l1_loss(tc.ones(2), tc.ones(2), beta=beta)
 
 
 # --- activations
@@ -543,6 +647,25 @@ def test_softmax_takes_the_class_axis_by_default(name: str, shape: tuple[int, ..
     assert_equal_to_torch(name, [array(*shape)])
     assert_equal_to_torch(name, [array(*shape)], -1)
     assert getattr(F, name)(tc.ones(*shape), -1, dtype=tc.float64).dtype == tc.float64
+
+
+INPLACE = ["relu", "relu6", "silu", "leaky_relu", "elu", "hardtanh"]
+
+
+@pytest.mark.parametrize("name", INPLACE)
+def test_inplace_makes_a_new_tensor(name: str) -> None:
+    x = tc.tensor(array(3, 4))
+    before = x.numpy().copy()
+    y = getattr(F, name)(x, inplace=True)
+    assert np.array_equal(x, before)
+    assert np.array_equal(y, getattr(F, name)(x))
+
+
+@pytest.mark.parametrize("function", [F.dropout, F.dropout2d])
+def test_inplace_dropout_leaves_its_input(function: Any) -> None:
+    x = tc.ones(2, 3, 4, 4)
+    assert not function(x, 1.0, True, True).numpy().any()
+    assert x.numpy().all()
 
 
 # --- dropout
@@ -609,6 +732,15 @@ def test_one_hot(values: list[int], classes: int) -> None:
 def test_linear(lead: list[int], bias: bool) -> None:
     arrays = [array(*lead, 4), array(3, 4, seed=1), array(3, seed=2) if bias else None]
     assert_equal_to_torch("linear", arrays)
+    bias_of_one = np.array(0.5) if bias and len(lead) != 1 else None  # PyTorch refuses it in 2-D
+    assert_equal_to_torch("linear", [arrays[0], array(4, seed=1), bias_of_one])
+
+
+def test_linear_of_another_weight() -> None:
+    with pytest.raises(ValueError, match=r"got 4 .*expects 3. Linear\(4, 1\)"):
+        F.linear(tc.ones(2, 4), tc.ones(3))
+    with pytest.raises(ValueError, match=r"weight \(1, 2, 4\) must be \(out, in\) or \(in,\)"):
+        F.linear(tc.ones(2, 4), tc.ones(1, 2, 4))
 
 
 # --- the whole module
@@ -621,6 +753,37 @@ def public() -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(public()))
 def test_every_function_is_documented(name: str) -> None:
     assert public()[name].__doc__
+
+
+LEFT_OUT = {
+    "size_average", "reduce",  # deprecated: what follows them is given by name
+    "max_norm", "norm_type", "scale_grad_by_freq", "sparse",  # of embedding
+    "recompute_scale_factor", "antialias", "out", "_stacklevel",
+}  # fmt: skip
+
+
+@needs_torch
+@pytest.mark.parametrize("name", sorted(public()))
+def test_arguments_are_pytorchs(name: str) -> None:
+    """Names, order and defaults; those left out come after the others or the rest is by name."""
+    ours = inspect.signature(public()[name]).parameters
+    assert not [p for p in ours if p.startswith("_")]
+    try:
+        theirs = inspect.signature(getattr(TF, name)).parameters
+    except ValueError:  # written in C++
+        return
+    if {"args", "kwargs"} <= set(theirs):
+        return
+    skipped = LEFT_OUT - set(ours)
+    weightless = name in ("huber_loss", "mse_loss", "l1_loss")  # theirs comes last
+    wanted = [p for p in theirs if p not in skipped and not (weightless and p == "weight")]
+    assert list(ours) == wanted
+    for p in wanted:
+        if theirs[p].default is not inspect.Parameter.empty:
+            assert ours[p].default == theirs[p].default
+    if "size_average" in theirs:
+        after = list(theirs)[list(theirs).index("size_average") :]
+        assert all(ours[p].kind is inspect.Parameter.KEYWORD_ONLY for p in after if p in ours)
 
 
 ISSUE = """

@@ -1,6 +1,7 @@
 """Modules: what they own, how they print, where they are, and that layers equal PyTorch's."""
 
 import copy
+import inspect
 import math
 from typing import Any
 
@@ -381,10 +382,11 @@ X = tc.zeros(2, 1, 8, 8)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Conv2d(1, 8 / 2, 3), "Conv2d: out_channels is 4.0.*; use 8 // 2"),
-        (lambda: nn.Linear(10 / 2, 3), "Linear: in_features is 5.0.*; use 10 // 2"),
+        (lambda: nn.Conv2d(1, 8 / 2, 3), "Conv2d: out_channels is 4.0.*; use 4, and // instead"),
+        (lambda: nn.Linear(10 / 2, 3), "Linear: in_features is 5.0.*; use 5, and //"),
+        (lambda: nn.Conv2d(1, 1, 3.0), "Conv2d: kernel_size is 3.0, it must be an integer; use 3"),
         (lambda: nn.Conv2d(1, 8, 3.5), "kernel_size is 3.5, it must be an integer$"),
-        (lambda: nn.Conv2d(1, 8, (4 / 2, 2)), "kernel_size is 2.0.*; use 4 // 2"),
+        (lambda: nn.Conv2d(1, 8, (4 / 2, 2)), "kernel_size is 2.0.*; use 2, and //"),
         (lambda: nn.ReLU(X), r"nn.ReLU\(\)\(x\), or without a layer F.relu\(x\)"),
         (lambda: nn.LeakyReLU(X), r"F.leaky_relu\(x\)"),
         (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), F.relu), r"relu; use nn.ReLU\(\)"),
@@ -396,7 +398,7 @@ X = tc.zeros(2, 1, 8, 8)
         (lambda: nn.Linear(8, 2)(None), "the forward before it returned None"),
         (lambda: nn.Flatten()(np.zeros((2, 3))), r"ndarray.*tc.from_numpy\(x\)"),
         (lambda: F.cross_entropy(X, [1, 2]), r"target is a list.*tc.tensor\(target\)"),
-        (lambda: nn.CrossEntropyLoss()(None, X), "input is a NoneType.*forward returned None"),
+        (lambda: nn.CrossEntropyLoss()(None, X), "input is None.*forward before it returned None"),
         (
             lambda: F.cross_entropy(tc.tensor([1, 2]), tc.zeros(2, 3)),
             r"swapped\? cross_entropy\(logits, target\)",
@@ -406,6 +408,18 @@ X = tc.zeros(2, 1, 8, 8)
 def test_habits_and_slips_are_answered(make: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def modules() -> list[type]:
+    everything = [getattr(nn, name) for name in nn.__all__]
+    return [m for m in everything if isinstance(m, type) and issubclass(m, nn.Module)]
+
+
+@pytest.mark.parametrize("layer", modules())
+def test_every_layer_and_method_is_documented(layer: type) -> None:
+    assert layer.__doc__
+    methods = {n: f for n, f in inspect.getmembers(layer, callable) if not n.startswith("_")}
+    assert [n for n, f in methods.items() if not inspect.getdoc(f)] == []
 
 
 def test_sizes_and_targets_may_be_numpys() -> None:

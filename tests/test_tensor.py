@@ -3,6 +3,7 @@
 import inspect
 import math
 import pickle
+import typing
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,19 @@ METHODS: list[tuple[str, Any]] = [
         "operators",
         lambda x: [x + 1, 1 + x, x - 1, 1 - x, x * 2, 2 * x, x / 2, 2 / x, x**2, 2**x, -x, abs(x)],
     ),
+    ("int", lambda x: [x.int(), x.bool().int()]),
+    ("view_as", lambda x: [x.view_as(x.flatten()), x.reshape_as(x.permute(2, 0, 1))]),
+    ("t", lambda x: [x[0].t(), x[0, 0].t(), x[0, 0, 0].t()]),
+    (
+        "masked_fill",
+        lambda x: [x.masked_fill(x > 1, 0.5), x[0].masked_fill(x > 1, x[0, 0, 0] * 2)],
+    ),
+    ("repeat", lambda x: [x.repeat(2, 1, 3), x.repeat((2, 1, 1, 2)), x.tile(2), x.repeat(0, 1, 1)]),
+    ("sort", lambda x: [x.sort(), x.sort(0, descending=True), x.sort(dim=1).values]),
+    ("argsort", lambda x: [x.argsort(), x.argsort(0, True), x.argsort(dim=1, descending=True)]),
+    ("topk", lambda x: [x.topk(2), x.topk(1, 0, largest=False), x.topk(k=3, dim=1).indices]),
+    ("triangles", lambda x: [x.tril(), x.triu(1), x.tril(diagonal=-1), (x > 1).triu()]),
+    ("counts", lambda x: x * (x.nelement() + x.size()[0])),
     ("modulo", lambda x: [x % 0.7, x.detach() // 0.7, 5 // x.detach()]),
     (
         "sizes",
@@ -205,6 +219,7 @@ def test_method_against_torch(f: Any) -> None:
         lambda a, b: [a + b, a - b, a * b, a / b, a**b, a.maximum(b), a.minimum(b)],
         lambda a, b: [a < b, a == b, a >= b],
         lambda a, b: a.where(a > b, b),
+        lambda a, b: [a.mm(b.t()), a[None].bmm(b.t()[None])],
         lambda a, b: [a @ b.transpose(0, 1), a.matmul(b.T), a[0].outer(b[1]), a[0] @ b[0]],
     ],
 )
@@ -219,6 +234,45 @@ def test_functions_of_lists_against_torch() -> None:
     for dim in (0, 1, -1):
         assert tc.cat([x, y], dim).tolist() == torch.cat([tx, ty], dim).tolist()
         assert tc.stack((x, y), dim=dim).tolist() == torch.stack((tx, ty), dim=dim).tolist()
+
+
+@needs_torch
+def test_order_of_ties_and_nan_against_torch() -> None:
+    values = np.array([2.0, np.nan, 1.0, 2.0, 1.0, np.nan])
+    x, y = tc.tensor(values), torch.tensor(values)
+    for descending in (False, True):
+        found = x.argsort(descending=descending, stable=True)
+        assert found.tolist() == y.argsort(descending=descending, stable=True).tolist()
+
+
+def test_functions_that_are_no_methods() -> None:
+    x = tc.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert tc.equal(x, x.clone())
+    assert not tc.equal(x, x + 1)
+    assert not x.equal(x[0])
+    assert tc.numel(x) == 4
+    assert tc.tile(x, (1, 2)).shape == (2, 4)
+    assert tc.sort(x, 1, True).values.tolist() == [[2, 1], [4, 3]]
+    assert tc.bitwise_not(tc.bitwise_xor(x > 1, x > 2)).tolist() == [[True, False], [True, True]]
+
+
+def test_numpys_operators_take_tensors() -> None:
+    """An array on the left records what a Tensor there would; in place it explains itself."""
+    x, a = tc.tensor([1.0, 2.0], requires_grad=True), np.array([2, 3], np.float32)
+    for y, expected in [
+        (a * x, [2, 6]), (a - x, [1, 1]), (a / x, [2, 1.5]), (a @ x, 8),
+        (np.float64(2) ** x, [2, 4]),
+    ]:  # fmt: skip
+        assert y.requires_grad
+        assert y.dtype == tc.float32
+        assert y.tolist() == expected
+    assert (a > x).tolist() == [True, True]
+    assert np.stack([x.detach(), x.detach()]).shape == (2, 2)
+    with pytest.raises(TypeError, match=r"x.data is the raw array: .*tc.no_grad\(\)"):
+        x.data -= 0.1 * x
+    x.data = a - x.detach()  # not noticed here, for speed
+    with pytest.raises(tc.DTypeError, match=r"has a Tensor as its .data, .*x.data = y.data"):
+        x * 2.0
 
 
 @needs_torch
@@ -741,7 +795,7 @@ def test_numpy_out() -> None:
 def test_errors_of_conversions() -> None:
     with pytest.raises(tc.ShapeError, match=r"item: the tensor has shape \(2,\)"):
         tc.ones(2).item()
-    with pytest.raises(tc.ShapeError, match=r"shape \(2,\)"):
+    with pytest.raises(tc.ShapeError, match=r"2 elements is ambiguous; .any\(\) or .all\(\)"):
         bool(tc.ones(2))
     with pytest.raises(tc.DTypeError, match="a float32 tensor cannot be an index"):
         [1, 2][tc.tensor(1.0)]
@@ -851,7 +905,31 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
     ),
     (lambda: X.reshape(4), tc.ShapeError, r"\(4,\) wants 4; x.reshape\(-1\) fits$"),
     (lambda: X.reshape(5, 5), tc.ShapeError, r"holds 2\*3 = 6, \(5, 5\) wants 5\*5 = 25$"),
-    (lambda: X.reshape(-1, 4), tc.ShapeError, r"\(-1, 4\) wants a multiple of 4$"),
+    (lambda: X.reshape(-1, 4), tc.ShapeError, r"multiple of 4: 6 elements do not divide by 4$"),
+    (lambda: X.reshape(4, -1), tc.ShapeError, "6 elements do not divide by 4$"),
+    (lambda: X.reshape(-2, 3), tc.ShapeError, r"reshape: \(-2, 3\): -2 is no size"),
+    (lambda: X + tc.zeros(2, 4), tc.ShapeError, r"add: .*: axis 1 has sizes 3 and 4; only 1"),
+    (lambda: tc.zeros(5, 2, 3) * tc.zeros(4), tc.ShapeError, "mul: .*: axis -1 has sizes 3 and 4"),
+    (lambda: X.permute(0, 1, 2), tc.ShapeError, r"3 axes given, the tensor \(2, 3\) has 2$"),
+    (lambda: X @ [1.0, 2.0, 3.0], tc.DTypeError, r"matmul: operand 1 is a list; use tc.tensor"),
+    (lambda: (1.0, 2.0) @ X, tc.DTypeError, "matmul: operand 0 is a tuple; use tc.tensor"),
+    (lambda: tc.exp([1.0]), tc.DTypeError, r"exp: operand 0 is a list; use tc.tensor\(...\)"),
+    (lambda: tc.sum([1.0]), tc.DTypeError, "sum: operand 0 is a list"),
+    (lambda: tc.cat([[1.0], [2.0]]), tc.DTypeError, "cat: operand 0 is a list"),
+    (lambda: tc.stack([X, [2.0]]), tc.DTypeError, "stack: operand 1 is a list"),
+    (lambda: X.copy_([1.0]), tc.DTypeError, "copy_: operand 1 is a list"),
+    (lambda: X.clone().repeat(2), tc.ShapeError, "repeat: 1 counts given, the tensor has 2 axes"),
+    (lambda: tc.zeros(1, 2, 3).t(), tc.ShapeError, r"t\(\) wants 2; x.transpose\(-1, -2\)"),
+    (lambda: tc.mm(X, tc.zeros(1, 3, 2)), tc.ShapeError, "mm: .* both need 2 axes; a @ b"),
+    (lambda: tc.bmm(X[None], tc.zeros(2, 3, 2)), tc.ShapeError, "bmm: .*batches of one size"),
+    (lambda: X.topk(4), tc.ShapeError, r"topk: k is 4, dim -1 of \(2, 3\) has 3 entries"),
+    (lambda: X[0].tril(), tc.ShapeError, r"tril: \(3,\) has 1 axes, a triangle needs two"),
+    (lambda: X.masked_fill(X.long(), 1), tc.DTypeError, r"the mask is int64; use mask.bool\(\)"),
+    (lambda: tc.zeros(2, dtype=tc.int64).normal_(), tc.DTypeError, "normal_: a int64 tensor"),
+    (lambda: tc.tensor([1]).add_(0.5), tc.DTypeError, "add_: .*float is no int64"),
+    (lambda: tc.zeros(1).expand(3).add_(1), tc.GraphError, r"add_: .*read-only.*x.clone\(\)"),
+    (lambda: np.mean(X), TypeError, r"np.mean does not take a Tensor; use x.mean\(\)"),
+    (lambda: np.exp(X), TypeError, r"np.exp does not take a Tensor; .*tc.exp\(x\)"),
     (lambda: X.reshape(-1, -1), tc.ShapeError, r"\(-1, -1\) has more than one -1"),
     (lambda: X.T.view(6), tc.ShapeError, r"view: \(3, 2\) with .* without a copy; x.reshape"),
     (
@@ -1010,3 +1088,12 @@ def test_suggested_fixes_work() -> None:
     assert (a * tc.tensor(1.0)).shape == (2, 3)
     assert tc.tensor([1, 2]).float().mean().item() == 1.5
     assert tc.zeros(1).var(correction=0).item() == 0
+
+
+def test_a_type_checker_knows_what_comes_out() -> None:
+    def results(function: Any) -> list[str]:
+        return [f.__annotations__["return"] for f in typing.get_overloads(function)]
+
+    assert results(tc.autograd.Op.__call__) == ["Tensor", "Any"]
+    assert results(tc.Tensor.size) == ["tuple[int, ...]", "int"]
+    assert tc.Tensor.item.__annotations__["return"] == "float | int | bool"

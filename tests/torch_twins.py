@@ -119,6 +119,7 @@ def _add_relu(y: Any, residual: Any) -> Any:
 
 
 TWINS: dict[str, Any] = {
+    "binary_cross_entropy": lambda p, t: F.binary_cross_entropy(p, t, reduction="none"),
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,

@@ -1,14 +1,18 @@
 """tinyconv: convolutions and their gradients, to any order, in Python one reads in an afternoon."""
 
+from typing import TYPE_CHECKING
+
 from tinyconv import data as data, nn as nn, optim as optim, see as see
 from tinyconv.autograd import (
     OPS as OPS,
     enable_grad as enable_grad,
     grad as grad,
+    inference_mode as inference_mode,
     is_grad_enabled as is_grad_enabled,
     is_tensor as is_tensor,
     no_grad as no_grad,
     op as op,
+    set_grad_enabled as set_grad_enabled,
 )
 from tinyconv.backend import kernels as kernels
 from tinyconv.backend.threads import (
@@ -17,6 +21,7 @@ from tinyconv.backend.threads import (
 )
 from tinyconv.creation import (
     arange as arange,
+    empty as empty,
     eye as eye,
     from_numpy as from_numpy,
     full as full,
@@ -51,12 +56,14 @@ from tinyconv.dtypes import (
 )
 from tinyconv.errors import (
     DeviceError as DeviceError,
+    DimError as DimError,
     DTypeError as DTypeError,
     GraphError as GraphError,
     ShapeError as ShapeError,
     TinyconvError as TinyconvError,
 )
 from tinyconv.gradcheck import GradcheckError as GradcheckError, gradcheck as gradcheck
+from tinyconv.hints import hints_for as _hints_for
 from tinyconv.io import (
     CheckpointError as CheckpointError,
     load as load,
@@ -67,6 +74,10 @@ from tinyconv.io import (
 from tinyconv.ops.elementwise import (
     abs_ as abs,
     add as add,
+    bitwise_and as bitwise_and,
+    bitwise_not as bitwise_not,
+    bitwise_or as bitwise_or,
+    bitwise_xor as bitwise_xor,
     clamp as clamp,
     cos as cos,
     div as div,
@@ -85,6 +96,7 @@ from tinyconv.ops.elementwise import (
     logical_not as logical_not,
     logical_or as logical_or,
     lt as lt,
+    masked_fill as masked_fill,
     maximum as maximum,
     minimum as minimum,
     mul as mul,
@@ -107,7 +119,13 @@ from tinyconv.ops.index import (
     index_select as index_select,
     scatter_add as scatter_add,
 )
-from tinyconv.ops.linalg import einsum as einsum, matmul as matmul, outer as outer
+from tinyconv.ops.linalg import (
+    bmm as bmm,
+    einsum as einsum,
+    matmul as matmul,
+    mm as mm,
+    outer as outer,
+)
 from tinyconv.ops.reduce import (
     all as all,
     amax as amax,
@@ -116,6 +134,7 @@ from tinyconv.ops.reduce import (
     argmax as argmax,
     argmin as argmin,
     cumsum as cumsum,
+    equal as equal,
     log_softmax as log_softmax,
     logsumexp as logsumexp,
     max as max,
@@ -134,16 +153,21 @@ from tinyconv.ops.shape import (
     chunk as chunk,
     flatten as flatten,
     flip as flip,
+    numel as numel,
     permute as permute,
     reshape as reshape,
     roll as roll,
     split as split,
     squeeze as squeeze,
     stack as stack,
+    tile as tile,
     transpose as transpose,
+    tril as tril,
+    triu as triu,
     unbind as unbind,
     unsqueeze as unsqueeze,
 )
+from tinyconv.ops.sort import argsort as argsort, sort as sort, topk as topk
 from tinyconv.random import (
     get_rng_state as get_rng_state,
     manual_seed as manual_seed,
@@ -154,3 +178,6 @@ from tinyconv.see import Trace as Trace, trace as trace
 from tinyconv.tensor import Tensor as Tensor
 
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:  # mypy goes on to report a name that is not there
+    __getattr__ = _hints_for(__name__)

@@ -22,6 +22,7 @@ from numpy.exceptions import AxisError
 from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.context import context, last_write
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
+from tinyconv.hints import hints_for
 from tinyconv.samples import Sample
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Vjp: TypeAlias = Callable[..., Any]
 
 _FLOAT32 = np.dtype(np.float32)
+
+MANY = 2**18  # numbers from which on a sum is worth a kernel
 
 OPS: dict[str, Op] = {}  # every operation there is
 tick = itertools.count(1).__next__  # the engine's clock: nodes and in-place writes are dated
@@ -216,6 +219,10 @@ class Op:
             self.same = tuple(i for i, vjp in enumerate(vjps) if vjp is not None)
         self.agree = len(self.same) > 1 or self.variadic
 
+    @overload
+    def __call__(self, x: Tensor, /, *args: Any, **params: Any) -> Tensor: ...
+    @overload
+    def __call__(self, *args: Any, **params: Any) -> Any: ...
     def __call__(self, *args: Any, **params: Any) -> Any:
         if len(args) != self.arity and not self.variadic:
             args, params = self._arranged(args, params)
@@ -239,7 +246,11 @@ class Op:
                 edges.append(None)
             bit <<= 1
         if not tensors:
-            out = self.forward(*args, **params)
+            try:
+                out = self.forward(*args, **params)
+            except (AttributeError, TypeError):
+                check_operands(self.name, args)
+                raise
             return out[0] if self.fused is not None else out
         if self.agree and (
             len(arrays) != 2
@@ -353,11 +364,10 @@ class Op:
         numbers = [i for i in same if type(arrays[i]) in (int, float, bool)]
         tensors = [i for i in same if i not in numbers and arrays[i] is not None]
         for i in tensors:
-            if not hasattr(arrays[i], "dtype"):
-                raise DTypeError(
-                    self.name,
-                    f"operand {i} is a {type(arrays[i]).__name__}; use tc.tensor(...)",
-                )
+            if not hasattr(arrays[i], "astype"):  # no array
+                check_operands(self.name, arrays)
+                said = f"operand {i} has a Tensor as its .data, need an array: x.data = y.data"
+                raise DTypeError(self.name, said)
         if len({type(arrays[i]) for i in tensors}) > 1:
             devices = " and ".join(
                 f"operand {i} on {backend_of(arrays[i]).device}" for i in tensors
@@ -382,8 +392,28 @@ class Op:
             return error
         if isinstance(error, AxisError) and error.axis is not None:
             return no_axis(self.name, arrays[0].shape, error.axis)
-        shapes = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
-        return ShapeError(self.name, f"operands {shapes}: {error}")
+        shapes = [getattr(a, "shape", ()) for a in arrays]
+        said = _clash(shapes) if "broadcast" in str(error) else ""
+        listed = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
+        return ShapeError(self.name, f"operands {listed}: {said or error}")
+
+
+def check_operands(name: str, operands: Iterable[Any]) -> None:
+    """DTypeError for what is neither a tensor, an array nor a number: a list, say."""
+    for i, x in enumerate(operands):
+        if not (x is None or hasattr(x, "dtype") or isinstance(x, (int, float))):
+            raise DTypeError(name, f"operand {i} is a {type(x).__name__}; use tc.tensor(...)")
+
+
+def _clash(shapes: Sequence[tuple[int, ...]]) -> str:
+    """The axis that keeps shapes from broadcasting; from the end if their lengths differ."""
+    longest = max(map(len, shapes))
+    for back in range(1, longest + 1):
+        sizes = sorted({shape[-back] for shape in shapes if len(shape) >= back} - {1})
+        if len(sizes) > 1:
+            axis = longest - back if all(len(s) == longest for s in shapes) else -back
+            return f"axis {axis} has sizes {' and '.join(map(str, sizes))}; only 1 is broadcast"
+    return ""
 
 
 def _as_called(parameters: Iterable[inspect.Parameter]) -> inspect.Signature:
@@ -498,13 +528,20 @@ def _walk(
                 continue  # a target that leads to no other target is neither read nor freed
             for edge, share in _vjp(node, g, needed, create_graph):
                 if edge in pending:
-                    pending[edge] = pending[edge] + share
+                    pending[edge] = _added(pending[edge], share)
                 else:
                     pending[edge] = share
             if not retain_graph:
                 node.saved = node.aux = None
             del g
     return finished
+
+
+def _added(a: Any, b: Any) -> Any:
+    """a + b; large arrays in recycled memory and on all threads."""
+    if isinstance(a, Variable) or a.size < MANY or a.shape != b.shape:
+        return a + b
+    return backend_of(a).add(a, b)
 
 
 def _vjp(
@@ -753,5 +790,34 @@ class enable_grad(grad_mode):
         super().__init__(True)
 
 
+class inference_mode(grad_mode):
+    """PyTorch's other name of `no_grad`."""
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__(not mode)
+
+
+class set_grad_enabled(ContextDecorator):
+    """Record from here on, or do not; as a ``with`` block or a decorator, only inside."""
+
+    def __init__(self, mode: bool) -> None:
+        self.enabled, self.before = mode, context.grad_enabled
+        context.grad_enabled = mode
+
+    def __enter__(self) -> None:
+        context.grad_enabled = self.enabled
+
+    def __exit__(self, *_: object) -> None:
+        context.grad_enabled = self.before
+
+    def __call__(self, function: Any) -> Any:
+        context.grad_enabled = self.before
+        return grad_mode(self.enabled)(function)
+
+
 def is_grad_enabled() -> bool:
     return context.grad_enabled
+
+
+if not TYPE_CHECKING:  # mypy goes on to report a name that is not there
+    __getattr__ = hints_for(__name__)

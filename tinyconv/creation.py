@@ -72,6 +72,18 @@ def ones(
     return _made(backend_named(device).xp.ones(_sizes(sizes, size), kind), requires_grad)
 
 
+def empty(
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Memory as it is found: to be written before it is read."""
+    kind = as_dtype(dtype or float32)
+    return _made(backend_named(device).xp.empty(_sizes(sizes, size), kind), requires_grad)
+
+
 def full(
     size: Any,
     fill_value: Any,

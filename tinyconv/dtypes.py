@@ -20,12 +20,10 @@ ALL = (float16, float32, float64, int8, int16, int32, int64, uint8, bool_)
 
 
 def as_dtype(dtype: Any) -> np.dtype[Any]:
-    """A dtype from what NumPy accepts; Python's ``float`` means float32, as in PyTorch.
+    """A dtype from what NumPy accepts; Python's ``float`` means float64, as in PyTorch.
 
     DTypeError for element types that tinyconv does not compute with (complex, object, ...).
     """
-    if dtype is float:
-        return float32
     found = np.dtype(dtype)
     if found not in ALL:
         names = ", ".join(str(d) for d in ALL)

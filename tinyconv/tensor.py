@@ -6,18 +6,28 @@ argument order and meaning are torch.Tensor's.
 
 from __future__ import annotations
 
+import operator
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from tinyconv import autograd
-from tinyconv.autograd import Node, Op, RemovableHandle, Variable, tick, wrap
+from tinyconv.autograd import Node, Op, RemovableHandle, Variable, check_operands, tick, wrap
 from tinyconv.backend import Array, backend_named, backend_of
 from tinyconv.context import context, last_write
-from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int64
+from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
 from tinyconv.errors import DTypeError, GraphError, ShapeError
-from tinyconv.ops import elementwise as e, index as ix, linalg as la, reduce as r, shape as s
+from tinyconv.ops import (
+    elementwise as e,
+    index as ix,
+    linalg as la,
+    reduce as r,
+    shape as s,
+    sort as so,
+)
+from tinyconv.random import generator
 
 Dim = int | tuple[int, ...] | None
 
@@ -31,7 +41,6 @@ class Tensor(Variable):
     """
 
     __slots__ = ()
-    __array_ufunc__ = None  # np.ones(2) * t calls t.__rmul__ instead of building an object array
 
     def __init__(
         self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None
@@ -77,7 +86,11 @@ class Tensor(Variable):
         """Attribute path of the module in which this tensor was computed."""
         return "" if self.node is None else self.node.scope
 
-    def size(self, dim: int | None = None) -> Any:
+    @overload
+    def size(self) -> tuple[int, ...]: ...
+    @overload
+    def size(self, dim: int) -> int: ...
+    def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
@@ -85,6 +98,9 @@ class Tensor(Variable):
 
     def numel(self) -> int:
         return int(self.data.size)
+
+    def nelement(self) -> int:
+        return self.numel()
 
     def is_floating_point(self) -> bool:
         return bool(self.data.dtype.kind == "f")
@@ -116,7 +132,7 @@ class Tensor(Variable):
 
     # --- to Python and NumPy
 
-    def item(self) -> Any:
+    def item(self) -> float | int | bool:
         """The value of a tensor with one element, as a Python number."""
         if self.data.size != 1:
             raise ShapeError(
@@ -140,8 +156,35 @@ class Tensor(Variable):
         array = self.numpy()
         return array.astype(dtype) if dtype is not None else array.copy() if copy else array
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Tensor:
+        """``np.ones(2) * t`` is recorded as ``t * ...`` is; no other ufunc takes a Tensor."""
+        operation = _OPERATORS.get(ufunc)
+        if operation is not None and method == "__call__" and not options:
+            return operation(*inputs)
+        if "out" in options:
+            raise TypeError(
+                f"np.{ufunc.__name__} cannot write a Tensor into a NumPy array; x.data is the raw "
+                "array: write the Tensor, `with tc.no_grad(): x -= y`, or x.data -= y.data"
+            )
+        raise TypeError(
+            f"np.{ufunc.__name__} does not take a Tensor; use the operation of tc or of the "
+            "Tensor, such as tc.exp(x) for np.exp(x), or pass x.detach().numpy()"
+        )
+
+    def __array_function__(self, function: Any, _types: Any, args: Any, params: Any) -> Any:
+        """NumPy's functions see the array (`__array__`); its reductions would call ours."""
+        name = function.__name__
+        if name in _REDUCTIONS:
+            array = f"np.{name}(x.detach().numpy())"
+            raise TypeError(f"np.{name} does not take a Tensor; use x.{name}() or {array}")
+        return np.ndarray.__array_function__(np.empty(0), function, (), args, params)
+
     def __bool__(self) -> bool:
-        return bool(self.item())
+        if self.data.size != 1:
+            raise ShapeError(
+                "bool", f"the truth value of {self.numel()} elements is ambiguous; .any() or .all()"
+            )
+        return bool(self.data.item())
 
     def __float__(self) -> float:
         return float(self.item())
@@ -221,6 +264,14 @@ class Tensor(Variable):
 
     # --- in place: for training loops; guarded, and noticed by a later backward
 
+    def retain_grad(self) -> None:
+        """Keep the gradient of this intermediate result in ``.grad`` too, as a leaf's is."""
+        kept = self.node.hooks or () if self.node else ()
+        if not (self.is_leaf and self.requires_grad) and not any(
+            type(h) is _KeepGrad for h in kept
+        ):
+            self.register_hook(_KeepGrad(self))
+
     def _write(self, name: str, *others: Any) -> Array:
         if context.grad_enabled and (
             self.requires_grad or any(getattr(o, "requires_grad", False) for o in others)
@@ -231,12 +282,17 @@ class Tensor(Variable):
                 f"in-place writes are not recorded, and {kind} takes part. Compute a new tensor "
                 "(x = x + y), or write inside `with tc.no_grad():`",
             )
+        if not getattr(self.data.flags, "writeable", True):
+            raise GraphError(
+                name, "the memory is read-only, that of an expanded tensor, say; use x.clone()"
+            )
         self.stamp[0] = last_write[0] = tick()
         return self.data
 
     def _fitting(self, name: str, other: Any) -> Any:
         """The value of ``other``, which must broadcast to this tensor's shape."""
         value = _value(other)
+        check_operands(name, (self, value))
         shape = getattr(value, "shape", ())
         pairs = zip(reversed(shape), reversed(self.shape), strict=False)
         if len(shape) > self.ndim or any(n not in (1, size) for n, size in pairs):
@@ -251,16 +307,62 @@ class Tensor(Variable):
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
         """self += alpha * other"""
-        value = self._fitting("add_", other)
-        data = self._write("add_", other)
-        data += value if alpha == 1 else value * alpha
-        return self
+        return self._update("add_", operator.iadd, other, alpha)
+
+    def sub_(self, other: Any, alpha: float = 1) -> Tensor:
+        """self -= alpha * other"""
+        return self._update("sub_", operator.isub, other, alpha)
 
     def mul_(self, other: Any) -> Tensor:
         """self *= other"""
-        value = self._fitting("mul_", other)
-        data = self._write("mul_", other)
-        data *= value
+        return self._update("mul_", operator.imul, other)
+
+    def div_(self, other: Any) -> Tensor:
+        """self /= other"""
+        return self._update("div_", operator.itruediv, other)
+
+    def _update(self, name: str, assign: Any, other: Any, alpha: float = 1) -> Tensor:
+        value = self._fitting(name, other)
+        data = self._write(name, other)
+        try:
+            assign(data, value if alpha == 1 else value * alpha)
+        except TypeError:
+            kind = getattr(value, "dtype", type(value).__name__)
+            said = f"the result of {self.dtype} and {kind} is no {self.dtype}; convert: x.float()"
+            raise DTypeError(name, said) from None
+        return self
+
+    def _is_passed(self, other: Any) -> bool:
+        """Does the graph go on through ``x += y``?  Then it means x = x + y."""
+        return context.grad_enabled and (
+            self.node is not None
+            or (not self.requires_grad and getattr(other, "requires_grad", False))
+        )
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return e.plus(self, other) if self._is_passed(other) else self.add_(other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return e.minus(self, other) if self._is_passed(other) else self.sub_(other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return e.mul(self, other) if self._is_passed(other) else self.mul_(other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return e.div(self, other) if self._is_passed(other) else self.div_(other)
+
+    def normal_(self, mean: float = 0.0, std: float = 1.0) -> Tensor:
+        """Normal numbers from the one random stream."""
+        return self._draw("normal_", generator().normal(mean, std, self.shape))
+
+    def uniform_(self, a: float = 0.0, b: float = 1.0) -> Tensor:
+        """Uniform numbers in [a, b)."""
+        return self._draw("uniform_", generator().uniform(a, b, self.shape))
+
+    def _draw(self, name: str, numbers: Any) -> Tensor:
+        if not self.is_floating_point():
+            raise DTypeError(name, f"a {self.dtype} tensor cannot hold such numbers; x.float()")
+        self._write(name)[...] = backend_of(self.data).xp.asarray(numbers)
         return self
 
     def zero_(self) -> Tensor:
@@ -375,7 +477,7 @@ class Tensor(Variable):
         return la.matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return la.matmul(wrap(other), self)
+        return la.matmul(other, self)
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
         return NotImplemented if other is None else e.eq(self, other)  # x == None is False
@@ -493,6 +595,9 @@ class Tensor(Variable):
     def minimum(self, other: Any) -> Tensor:
         return e.minimum(self, other)
 
+    def masked_fill(self, mask: Tensor, value: Any) -> Tensor:
+        return e.masked_fill(self, mask, value)
+
     def where(self, condition: Tensor, other: Any) -> Tensor:
         return e.where(condition, self, other)
 
@@ -518,6 +623,12 @@ class Tensor(Variable):
 
     def matmul(self, other: Tensor) -> Tensor:
         return la.matmul(self, other)
+
+    def mm(self, other: Tensor) -> Tensor:
+        return la.mm(self, other)
+
+    def bmm(self, other: Tensor) -> Tensor:
+        return la.bmm(self, other)
 
     def outer(self, other: Tensor) -> Tensor:
         return la.outer(self, other)
@@ -570,6 +681,9 @@ class Tensor(Variable):
     def cumsum(self, dim: int) -> Tensor:
         return r.cumsum(self, dim=dim)
 
+    def equal(self, other: Tensor) -> Any:
+        return r.equal(self, other)
+
     def all(self, dim: Dim = None, keepdim: Any = False) -> Tensor:
         return r.all(self, dim, keepdim)
 
@@ -586,6 +700,12 @@ class Tensor(Variable):
 
     def reshape(self, *shape: Any) -> Tensor:
         return s.reshape(self, shape=_shape(shape))
+
+    def reshape_as(self, other: Tensor) -> Tensor:
+        return self.reshape(other.shape)
+
+    def view_as(self, other: Tensor) -> Tensor:
+        return self.view(other.shape)
 
     def view(self, *shape: Any) -> Tensor:
         """The same memory in another shape; ShapeError where that would need a copy."""
@@ -617,6 +737,32 @@ class Tensor(Variable):
     @property
     def T(self) -> Tensor:
         return s.permute(self, dims=tuple(reversed(range(self.ndim))))
+
+    def t(self) -> Tensor:
+        """A matrix transposed."""
+        if self.ndim > 2:
+            raise ShapeError(
+                "t", f"{self.shape} has {self.ndim} axes, t() wants 2; x.transpose(-1, -2)"
+            )
+        return self.T
+
+    def repeat(self, *sizes: Any) -> Tensor:
+        """Copies side by side, ``sizes[i]`` of them along axis i."""
+        counts = _shape(sizes)
+        if len(counts) < self.ndim:
+            raise ShapeError(
+                "repeat", f"{len(counts)} counts given, the tensor has {self.ndim} axes"
+            )
+        return s.tile(self, counts)
+
+    def tile(self, *dims: Any) -> Tensor:
+        return s.tile(self, _shape(dims))
+
+    def tril(self, diagonal: int = 0) -> Tensor:
+        return s.tril(self, diagonal=diagonal)
+
+    def triu(self, diagonal: int = 0) -> Tensor:
+        return s.triu(self, diagonal=diagonal)
 
     def expand(self, *sizes: Any) -> Tensor:
         return s.broadcast_to(self, shape=s.expand_shape("expand", self.shape, _shape(sizes)))
@@ -650,9 +796,44 @@ class Tensor(Variable):
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         return ix.index_select(self, dim, index)
 
+    def sort(self, dim: int = -1, descending: Any = False, stable: Any = False) -> so.Sorted:
+        return so.sort(self, dim, descending, stable)
+
+    def argsort(self, dim: int = -1, descending: Any = False, stable: Any = False) -> Tensor:
+        return so.argsort(self, dim=dim, descending=descending, stable=stable)
+
+    def topk(self, k: int, dim: int = -1, largest: Any = True, sorted: Any = True) -> so.Sorted:
+        return so.topk(self, k, dim, largest, sorted)
+
+    def int(self) -> Tensor:  # the last: above it, `int` in an annotation is Python's
+        return self.to(int32)
+
+
+class _KeepGrad:
+    """The hook of `Tensor.retain_grad`; holding the tensor itself would close a cycle."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = weakref.ref(tensor)
+
+    def __call__(self, g: Tensor) -> None:
+        tensor = self.tensor()
+        if tensor is not None:
+            tensor.grad = g.clone() if tensor.grad is None else tensor.grad + g
+
 
 Variable.tensor_type = Tensor
 
+
+# --- what NumPy asks of a Tensor
+
+_OPERATORS: dict[Any, Any] = {
+    np.add: e.plus, np.subtract: e.minus, np.multiply: e.mul, np.true_divide: e.div,
+    np.power: e.pow, np.floor_divide: e.floor_divide, np.remainder: e.remainder,
+    np.matmul: la.matmul, np.equal: e.eq, np.not_equal: e.ne, np.less: e.lt,
+    np.less_equal: e.le, np.greater: e.gt, np.greater_equal: e.ge,
+    np.bitwise_and: e.bitwise_and, np.bitwise_or: e.bitwise_or, np.bitwise_xor: e.bitwise_xor,
+}  # fmt: skip
+_REDUCTIONS = {"sum", "mean", "max", "min", "amax", "amin", "prod", "std", "var", "all", "any"}
 
 # --- values that people pass
 
@@ -711,4 +892,4 @@ def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
-    return tuple(int(n) for n in sizes)
+    return tuple(map(int, sizes))

@@ -528,6 +528,21 @@ def _zero(dtype: Any) -> Array:
     return np.zeros((), dtype)
 
 
+def add(x: Array, y: Array) -> Array:
+    """See `reference.add`."""
+    if x.strides != y.strides or x.dtype != y.dtype or not _dense(x):
+        return NotImplemented
+    total = empty_like(x)
+    a, b, target = _flat(x), _flat(y), _flat(total)
+
+    def job(span: Sequence[slice]) -> None:
+        for block in span:
+            np.add(a[block], b[block], out=target[block])
+
+    in_spans(job, _even_blocks(a), x.size, blas=False)
+    return total
+
+
 def relu(x: Array) -> Array:
     """See `reference.relu`."""
     if x.size < WORTH_THREADS or not _dense(x):
@@ -539,7 +554,7 @@ def relu(x: Array) -> Array:
         for block in span:
             np.maximum(source[block], 0, out=target[block])
 
-    in_spans(job, _even_blocks(source), x.size)
+    in_spans(job, _even_blocks(source), x.size, blas=False)
     return y
 
 
@@ -566,7 +581,7 @@ def relu_backward(g: Array, y: Array) -> Array:
             np.not_equal(ys[block], 0, out=keep, casting="unsafe")  # NaN keeps its gradient
             np.multiply(gs[block], keep, out=target[block])
 
-    in_spans(job, _even_blocks(ys), y.size)
+    in_spans(job, _even_blocks(ys), y.size, blas=False)
     return dx
 
 

@@ -293,6 +293,11 @@ def _reciprocal_std(var: Array, eps: float) -> Array:
     return 1 / array_module(var).sqrt(var + eps)
 
 
+def add(x: Array, y: Array) -> Array:
+    """x + y, of one shape."""
+    return x + y
+
+
 def relu(x: Array) -> Array:
     """max(x, 0); NaN stays NaN."""
     return array_module(x).maximum(x, 0)

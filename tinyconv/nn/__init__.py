@@ -1,5 +1,8 @@
 """Networks: modules, layers, blocks, losses, and the functions they are made of."""
 
+from typing import TYPE_CHECKING
+
+from tinyconv.hints import hints_for
 from tinyconv.nn import functional, init, resnet
 from tinyconv.nn.activation import (
     ELU,
@@ -135,3 +138,6 @@ __all__ = [
     "init",
     "resnet",
 ]
+
+if not TYPE_CHECKING:  # mypy goes on to report a name that is not there
+    __getattr__ = hints_for(__name__)

@@ -64,6 +64,11 @@ class _Numbered(Module):
         return self
 
 
+def _is_row(given: Any) -> bool:
+    """Whether something other than a module holds modules: a list, a generator."""
+    return isinstance(given, Iterable) and not isinstance(given, Module)
+
+
 class Sequential(_Numbered):
     """Modules in a row: each gets the output of the one before.
 
@@ -75,6 +80,9 @@ class Sequential(_Numbered):
         if len(modules) == 1 and isinstance(modules[0], Mapping):
             for name, module in modules[0].items():
                 self.register_module(name, module)
+        elif len(modules) == 1 and _is_row(modules[0]):
+            raise TypeError("Sequential takes modules, not one "
+                            f"{type(modules[0]).__name__} of them: nn.Sequential(*layers)")
         else:
             self.extend(modules)
 
@@ -146,12 +154,15 @@ class ModuleDict(Module):
         return name in self._modules
 
     def keys(self) -> KeysView[str]:
+        """The names."""
         return self._modules.keys()
 
     def values(self) -> ValuesView[Module]:
+        """The modules."""
         return self._modules.values()
 
     def items(self) -> ItemsView[str, Module]:
+        """(name, module) pairs."""
         return self._modules.items()
 
     def update(self, modules: Mapping[str, Module]) -> None:

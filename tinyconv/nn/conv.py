@@ -12,7 +12,8 @@ import numpy as np
 
 from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
-from tinyconv.nn.module import Layer, new_parameter, whole
+from tinyconv.nn.functional.checks import whole
+from tinyconv.nn.module import Layer, new_parameter
 from tinyconv.tensor import Tensor
 
 Size = int | Sequence[int]

@@ -5,7 +5,8 @@ from typing import Any
 from tinyconv.autograd import no_grad
 from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
-from tinyconv.nn.module import Layer, new_parameter, whole
+from tinyconv.nn.functional.checks import whole
+from tinyconv.nn.module import Layer, new_parameter
 from tinyconv.tensor import Tensor
 
 

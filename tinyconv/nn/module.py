@@ -6,7 +6,6 @@ Names, rules and the printed form are torch.nn.Module's, so that state dicts mov
 from __future__ import annotations
 
 import difflib
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
@@ -41,16 +40,6 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
-
-
-def whole(layer: str, name: str, value: Any) -> int:
-    """A size as an integer; TypeError for others, with what to write instead of ``8/2``."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        is_quotient = isinstance(value, float) and value.is_integer()
-        fix = f"; use {2 * int(value)} // 2: a single / makes a float" if is_quotient else ""
-        raise TypeError(f"{layer}: {name} is {value!r}, it must be an integer{fix}") from None
 
 
 def new_parameter(shape: tuple[int, ...], device: str | None, dtype: Any) -> Parameter:
@@ -93,6 +82,7 @@ class Module:
     # --- the call
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes: for subclasses to define, and called by ``module(x)``."""
         raise NotImplementedError(
             f"{type(self).__name__} has no forward(); define: def forward(self, x): ..."
         )
@@ -110,8 +100,7 @@ class Module:
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except (AttributeError, TypeError) as error:
-            if not self.is_layer or not args or isinstance(args[0], Tensor) \
-                    or isinstance(error, TinyconvError):
+            if not self.is_layer or not args or isinstance(args[0], Tensor):
                 raise
             raise DTypeError(type(self).__name__, _no_tensor(args[0])) from error
         finally:
@@ -366,15 +355,19 @@ class Module:
         return self
 
     def cpu(self) -> Self:
+        """Everything to the CPU."""
         return self.to("cpu")
 
     def float(self) -> Self:
+        """Floats to float32."""
         return self.to(float32)
 
     def double(self) -> Self:
+        """Floats to float64."""
         return self.to(float64)
 
     def half(self) -> Self:
+        """Floats to float16."""
         return self.to(float16)
 
     # --- the state

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinyconv.creation import ones, tensor, zeros
 from tinyconv.dtypes import int64
 from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
 from tinyconv.nn.activation import ReLU
 from tinyconv.nn.conv import check_groups
+from tinyconv.nn.functional.checks import whole
 from tinyconv.nn.module import Layer, Module, new_parameter
 from tinyconv.tensor import Tensor
 
@@ -42,7 +45,7 @@ class _RunningNorm(_Affine):
         track_running_stats: bool, device: str | None, dtype: Any, bias: bool,
     ) -> None:
         super().__init__()
-        self.num_features = num_features
+        self.num_features = num_features = whole(type(self).__name__, "num_features", num_features)
         self.eps = eps
         self.momentum = momentum
         self.affine = affine
@@ -205,9 +208,10 @@ class LayerNorm(_Affine):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if isinstance(normalized_shape, int):
-            normalized_shape = (normalized_shape,)
-        self.normalized_shape = shape = tuple(normalized_shape)
+        given: Any = [normalized_shape] if np.ndim(normalized_shape) == 0 else normalized_shape
+        self.normalized_shape = shape = tuple(
+            whole("LayerNorm", "normalized_shape", n) for n in given
+        )
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self._add_affine(shape, elementwise_affine, bias, device, dtype)
@@ -229,6 +233,8 @@ class GroupNorm(_Affine):
         device: str | None = None, dtype: Any = None, *, bias: bool = True,
     ) -> None:
         super().__init__()
+        num_groups = whole("GroupNorm", "num_groups", num_groups)
+        num_channels = whole("GroupNorm", "num_channels", num_channels)
         check_groups("GroupNorm", num_groups, num_channels=num_channels)
         self.num_groups = num_groups
         self.num_channels = num_channels

@@ -9,9 +9,19 @@ from tinyconv.nn.module import Layer
 from tinyconv.tensor import Tensor
 
 
-class _Pool(Layer):
+class _Windows(Layer):
     kernel_size: Any
     stride: Any
+
+    def _set(self, **given: Any) -> None:
+        """Sizes, kept as they were written because they are printed so; None: the default."""
+        for name, value in given.items():
+            if value is not None:
+                sizes(value, 2, type(self).__name__, name)
+            setattr(self, name, value)
+
+
+class _Pool(_Windows):
     padding: Any = 0
 
     def brief(self) -> str:
@@ -25,15 +35,15 @@ class _Pool(Layer):
 class MaxPool2d(_Pool):
     """The greatest entry of each window.  See `F.max_pool2d`."""
 
+    dilation: Any
+
     def __init__(
         self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1,
         return_indices: bool = False, ceil_mode: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.dilation = dilation
+        self._set(kernel_size=kernel_size, stride=kernel_size if stride is None else stride,
+                  padding=padding, dilation=dilation)
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
@@ -75,9 +85,8 @@ class AvgPool2d(_Pool):
         divisor_override: int | None = None,
     ) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
+        self._set(kernel_size=kernel_size, stride=kernel_size if stride is None else stride,
+                  padding=padding)
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
@@ -90,7 +99,7 @@ class AvgPool2d(_Pool):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class LPPool2d(Layer):
+class LPPool2d(_Windows):
     """The p-norm of each window: (sum of x^p)^(1/p).  See `F.lp_pool2d`."""
 
     def __init__(
@@ -99,8 +108,7 @@ class LPPool2d(Layer):
     ) -> None:
         super().__init__()
         self.norm_type = norm_type
-        self.kernel_size = kernel_size
-        self.stride = stride
+        self._set(kernel_size=kernel_size, stride=stride)
         self.ceil_mode = ceil_mode
 
     def forward(self, input: Tensor) -> Tensor:

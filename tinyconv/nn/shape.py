@@ -89,15 +89,16 @@ class PixelShuffle(Layer):
 class _Pad(Layer):
     """padding: one number, or (left, right) / (left, right, top, bottom).  See `F.pad`."""
 
-    dims: int
-    mode: str
+    dims = 1
+    mode = "constant"
+    value: float | None = None
 
     def __init__(self, padding: Size) -> None:
         super().__init__()
         self.padding = sizes(padding, 2 * self.dims, type(self).__name__, "padding")
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.padding, self.mode)
+        return F.pad(input, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:
         return str(self.padding)
@@ -106,14 +107,9 @@ class _Pad(Layer):
 class ConstantPad1d(_Pad):
     """One value before and after the last axis."""
 
-    dims, mode = 1, "constant"
-
     def __init__(self, padding: Size, value: float) -> None:
         super().__init__(padding)
         self.value = value
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:
         return f"padding={self.padding}, value={self.value}"
@@ -128,46 +124,44 @@ class ConstantPad2d(ConstantPad1d):
 class ZeroPad1d(_Pad):
     """Zeros before and after the last axis."""
 
-    dims, mode = 1, "constant"
 
-
-class ZeroPad2d(_Pad):
+class ZeroPad2d(ZeroPad1d):
     """Zeros around the image."""
 
-    dims, mode = 2, "constant"
+    dims = 2
 
 
 class ReflectionPad1d(_Pad):
     """The signal mirrored at its ends: cb|abc|ba."""
 
-    dims, mode = 1, "reflect"
+    mode = "reflect"
 
 
-class ReflectionPad2d(_Pad):
+class ReflectionPad2d(ReflectionPad1d):
     """The image mirrored at its edges, which are not repeated."""
 
-    dims, mode = 2, "reflect"
+    dims = 2
 
 
 class ReplicationPad1d(_Pad):
     """The end entries repeated: aa|abc|cc."""
 
-    dims, mode = 1, "replicate"
+    mode = "replicate"
 
 
-class ReplicationPad2d(_Pad):
+class ReplicationPad2d(ReplicationPad1d):
     """The edge pixels repeated."""
 
-    dims, mode = 2, "replicate"
+    dims = 2
 
 
 class CircularPad1d(_Pad):
     """The signal repeated: bc|abc|ab."""
 
-    dims, mode = 1, "circular"
+    mode = "circular"
 
 
-class CircularPad2d(_Pad):
+class CircularPad2d(CircularPad1d):
     """The image repeated, as on a torus."""
 
-    dims, mode = 2, "circular"
+    dims = 2

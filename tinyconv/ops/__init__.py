@@ -1,5 +1,5 @@
 """All operations, by topic: a forward, one VJP per input, samples to test it with."""
 
-from tinyconv.ops import conv, elementwise, index, linalg, norm, pool, reduce, shape
+from tinyconv.ops import conv, elementwise, index, linalg, norm, pool, reduce, shape, sort
 
-__all__ = ["conv", "elementwise", "index", "linalg", "norm", "pool", "reduce", "shape"]
+__all__ = ["conv", "elementwise", "index", "linalg", "norm", "pool", "reduce", "shape", "sort"]

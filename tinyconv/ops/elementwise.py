@@ -373,6 +373,15 @@ where.defvjp(
     ],
 )
 
+
+@function(sample((3, 4), bools(4), 2.5), sample((4,), bools(3, 4), floats()))
+def masked_fill(x: Any, mask: Any, value: Any) -> Any:
+    """x with ``value`` where the mask is true."""
+    if mask.dtype != bool:
+        raise DTypeError("masked_fill", f"the mask is {mask.dtype}; use mask.bool()")
+    return where(mask, value, x)
+
+
 # --- dtype and identity
 
 

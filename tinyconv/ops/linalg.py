@@ -5,7 +5,7 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-from tinyconv.autograd import op
+from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import ShapeError
 from tinyconv.ops.shape import broadcast_to, permute, reshape, unbroadcast
@@ -39,6 +39,7 @@ _matmul.defvjp(
 )
 def matmul(a: Any, b: Any) -> Any:
     """a @ b; a 1-D operand is a row on the left, a column on the right, as in PyTorch."""
+    check_operands("matmul", (a, b))
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(
             "matmul", f"operands {a.shape} and {b.shape}: both need at least one axis; use a * b"
@@ -56,6 +57,30 @@ def matmul(a: Any, b: Any) -> Any:
     y = _matmul(a, b)
     shape = y.shape[:-2] + y.shape[-2:-1] * (not row) + y.shape[-1:] * (not column)
     return reshape(y, shape=shape) if row or column else y
+
+
+@function(sample((3, 4), (4, 2)))
+def mm(a: Any, b: Any) -> Any:
+    """The product of two matrices; nothing broadcasts."""
+    return _product("mm", a, b, 2)
+
+
+@function(sample((2, 3, 4), (2, 4, 2)))
+def bmm(a: Any, b: Any) -> Any:
+    """Matrix by matrix of two batches, (N, n, k) and (N, k, m)."""
+    return _product("bmm", a, b, 3)
+
+
+def _product(name: str, a: Any, b: Any, ndim: int) -> Any:
+    check_operands(name, (a, b))
+    if a.ndim != ndim or b.ndim != ndim or a.shape[:-2] != b.shape[:-2]:
+        raise ShapeError(
+            name,
+            f"operands {a.shape} and {b.shape}: both need {ndim} axes"
+            + " and batches of one size" * (ndim > 2)
+            + "; a @ b broadcasts",
+        )
+    return matmul(a, b)
 
 
 def _transpose_hint(a: Any, b: Any) -> str:

@@ -10,6 +10,7 @@ from tinyconv.autograd import is_tensor, op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.elementwise import (
+    eq,
     exp,
     floating,
     maximum,
@@ -176,6 +177,11 @@ def all(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
 def any(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Is some entry true?"""
     return (x != 0).any(axis=_tupled(dim), keepdims=keepdim)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Have a and b one shape and the same elements?"""
+    return a.shape == b.shape and bool(all(eq(a, b)))
 
 
 # --- products, norms, log-sum-exp

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyconv.autograd import op
+from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import DimError, ShapeError, no_axis
 from tinyconv.samples import floats, function, sample
@@ -56,9 +56,12 @@ broadcast_to.defvjp(
 def reshape(x: Array, *, shape: Shape) -> Array:
     """The same numbers, in row-major order, in another shape; one entry may be -1."""
     try:
-        return x.reshape(shape)
+        y = x.reshape(shape)
     except ValueError:
         raise ShapeError("reshape", _misfit(x.shape, shape)) from None
+    if y.shape != shape and min(shape) < -1:  # NumPy takes every negative number for -1
+        raise ShapeError("reshape", f"{shape}: {min(shape)} is no size; only -1 is worked out")
+    return y
 
 
 reshape.defvjp(
@@ -78,7 +81,8 @@ def _misfit(shape: Shape, wanted: Shape) -> str:
         return f"{wanted} has more than one -1; only one entry can follow from the others"
     told = f"{shape} holds {_product(shape)}, {wanted} wants "
     if -1 in wanted:
-        return told + f"a multiple of {_product(n for n in wanted if n != -1)}"
+        sizes = _product(n for n in wanted if n != -1)
+        return f"{told}a multiple of {sizes}: {have} elements do not divide by {known}"
     told += _product(wanted)
     for i in reversed(range(len(wanted))):
         rest = known // wanted[i] if wanted[i] else 0
@@ -98,7 +102,13 @@ def _product(sizes: Iterable[int]) -> str:
 @op(view=True)
 def permute(x: Array, *, dims: Shape) -> Array:
     """Axis i of the output is axis dims[i] of x."""
-    return x.transpose(dims)
+    try:
+        return x.transpose(dims)
+    except ValueError:
+        if len(dims) != x.ndim:
+            said = f"{len(dims)} axes given, the tensor {x.shape} has {x.ndim}"
+            raise ShapeError("permute", said) from None
+        raise
 
 
 permute.defvjp(
@@ -143,6 +153,30 @@ roll.defvjp(
 
 def _negated(shifts: int | Shape) -> int | Shape:
     return -shifts if isinstance(shifts, int) else tuple(-s for s in shifts)
+
+
+@op
+def tril(x: Array, *, diagonal: int = 0) -> Array:
+    """The last two axes' lower triangle, up to the given diagonal; zeros above."""
+    _check_matrix("tril", x)
+    return array_module(x).tril(x, diagonal)
+
+
+@op
+def triu(x: Array, *, diagonal: int = 0) -> Array:
+    """The last two axes' upper triangle, from the given diagonal on; zeros below."""
+    _check_matrix("triu", x)
+    return array_module(x).triu(x, diagonal)
+
+
+def _check_matrix(name: str, x: Array) -> None:
+    if x.ndim < 2:
+        raise ShapeError(name, f"{x.shape} has {x.ndim} axes, a triangle needs two")
+
+
+TRIANGLES = [sample((3, 4)), sample((2, 3, 3), diagonal=1), sample((4, 3), diagonal=-1)]
+tril.defvjp(lambda g, _y, _x, *, diagonal: tril(g, diagonal=diagonal), samples=TRIANGLES)
+triu.defvjp(lambda g, _y, _x, *, diagonal: triu(g, diagonal=diagonal), samples=TRIANGLES)
 
 
 @op(name="cat")
@@ -219,6 +253,22 @@ def expand_shape(name: str, shape: Shape, sizes: Shape) -> Shape:
     return wanted
 
 
+def numel(x: Any) -> int:
+    """How many elements there are."""
+    return math.prod(x.shape)
+
+
+@function(sample((2, 3), [2, 1, 3]), sample((2, 3), [4]), sample((), [2]))
+def tile(x: Any, dims: Sequence[int]) -> Any:
+    """x repeated dims[i] times along axis i; dims counts from the last axis."""
+    counts = (1,) * (x.ndim - len(dims)) + tuple(dims)
+    sizes = (1,) * (len(counts) - x.ndim) + x.shape
+    pairs = tuple(zip(counts, sizes, strict=True))
+    lone = reshape(x, shape=tuple(n for _, size in pairs for n in (1, size)))
+    full = broadcast_to(lone, shape=tuple(n for pair in pairs for n in pair))
+    return reshape(full, shape=tuple(count * size for count, size in pairs))
+
+
 @function(sample((2, 3, 4)), sample((2, 3, 4), 1), sample((2, 3, 4), 0, -2), sample(()))
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Axes start_dim..end_dim as one, in row-major order."""
@@ -273,6 +323,7 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors joined along one axis; the other axes must agree."""
     if not tensors:
         raise ShapeError("cat", "no tensors to join")
+    check_operands("cat", tensors)
     first = tensors[0]
     axis = axis_of("cat", first.shape, dim)
     for i, t in enumerate(tensors):
@@ -291,6 +342,7 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
 @function(sample((floats(2, 3), floats(2, 3))), sample((floats(2, 3), floats(2, 3)), dim=-1))
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors, all of one shape, along a new axis."""
+    check_operands("stack", tensors)
     for i, t in enumerate(tensors):
         if t.shape != tensors[0].shape:
             raise ShapeError(

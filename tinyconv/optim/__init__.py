@@ -1,5 +1,8 @@
 """Optimizers, learning-rate schedules and gradient clipping; names as in torch.optim."""
 
+from typing import TYPE_CHECKING
+
+from tinyconv.hints import hints_for
 from tinyconv.optim.adam import Adam as Adam, AdamW as AdamW
 from tinyconv.optim.clip import (
     clip_grad_norm_ as clip_grad_norm_,
@@ -16,3 +19,6 @@ from tinyconv.optim.schedule import (
     StepLR as StepLR,
 )
 from tinyconv.optim.sgd import SGD as SGD
+
+if not TYPE_CHECKING:  # mypy goes on to report a name that is not there
+    __getattr__ = hints_for(__name__)

@@ -12,9 +12,13 @@ from tinyconv.nn.functional.activation import (
     hardtanh as hardtanh,
     leaky_relu as leaky_relu,
     log_softmax as log_softmax,
+    relu as relu,
     relu6 as relu6,
+    sigmoid as sigmoid,
     silu as silu,
     softmax as softmax,
+    softplus as softplus,
+    tanh as tanh,
 )
 from tinyconv.nn.functional.conv import (
     conv1d as conv1d,
@@ -60,10 +64,4 @@ from tinyconv.nn.functional.shape import (
     pad as pad,
     pixel_shuffle as pixel_shuffle,
     pixel_unshuffle as pixel_unshuffle,
-)
-from tinyconv.ops.elementwise import (
-    relu as relu,
-    sigmoid as sigmoid,
-    softplus as softplus,
-    tanh as tanh,
 )

@@ -1,4 +1,8 @@
-"""Activations, dropout: elementwise functions of one tensor."""
+"""Activations, dropout: elementwise functions of one tensor.
+
+PyTorch's ``inplace`` is accepted and ignored, so that models written for it run: the result is
+always a new tensor, since a tensor of the graph is never overwritten.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,43 @@ from typing import Any
 
 from tinyconv.creation import rand
 from tinyconv.nn.functional.checks import check_images
-from tinyconv.ops.elementwise import (
-    clamp,
-    erf,
-    exp,
-    sigmoid,
-    tanh,
-    where,
-)
+from tinyconv.ops import elementwise as ops
+from tinyconv.ops.elementwise import clamp, erf, exp, where
 from tinyconv.ops.reduce import log_softmax as _log_softmax, softmax as _softmax
 from tinyconv.samples import function, sample
 
 X = (3, 4)
 
 
+def relu(input: Any, inplace: bool = False) -> Any:
+    """max(x, 0); inplace is ignored, the result is new."""
+    return ops.relu(input)
+
+
+def sigmoid(input: Any) -> Any:
+    """1 / (1 + e^-x)"""
+    return ops.sigmoid(input)
+
+
+def tanh(input: Any) -> Any:
+    """Hyperbolic tangent."""
+    return ops.tanh(input)
+
+
+def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """log(1 + e^(beta x)) / beta; x itself where beta x > threshold."""
+    return ops.softplus(input, beta=beta, threshold=threshold)
+
+
 @function(sample(X), sample(X, 0.3))
-def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
-    """x where x > 0, else negative_slope x."""
+def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
+    """x where x > 0, else negative_slope x; inplace is ignored, the result is new."""
     return where(input > 0, input, input * negative_slope)
 
 
 @function(sample(X), sample(X, 0.7))
-def elu(input: Any, alpha: float = 1.0) -> Any:
-    """x where x > 0, else alpha (e^x - 1)."""
+def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
+    """x where x > 0, else alpha (e^x - 1); inplace is ignored, the result is new."""
     return where(input > 0, input, alpha * (exp(clamp(input, max=0.0)) - 1))
 
 
@@ -45,21 +63,24 @@ def gelu(input: Any, approximate: str = "none") -> Any:
 
 
 @function(sample(X))
-def silu(input: Any) -> Any:
-    """x sigmoid(x)"""
+def silu(input: Any, inplace: bool = False) -> Any:
+    """x sigmoid(x); inplace is ignored, the result is new."""
     return input * sigmoid(input)
 
 
 @function(sample(X), sample(X, -0.5, 0.75))
-def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
-    """x limited to [min_val, max_val]; at a limit the gradient is 0, as in PyTorch."""
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
+    """x limited to [min_val, max_val]; at a limit the gradient is 0, as in PyTorch.
+
+    inplace is ignored, the result is new.
+    """
     inside = (input > min_val) & (input < max_val)
     return where(inside, input, clamp(input.detach(), min=min_val, max=max_val))
 
 
 @function(sample(X))
-def relu6(input: Any) -> Any:
-    """x limited to [0, 6]."""
+def relu6(input: Any, inplace: bool = False) -> Any:
+    """x limited to [0, 6]; inplace is ignored, the result is new."""
     return hardtanh(input, 0.0, 6.0)
 
 
@@ -82,13 +103,19 @@ def _guess(x: Any, dim: int | None) -> int:
     return 0 if x.ndim in (0, 1, 3) else 1
 
 
-def dropout(input: Any, p: float = 0.5, training: bool = True) -> Any:
-    """Each entry is 0 with probability p, else divided by 1 - p; the input itself in evaluation."""
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Each entry is 0 with probability p, else divided by 1 - p; the input itself in evaluation.
+
+    inplace is ignored: the input is never overwritten.
+    """
     return _dropped("dropout", input, p, training, input.shape)
 
 
-def dropout2d(input: Any, p: float = 0.5, training: bool = True) -> Any:
-    """Whole channels, (H, W) planes of an (N, C, H, W) input, are dropped."""
+def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Whole channels, (H, W) planes of an (N, C, H, W) input, are dropped.
+
+    inplace is ignored: the input is never overwritten.
+    """
     check_images("dropout2d", input)
     return _dropped("dropout2d", input, p, training, (*input.shape[:2], 1, 1))
 

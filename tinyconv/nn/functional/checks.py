@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from tinyconv.errors import DTypeError, ShapeError
 
 CASTS = {"float16": "half", "float32": "float", "float64": "double"}
+
+
+def whole(layer: str, name: str, value: Any) -> int:
+    """A size as an integer; TypeError for others, with what to write instead of ``8/2``."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        fits = isinstance(value, float) and value.is_integer()
+        fix = f"; use {int(value)}, and // instead of /" if fits else ""
+        raise TypeError(f"{layer}: {name} is {value!r}, it must be an integer{fix}") from None
 
 
 def check_dtype(name: str, x: Any, weight: Any, what: str = "weight") -> None:
@@ -22,10 +33,10 @@ def check_dtype(name: str, x: Any, weight: Any, what: str = "weight") -> None:
     raise DTypeError(name, f"input is {x.dtype}, the {what} {weight.dtype}: {hint}")
 
 
-def check_vector(name: str, what: str, vector: Any, n: int) -> None:
-    """One entry per channel or class; a single one would be broadcast."""
-    if vector is not None and vector.shape != (n,):
-        raise ShapeError(name, f"{what} {vector.shape} must be ({n},)")
+def check_shape(name: str, what: str, x: Any, shape: tuple[int, ...]) -> None:
+    """This shape exactly, for what may be left out: another would be broadcast."""
+    if x is not None and x.shape != shape:
+        raise ShapeError(name, f"{what} {x.shape} must be {shape}")
 
 
 def check_images(name: str, x: Any) -> None:

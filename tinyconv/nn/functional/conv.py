@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tinyconv.creation import eye
 from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_dtype, check_images, check_vector
+from tinyconv.nn.functional.checks import check_dtype, check_images, check_shape, whole
 from tinyconv.ops import conv as ops
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
 from tinyconv.samples import function, sample
@@ -17,18 +15,20 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
 
-def pair(value: Any) -> Pair:
-    """k -> (k, k)"""
-    if isinstance(value, (int, np.integer)):
-        return int(value), int(value)
-    if len(value) != 2:
-        raise ShapeError("sizes", f"{tuple(value)} must be one number, or (height, width)")
-    return int(value[0]), int(value[1])
+def pair(value: Any, what: str) -> Pair:
+    """k or (k,) -> (k, k); ``what`` is the argument's name."""
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    if len(given) not in (1, 2):
+        raise ShapeError("sizes", f"{what}={tuple(value)} must be one number, or (height, width)")
+    return whole("sizes", what, given[0]), whole("sizes", what, given[-1])
 
 
-def single(value: Any) -> int:
+def single(value: Any, what: str) -> int:
     """k or (k,) -> k"""
-    return int(value) if isinstance(value, (int, np.integer)) else int(value[0])
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    if len(given) != 1:
+        raise ShapeError("sizes", f"{what}={tuple(value)} must be one number")
+    return whole("sizes", what, given[0])
 
 
 def span(kernel: int, dilation: int) -> int:
@@ -55,14 +55,14 @@ def _padding(name: str, padding: Any, stride: Pair, kernel: Pair, dilation: Pair
         return same_padding(kernel[0], dilation[0]), same_padding(kernel[1], dilation[1])
     if isinstance(padding, str):
         raise ShapeError(name, f"padding={padding!r} is neither 'same', 'valid' nor numbers")
-    top, left = pair(padding)
+    top, left = pair(padding, "padding")
     return (top, top), (left, left)
 
 
 # --- errors
 
 
-def check_image(name: str, x: Any, weight: Any, channels: int, groups: int = 1) -> None:
+def _check_image(name: str, x: Any, weight: Any, channels: int, groups: int = 1) -> None:
     """Four axes and the channels and dtype that the weight wants, or an error with a fix."""
     shape = x.shape
     if len(shape) == 3:
@@ -74,10 +74,7 @@ def check_image(name: str, x: Any, weight: Any, channels: int, groups: int = 1) 
             hint = "A batch of one: x[None]"
         raise ShapeError(name, f"input {shape} is 3-D, need (N,C,H,W). {hint}")
     check_images(name, x)
-    if shape[1] != channels:
-        hint = f"axis 3 is {channels}, so this looks like NHWC: x.permute(0, 3, 1, 2)"
-        raise _wrong_channels(name, x, channels, groups, hint if shape[3] == channels else "")
-    check_dtype(name, x, weight)
+    _check_channels(name, x, weight, channels, groups)
 
 
 def _check_signal(name: str, x: Any, weight: Any, channels: int, groups: int = 1) -> None:
@@ -85,20 +82,25 @@ def _check_signal(name: str, x: Any, weight: Any, channels: int, groups: int = 1
     if x.ndim != 3:
         hint = ". If the first axis is the batch: x[:, None]" if x.ndim == 2 else ""
         raise ShapeError(name, f"input {x.shape} is {x.ndim}-D, need (N,C,L){hint}")
-    if x.shape[1] != channels:
-        hint = f"axis 2 is {channels}, so this looks like NLC: x.transpose(1, 2)"
-        raise _wrong_channels(name, x, channels, groups, hint if x.shape[2] == channels else "")
-    check_dtype(name, x, weight)
+    _check_channels(name, x, weight, channels, groups)
 
 
-def _wrong_channels(name: str, x: Any, channels: int, groups: int, layout: str) -> ShapeError:
-    got = x.shape[1]
+def _check_channels(name: str, x: Any, weight: Any, channels: int, groups: int) -> None:
+    """What images and signals share."""
+    got, last = x.shape[1], x.ndim - 1
+    if got == channels:
+        check_dtype(name, x, weight)
+        return
     wanted = f"{channels}"
     if groups > 1:
         wanted += f" = {channels // groups}*{groups} groups"
-    made = f"; {x.scope} produced it" if x.scope else ""
-    hint = f"{made}. in_channels={got} fits" if not layout else f"; {layout}"
-    return ShapeError(
+    if x.shape[last] == channels:
+        axes, fix = ("NHWC", "permute(0, 3, 1, 2)") if last == 3 else ("NLC", "transpose(1, 2)")
+        hint = f"; axis {last} is {channels}, so this looks like {axes}: x.{fix}"
+    else:
+        made = f"; {x.scope} produced it" if x.scope else ""
+        hint = f"{made}. in_channels={got} fits"
+    raise ShapeError(
         name, f"input {x.shape}: axis 1 has {got} channels but the weight wants {wanted}{hint}"
     )
 
@@ -108,7 +110,8 @@ def _check_weight(name: str, weight: Any, axes: str) -> None:
         raise ShapeError(name, f"weight {weight.shape} is {weight.ndim}-D, need {axes}")
 
 
-def _check_least(name: str, stride: Pair, padding: Padding, dilation: Pair) -> None:
+def check_least(name: str, stride: Pair, padding: Padding, dilation: Pair) -> None:
+    """Windows that move on and padding that adds, of convolutions and pools."""
     if min(stride) < 1 or min(dilation) < 1 or min(map(min, padding)) < 0:
         raise ShapeError(
             name,
@@ -172,7 +175,7 @@ def conv2d(
     OH = floor((H + 2 PH - DH (KH - 1) - 1) / SH) + 1.  ShapeError shows the arithmetic.
     """
     _check_weight("conv2d", weight, "(O, C/groups, KH, KW)")
-    check_image("conv2d", input, weight, weight.shape[1] * groups, groups)
+    _check_image("conv2d", input, weight, weight.shape[1] * groups, groups)
     return _convolved("conv2d", input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -180,11 +183,11 @@ def _convolved(
     name: str, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
     """What conv1d, conv2d and unfold share, once the input's axes are known to be right."""
-    stride, dilation, kernel = pair(stride), pair(dilation), weight.shape[2:]
+    stride, dilation, kernel = pair(stride, "stride"), pair(dilation, "dilation"), weight.shape[2:]
     _check_groups(name, x.shape[1], weight.shape[0], groups)
-    check_vector(name, "bias", bias, weight.shape[0])
+    check_shape(name, "bias", bias, (weight.shape[0],))
     pads = _padding(name, padding, stride, kernel, dilation)
-    _check_least(name, stride, pads, dilation)
+    check_least(name, stride, pads, dilation)
     _check_fit(name, x.shape, kernel, pads, dilation)
     y = ops.conv2d(x, weight, stride=stride, padding=pads, dilation=dilation, groups=groups)
     return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
@@ -207,10 +210,11 @@ def conv1d(
     _check_weight("conv1d", weight, "(O, C/groups, K)")
     _check_signal("conv1d", input, weight, weight.shape[1] * groups, groups)
     if not isinstance(padding, str):
-        padding = (0, single(padding))
+        padding = (0, single(padding, "padding"))
+    stride, dilation = single(stride, "stride"), single(dilation, "dilation")
     y = _convolved(
-        "conv1d", unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, single(stride)), padding,
-        (1, single(dilation)), groups,
+        "conv1d", unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, stride), padding,
+        (1, dilation), groups,
     )  # fmt: skip
     return squeeze(y, 2)
 
@@ -236,7 +240,7 @@ def conv_transpose2d(
     convolution give one output size; output_padding says which of them is meant.
     """
     _check_weight("conv_transpose2d", weight, "(C, O/groups, KH, KW)")
-    check_image("conv_transpose2d", input, weight, weight.shape[0])
+    _check_image("conv_transpose2d", input, weight, weight.shape[0])
     return _transposed(
         "conv_transpose2d", input, weight, bias, stride, padding, output_padding, groups, dilation
     )
@@ -247,12 +251,12 @@ def _transposed(
     groups: int, dilation: Any,
 ) -> Any:  # fmt: skip
     """What both transposed convolutions share, once the input's axes are known to be right."""
-    stride, dilation, extra = pair(stride), pair(dilation), pair(output_padding)
-    (top, left), kernel = pair(padding), weight.shape[2:]
+    stride, dilation, kernel = pair(stride, "stride"), pair(dilation, "dilation"), weight.shape[2:]
+    (top, left), extra = pair(padding, "padding"), pair(output_padding, "output_padding")
     _check_groups(name, weight.shape[1] * groups, x.shape[1], groups)
-    check_vector(name, "bias", bias, weight.shape[1] * groups)
+    check_shape(name, "bias", bias, (weight.shape[1] * groups,))
     pads = ((top, top), (left, left))
-    _check_least(name, stride, pads, dilation)
+    check_least(name, stride, pads, dilation)
     for e, s, d in zip(extra, stride, dilation, strict=True):
         if not 0 <= e < max(s, d):
             raise ShapeError(
@@ -296,9 +300,11 @@ def conv_transpose1d(
     """The adjoint of `conv1d`: (N, C, L), (C, O/groups, K) -> (N, O, OL)."""
     _check_weight("conv_transpose1d", weight, "(C, O/groups, K)")
     _check_signal("conv_transpose1d", input, weight, weight.shape[0])
+    stride, dilation = single(stride, "stride"), single(dilation, "dilation")
+    padding, extra = single(padding, "padding"), single(output_padding, "output_padding")
     y = _transposed(
-        "conv_transpose1d", unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, single(stride)),
-        (0, single(padding)), (0, single(output_padding)), groups, (1, single(dilation)),
+        "conv_transpose1d", unsqueeze(input, 2), unsqueeze(weight, 2), bias, (1, stride),
+        (0, padding), (0, extra), groups, (1, dilation),
     )  # fmt: skip
     return squeeze(y, 2)
 
@@ -319,7 +325,7 @@ def unfold(
     """The windows as columns: (N, C, H, W) -> (N, C KH KW, L), L windows in row-major order."""
     check_images("unfold", input)
     channels = input.shape[1]
-    weight = _identity_kernels(channels, pair(kernel_size), input)
+    weight = _identity_kernels(channels, pair(kernel_size, "kernel_size"), input)
     y = _convolved("unfold", input, weight, None, stride, padding, dilation, channels)
     return reshape(y, shape=(*y.shape[:2], -1))
 
@@ -334,13 +340,9 @@ def fold(
     stride: Any = 1,
 ) -> Any:
     """Columns added up to an image: `unfold`'s adjoint, (N, C KH KW, L) -> (N, C, H, W)."""
-    kernel, size, dilation, stride = (
-        pair(kernel_size),
-        pair(output_size),
-        pair(dilation),
-        pair(stride),
-    )
-    top, left = pair(padding)
+    kernel, size = pair(kernel_size, "kernel_size"), pair(output_size, "output_size")
+    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+    top, left = pair(padding, "padding")
     channels, rest = divmod(input.shape[1], kernel[0] * kernel[1])
     rows, columns = (
         (n + 2 * p - span(k, d)) // s + 1

@@ -8,7 +8,7 @@ from typing import Any
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_dtype, check_positions, check_vector
+from tinyconv.nn.functional.checks import check_dtype, check_positions, check_shape
 from tinyconv.nn.functional.origin import before_flatten, padding_fix
 from tinyconv.ops.elementwise import where
 from tinyconv.ops.linalg import matmul
@@ -16,20 +16,27 @@ from tinyconv.ops.shape import transpose, unsqueeze
 from tinyconv.samples import function, ints, sample
 
 
-@function(sample((3, 4), (2, 4), (2,)), sample((2, 3, 4), (5, 4)), sample((4,), (2, 4), (2,)))
+@function(
+    sample((3, 4), (2, 4), (2,)),
+    sample((2, 3, 4), (5, 4)),
+    sample((4,), (2, 4), (2,)),
+    sample((2, 3, 4), (4,), ()),
+)
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
-    """x W^T + b: (..., in), (out, in), (out,) -> (..., out)."""
-    if input.ndim == 0 or input.shape[-1] != weight.shape[1]:
+    """x W^T + b: (..., in), (out, in), (out,) -> (..., out); (in,) and () -> (...)."""
+    if weight.ndim not in (1, 2):
+        raise ShapeError("linear", f"weight {weight.shape} must be (out, in) or (in,)")
+    if input.ndim == 0 or input.shape[-1] != weight.shape[-1]:
         raise _wrong_width(input, weight)
     check_dtype("linear", input, weight)
-    check_vector("linear", "bias", bias, weight.shape[0])
-    y = matmul(input, transpose(weight, 0, 1))
+    check_shape("linear", "bias", bias, weight.shape[:-1])
+    y = matmul(input, weight if weight.ndim == 1 else transpose(weight, 0, 1))
     return y if bias is None else y + bias
 
 
 def _wrong_width(x: Any, weight: Any) -> ShapeError:
     """Where the features came from: the flattened shape, if the graph still knows it."""
-    out, expected = weight.shape
+    out, expected = weight.shape if weight.ndim == 2 else (1, *weight.shape)
     got = x.shape[-1] if x.ndim else 1
     image = before_flatten(x)
     shown, fix = f" (from {x.shape})", f"Linear({got}, {out})"

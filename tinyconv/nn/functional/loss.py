@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import is_tensor, wrap
+from tinyconv.autograd import is_tensor, op, wrap
 from tinyconv.errors import DTypeError, ShapeError
-from tinyconv.nn.functional.checks import CASTS, check_positions, check_vector
-from tinyconv.ops.elementwise import abs_, clamp, log, softplus, where
+from tinyconv.nn.functional.checks import CASTS, check_positions, check_shape
+from tinyconv.ops.elementwise import abs_, clamp, log, log1p, softplus, where
 from tinyconv.ops.index import _gather as gather
 from tinyconv.ops.reduce import log_softmax, mean, sum
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
@@ -60,7 +60,7 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, it lies in 0..1")
     target = _checked("cross_entropy", input, target)
     axis = 1 if input.ndim > 1 else 0
-    check_vector("cross_entropy", "weight", weight, input.shape[axis])
+    check_shape("cross_entropy", "weight", weight, (input.shape[axis],))
     log_p = log_softmax(input, dim=axis)
     if target.dtype.kind == "f":
         return _against_probabilities(log_p, target, weight, reduction, label_smoothing)
@@ -88,7 +88,7 @@ def nll_loss(
 ) -> Any:
     """-input at the target, input being log-probabilities (N, C) or (N, C, d1, ...)."""
     target = _checked("nll_loss", input, target)
-    check_vector("nll_loss", "weight", weight, input.shape[1 if input.ndim > 1 else 0])
+    check_shape("nll_loss", "weight", weight, (input.shape[1 if input.ndim > 1 else 0],))
     picked, used = _pick("nll_loss", input, target, weight, ignore_index)
     return _weighed(-picked, used, reduction)
 
@@ -102,8 +102,11 @@ def _checked(name: str, input: Any, target: Any) -> Any:
             fix = "the model's forward returned None" if value is None else f"tc.tensor({what})"
             raise DTypeError(name, f"{what} is a {type(value).__name__}, not a Tensor; {fix}")
     if input.dtype.kind != "f" and target.dtype.kind == "f":
-        raise DTypeError(name, f"input is {input.dtype} and target {target.dtype}: are they "
-                               f"swapped? {name}(logits, target)")
+        raise DTypeError(
+            name,
+            f"input is {input.dtype} and target {target.dtype}: are they "
+            f"swapped? {name}(logits, target)",
+        )
     return target
 
 
@@ -206,27 +209,62 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
 @function(sample(*PAIR), sample(*PAIR, reduction="none", beta=0.7))
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2."""
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta is {beta}, it must not be negative")
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
-    return huber_loss(input, target, reduction=reduction, delta=beta, _scale=1 / beta)
+    return _reduce(_huber("smooth_l1_loss", input, target, beta) / beta, reduction)
 
 
 @function(sample(*PAIR), sample(*PAIR, reduction="none", delta=0.7))
-def huber_loss(
-    input: Any, target: Any, *, reduction: str = "mean", delta: float = 1.0, _scale: float = 1.0
-) -> Any:
+def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """d^2 / 2 where d = |input - target| < delta, else delta (d - delta / 2)."""
     if delta <= 0:
         raise ValueError(f"huber_loss: delta is {delta}, it must be positive")
-    _check_same("huber_loss", input, target)
+    return _reduce(_huber("huber_loss", input, target, delta), reduction)
+
+
+def _huber(name: str, input: Any, target: Any, delta: float) -> Any:
+    _check_same(name, input, target)
     d = abs_(input - target)
-    loss = where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta))
-    return _reduce(loss if _scale == 1 else loss * _scale, reduction)
+    return where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta))
 
 
 # --- probabilities
 
-TINY = math.exp(-100)  # PyTorch, too, takes log p to be at least -100
+
+def _check_probabilities(name: str, input: Any, target: Any) -> None:
+    _check_same(name, input, target)
+    if target.dtype.kind != "f":
+        raise DTypeError(name, f"target is {target.dtype}; target.float()")
+
+
+def _logs(p: Any) -> tuple[Any, Any]:
+    """log p and log(1 - p), both at least -100 as in PyTorch."""
+    log_p = clamp(log(where(p > 0, p, 1.0)), min=-100.0)
+    return where(p > 0, log_p, -100.0), where(p < 1, log1p(-where(p < 1, p, 0.0)), -100.0)
+
+
+@op(name="binary_cross_entropy")
+def _binary_cross_entropy(p: Any, t: Any) -> Any:
+    """-(t log p + (1 - t) log(1 - p)), entry by entry.
+
+    An operation of its own for the sake of its derivative, in which the infinities cancel.
+    """
+    log_p, log_q = _logs(p)
+    return -(t * log_p + (1 - t) * log_q)
+
+
+def _by_target(p: Any) -> Any:
+    log_p, log_q = _logs(p)
+    return log_q - log_p
+
+
+_binary_cross_entropy.defvjp(
+    lambda g, _y, p, t: g * (p - t) / clamp(p * (1 - p), min=1e-12),
+    lambda g, _y, p, _t: g * _by_target(p),
+    samples=[sample(PROBABILITIES, PROBABILITIES)],
+)
 
 
 @function(
@@ -236,8 +274,11 @@ TINY = math.exp(-100)  # PyTorch, too, takes log p to be at least -100
 def binary_cross_entropy(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
 ) -> Any:
-    """-(t log p + (1 - t) log(1 - p)) of probabilities p; logs are at least -100."""
-    _check_same("binary_cross_entropy", input, target)
+    """-(t log p + (1 - t) log(1 - p)) of probabilities p; logs are at least -100.
+
+    The gradient is (p - t) / max(p (1 - p), 1e-12), as in PyTorch.
+    """
+    _check_probabilities("binary_cross_entropy", input, target)
     low, high = input.data.min(), input.data.max()
     if not (low >= 0 and high <= 1):
         raise ShapeError(
@@ -245,8 +286,7 @@ def binary_cross_entropy(
             f"input holds {low:.4g}..{high:.4g}, probabilities lie in 0..1; for logits: "
             "F.binary_cross_entropy_with_logits(input, target)",
         )
-    log_p, log_q = log(clamp(input, min=TINY)), log(clamp(1 - input, min=TINY))
-    loss = -(target * log_p + (1 - target) * log_q)
+    loss = _binary_cross_entropy(input, target)
     return _reduce(loss if weight is None else loss * weight, reduction)
 
 
@@ -262,11 +302,7 @@ def binary_cross_entropy_with_logits(
 
     pos_weight: multiplies the term of the positive class.
     """
-    _check_same("binary_cross_entropy_with_logits", input, target)
-    if target.dtype.kind != "f":
-        raise DTypeError(
-            "binary_cross_entropy_with_logits", f"target is {target.dtype}; target.float()"
-        )
+    _check_probabilities("binary_cross_entropy_with_logits", input, target)
     # -log sigmoid(x) = softplus(-x), -log(1 - sigmoid(x)) = softplus(-x) + x
     positive = _softplus(-input)
     if pos_weight is None:

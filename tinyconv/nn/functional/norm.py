@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyconv.autograd import no_grad
 from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_dtype, check_vector
+from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
 from tinyconv.ops.elementwise import maximum, rsqrt
 from tinyconv.ops.reduce import norm
@@ -113,8 +113,8 @@ def _check_width(x: Any, vector: Any) -> None:
 
 
 def _check_affine(name: str, x: Any, weight: Any, bias: Any) -> None:
-    check_vector(name, "weight", weight, x.shape[1])
-    check_vector(name, "bias", bias, x.shape[1])
+    check_shape(name, "weight", weight, (x.shape[1],))
+    check_shape(name, "bias", bias, (x.shape[1],))
     if weight is not None:
         check_dtype(name, x, weight)
 
@@ -129,9 +129,8 @@ def layer_norm(
 ) -> Any:
     """Normalised over the last axes, ``normalized_shape``; weight and bias have that shape."""
     shape = tuple(normalized_shape)
-    for what, table in (("weight", weight), ("bias", bias)):
-        if table is not None and table.shape != shape:
-            raise ShapeError("layer_norm", f"{what} {table.shape} must be {shape}")
+    check_shape("layer_norm", "weight", weight, shape)
+    check_shape("layer_norm", "bias", bias, shape)
     if input.shape[-len(shape) :] != shape:
         raise ShapeError(
             "layer_norm",

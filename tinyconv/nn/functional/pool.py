@@ -10,7 +10,7 @@ from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_images
-from tinyconv.nn.functional.conv import Padding, Pair, pair, span
+from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
 from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign
 from tinyconv.ops.index import _gather as gather
@@ -22,11 +22,18 @@ from tinyconv.samples import function, positive, sample
 UNPOOLED = np.array([0, 3, 9, 10]).reshape(1, 1, 2, 2).repeat(2, 0).repeat(3, 1)
 
 
+def _stride(stride: Any, kernel: Pair) -> Pair:
+    """The kernel's size where it is not given."""
+    return kernel if stride is None or stride == [] else pair(stride, "stride")
+
+
 def _geometry(
     name: str, x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
 ) -> tuple[Pair, Padding]:
     """Output size, and the padding with what ceil_mode adds after."""
     check_images(name, x)
+    top, left = padding
+    check_least(name, stride, ((top, top), (left, left)), dilation)
     size, pads = [], []
     for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True):
         if p > k // 2:
@@ -71,10 +78,10 @@ def max_pool2d(
 
     return_indices: also where they were, flat positions h * W + w, int64.
     """
-    kernel = pair(kernel_size)
-    stride = kernel if stride is None or stride == [] else pair(stride)
-    dilation = pair(dilation)
-    _, pads = _geometry("max_pool2d", input, kernel, stride, pair(padding), dilation, ceil_mode)
+    kernel = pair(kernel_size, "kernel_size")
+    stride = _stride(stride, kernel)
+    padding, dilation = pair(padding, "padding"), pair(dilation, "dilation")
+    _, pads = _geometry("max_pool2d", input, kernel, stride, padding, dilation, ceil_mode)
     indices = ops.max_pool2d_indices(
         input, kernel_size=kernel, stride=stride, padding=pads, dilation=dilation
     )
@@ -98,12 +105,12 @@ def max_unpool2d(
     check_images("max_unpool2d", input)
     if input.shape != indices.shape:
         raise ShapeError("max_unpool2d", f"input {input.shape} and indices {indices.shape} differ")
-    kernel = pair(kernel_size)
-    stride = kernel if stride is None else pair(stride)
+    kernel = pair(kernel_size, "kernel_size")
+    stride, padding = _stride(stride, kernel), pair(padding, "padding")
     if output_size is None:
         height, width = (
             (n - 1) * s - 2 * p + k
-            for n, s, p, k in zip(input.shape[2:], stride, pair(padding), kernel, strict=True)
+            for n, s, p, k in zip(input.shape[2:], stride, padding, kernel, strict=True)
         )
     else:
         height, width = tuple(output_size)[-2:]
@@ -142,9 +149,10 @@ def avg_pool2d(
     count_include_pad: padding counts as zeros.  What ceil_mode adds never counts.
     divisor_override: divide by this instead.
     """
-    kernel = pair(kernel_size)
-    stride = kernel if stride is None else pair(stride)
-    padding = pair(padding)
+    if divisor_override == 0:
+        raise ValueError("avg_pool2d: divisor_override is 0; None divides by the window's size")
+    kernel = pair(kernel_size, "kernel_size")
+    stride, padding = _stride(stride, kernel), pair(padding, "padding")
     size, pads = _geometry("avg_pool2d", input, kernel, stride, padding, (1, 1), ceil_mode)
     total = ops.window_sum(input, kernel_size=kernel, stride=stride, padding=pads)
     if divisor_override is not None:
@@ -171,7 +179,7 @@ def lp_pool2d(
     input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Any:
     """(sum x^p)^(1/p) over each window."""
-    kernel = pair(kernel_size)
+    kernel = pair(kernel_size, "kernel_size")
     y = avg_pool2d(pow(input, float(norm_type)), kernel, stride, 0, ceil_mode)
     return pow(sign(y) * relu(abs_(y)) * (kernel[0] * kernel[1]), 1 / norm_type)
 

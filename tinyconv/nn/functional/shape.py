@@ -104,8 +104,8 @@ def interpolate(
 ) -> Any:
     """Images (N, C, H, W), or signals (N, C, L), in another size.
 
-    mode: "nearest", "bilinear" ("linear" for signals).  align_corners: the corner pixels' centres
-    stay, else the image's edges do.
+    mode: "nearest", "bilinear" ("linear" for signals).  align_corners, not for "nearest": the
+    corner pixels' centres stay, else the image's edges do.
     """
     spatial = input.shape[2:]
     linear_mode = {1: "linear", 2: "bilinear"}.get(len(spatial))
@@ -118,6 +118,11 @@ def interpolate(
     if mode not in ("nearest", linear_mode):
         raise ValueError(
             f"interpolate: mode={mode!r}; for {input.ndim}-D input 'nearest' or {linear_mode!r}"
+        )
+    if mode == "nearest" and align_corners is not None:
+        raise ValueError(
+            f"interpolate: align_corners={align_corners} does not apply to mode='nearest'; leave "
+            f"it out or use mode={linear_mode!r}"
         )
     factors: list[float | None] = [None] * len(spatial)
     if size is None:

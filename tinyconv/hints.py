@@ -1,0 +1,77 @@
+"""Names that people from PyTorch try, and what they find in tinyconv instead."""
+
+from collections.abc import Callable
+from typing import Any
+
+_CPU = 'a device is a string: tc.zeros(2, device="cpu"), x.device'
+_TENSOR = "use tc.tensor(data, dtype=...)"
+_NO_COMPILER = "nothing is compiled; tc.set_num_threads(n) and a larger batch make it faster"
+
+INSTEAD: dict[str, dict[str, str]] = {
+    "tinyconv": {
+        "allclose": "use np.allclose(x.detach(), y.detach())",
+        "amp": "there is no automatic mixed precision; x.float(), x.half()",
+        "as_tensor": "use tc.tensor(data), or tc.from_numpy(array) to share memory",
+        "autocast": "there is no automatic mixed precision; x.float(), x.half()",
+        "backends": "use tc.kernels(name) to choose kernels, tc.set_num_threads(n)",
+        "bfloat16": "NumPy has no bfloat16; tc.float32, tc.float16",
+        "clip": "use tc.clamp",
+        "compile": _NO_COMPILER,
+        "concat": "use tc.cat",
+        "concatenate": "use tc.cat",
+        "cuda": _CPU,
+        "device": _CPU,
+        "dtype": "dtypes are NumPy's: np.dtype",
+        "float": "use tc.float32",
+        "FloatTensor": _TENSOR,
+        "Generator": "there is one stream of random numbers: tc.manual_seed(seed)",
+        "int": "use tc.int32",
+        "jit": _NO_COMPILER,
+        "linalg": "use tc.norm, tc.matmul, tc.einsum",
+        "LongTensor": _TENSOR,
+        "multiply": "use tc.mul",
+        "normal": "use tc.randn(size) * std + mean",
+        "set_default_dtype": "floats are tc.float32; say dtype=tc.float64 where you want it",
+        "Size": "a shape is a tuple of ints",
+        "subtract": "use tc.sub",
+        "true_divide": "use tc.div",
+        "utils": "use tc.data.DataLoader, tc.data.TensorDataset; checkpoints: tc.save_checkpoint",
+        "vmap": "write the batch axis out; every layer takes a batch",
+    },
+    "tinyconv.autograd": {
+        "Function": "an operation is a function with @tc.op and its .defvjp(...); see "
+        "docs/adding_an_op.md",
+        "functional": "use tc.grad(y, x, create_graph=True), to any order",
+        "gradcheck": "use tc.gradcheck(f, inputs)",
+        "profiler": "use tc.trace(model, x)",
+    },
+    "tinyconv.nn": {
+        "Conv3d": "convolutions have one or two axes: nn.Conv1d, nn.Conv2d",
+        "DataParallel": "tinyconv runs on one device",
+        "GRU": "there are no recurrent layers",
+        "LSTM": "there are no recurrent layers",
+        "MultiheadAttention": "there are no attention layers; compose tc.einsum and tc.softmax",
+        "ParameterList": "use nn.ModuleList, or set nn.Parameter attributes",
+        "RNN": "there are no recurrent layers",
+        "Transformer": "there are no attention layers; compose tc.einsum and tc.softmax",
+        "parallel": "tinyconv runs on one device",
+        "utils": "use tc.optim.clip_grad_norm_, tc.optim.clip_grad_value_",
+    },
+    "tinyconv.optim": {
+        "Adagrad": "use optim.Adam or optim.RMSprop",
+        "LBFGS": "use optim.SGD or optim.Adam",
+        "lr_scheduler": "schedules are in tc.optim itself: tc.optim.StepLR, tc.optim.OneCycleLR",
+        "swa_utils": "there is no weight averaging",
+    },
+}
+
+
+def hints_for(module: str) -> Callable[[str], Any]:
+    """A ``__getattr__`` for the module: AttributeError with the way to do it in tinyconv."""
+
+    def __getattr__(name: str) -> Any:
+        hint = INSTEAD[module].get(name)
+        said = f"module {module!r} has no attribute {name!r}"
+        raise AttributeError(f"{said}: {hint}" if hint else said, name=name)
+
+    return __getattr__
