@@ -35,14 +35,14 @@ class Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        # Least recently lent first; but the first of all is never lent, for comparison.
-        self.owners: list[Array] = [np.empty(0, np.uint8)]
+        self.never_lent = np.empty(0, np.uint8)  # for comparison
+        self.owners: dict[int, list[Array]] = {}  # by size; the least recently lent first
 
-    def _idle(self) -> list[int]:
+    def _idle(self, owners: list[Array]) -> list[int]:
         """Where the owners are to which nobody refers; every view of one does."""
         # A debugger's references count as well: so the unused one is counted along with the rest.
-        unused, *counts = [sys.getrefcount(owner) for owner in self.owners]
-        return [i for i, count in enumerate(counts, 1) if count <= unused]
+        unused, *counts = [sys.getrefcount(owner) for owner in [self.never_lent, *owners]]
+        return [i for i, count in enumerate(counts) if count <= unused]
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
@@ -53,19 +53,22 @@ class Memory:
             owner = self._reuse(size)
             if owner is None:
                 owner = np.empty(size + LINE, np.uint8)
-            self.owners.append(owner)
+            self.owners.setdefault(size, []).append(owner)
             return _from_line(owner, size).view(dtype).reshape(shape)
 
     def _reuse(self, size: int) -> Array | None:
         """Take out an idle owner of this size; if there is none, drop others to make room."""
-        idle = self._idle()
-        for i in idle:
-            if self.owners[i].size == size + LINE:
-                return self.owners.pop(i)
+        same = self.owners.get(size, [])
+        for i in self._idle(same):
+            return same.pop(i)
         dropped = 0
-        for passed, i in enumerate(idle):
-            if dropped < size:
-                dropped += self.owners.pop(i - passed).size
+        for other, owners in list(self.owners.items()):
+            for passed, i in enumerate(self._idle(owners)):
+                if dropped < size:
+                    del owners[i - passed]
+                    dropped += other
+            if not owners:
+                del self.owners[other]
         return None
 
 

@@ -5,16 +5,17 @@ side. Which blocks are summed together depends on the thread count alone, and re
 order: bit-identical from run to run.
 """
 
+import ctypes
 import functools
 import itertools
 import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 WORTH_THREADS = 2**19  # numbers below which waking another thread costs more than it saves
+WORTH_WATCHING = 2**16  # the same where the other thread is awake
 
 
 def _usable_cores() -> int:
@@ -56,9 +58,90 @@ def set_num_threads(n: int) -> None:
     _threads = int(n)
 
 
-@functools.cache
-def _workers(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n, "tinyconv")
+class _Placement:
+    """While entered, the caller stays on its core and the workers stay off it.
+
+    Left alone, the system may wake a thread on the very core where another one is busy while a
+    third idles, and not notice for milliseconds: on virtual machines a core that was halted
+    counts as taken. Two threads then took as long as one. Linux only; elsewhere nothing is done.
+    """
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self.core = -1  # the one that the workers are kept off
+        self.current_core = None
+        if hasattr(os, "sched_setaffinity"):
+            self.current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+    def register(self) -> None:
+        """By each worker, when it starts."""
+        self.threads.add(threading.get_native_id())
+        self.core = -1
+
+    @contextmanager
+    def spread(self) -> Iterator[None]:
+        if self.current_core is None:
+            yield
+            return
+        usable, core = os.sched_getaffinity(0), self.current_core()
+        if len(usable) == 1:
+            yield
+            return
+        if core != self.core:
+            self.core = core
+            for thread in self.threads:
+                with suppress(OSError):  # the thread has ended
+                    os.sched_setaffinity(thread, usable - {core})
+        os.sched_setaffinity(0, {core})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, usable)
+
+
+_placement = _Placement()
+
+
+class _Worker:
+    """A thread that does what it is handed.
+
+    For a moment after that it watches for more without going to sleep, where a compiled loop can
+    watch: to wake a thread takes longer than many a kernel runs.
+    """
+
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.handed = np.zeros(1, np.int64)  # how often
+        threading.Thread(target=self.run, name="tinyconv", daemon=True).start()
+
+    def run(self) -> None:
+        _placement.register()
+        seen = 0
+        while True:
+            _watch(self.handed, seen)
+            work = self.inbox.get()
+            seen += 1
+            work()
+
+    def hand(self, work: Callable[[], None]) -> None:
+        self.inbox.put(work)
+        self.handed[0] += 1
+
+
+_workers: list[_Worker] = []
+
+
+def _glance(number: Array, value: int) -> None:
+    """Return as soon as number[0] is not `value`, or after a moment: here, at once."""
+
+
+_watch: Callable[[Array, int], None] = _glance
+
+
+def watch_with(function: Callable[[Array, int], None]) -> None:
+    """Let a compiled function do the watching; it must release the interpreter's lock."""
+    global _watch
+    _watch = function
 
 
 class _SingleThreadedBlas:
@@ -110,7 +193,8 @@ def in_spans(
     A thread that is done takes the next span, so a core that is slow or busy holds nobody up.
     blas: the job multiplies matrices.
     """
-    threads = max(1, min(_threads, len(blocks))) if work >= WORTH_THREADS else 1
+    enough = WORTH_THREADS if _watch is _glance else WORTH_WATCHING
+    threads = max(1, min(_threads, len(blocks))) if work >= enough else 1
     spans = [blocks[cut] for cut in cut(len(blocks), per_thread * threads if threads > 1 else 1)]
     results: dict[int, R] = {}
     queue = deque(enumerate(spans))
@@ -123,18 +207,58 @@ def in_spans(
                 return
             results[i] = job(span)
 
-    others: list[Future[None]] = []
-    with _single_threaded_blas if blas else nullcontext():
+    with (
+        _single_threaded_blas if blas else nullcontext(),
+        _placement.spread() if threads > 1 else nullcontext(),
+    ):
+        team = _Team(take_spans, threads - 1)
         try:
-            with suppress(RuntimeError):  # Python is shutting down: this thread does it all
-                for _ in range(threads - 1):  # the context carries np.errstate
-                    others.append(_workers(threads - 1).submit(copy_context().run, take_spans))
             take_spans()
         finally:  # after an error or Ctrl-C, too, nobody goes on behind the caller's back
             queue.clear()
-            for other in others:
-                other.result()
+            team.dismiss()
     return [results[i] for i in range(len(spans))]
+
+
+class _Team:
+    """Workers that join in a task; one that does not come in time is not waited for."""
+
+    def __init__(self, task: Callable[[], None], size: int) -> None:
+        self.places = deque(range(size))
+        self.ended = [np.zeros(1, np.int64) for _ in range(size)]
+        self.errors: SimpleQueue[BaseException | None] = SimpleQueue()
+        with suppress(RuntimeError):  # Python is shutting down, no thread starts any more
+            while len(_workers) < size:
+                _workers.append(_Worker())
+        for worker in _workers[:size]:
+            context = copy_context()  # carries np.errstate
+            worker.hand(functools.partial(self.join, context.run, task))
+
+    def join(self, run: Callable[..., None], task: Callable[[], None]) -> None:
+        try:
+            place = self.places.pop()
+        except IndexError:  # the task is done
+            return
+        error = None
+        try:
+            run(task)
+        except BaseException as found:
+            error = found
+        self.errors.put(error)
+        self.ended[place][0] = 1
+
+    def dismiss(self) -> None:
+        """Wait for those who came; raise what one of them raised."""
+        absent = set()
+        while self.places:
+            with suppress(IndexError):
+                absent.add(self.places.pop())
+        present = [ended for place, ended in enumerate(self.ended) if place not in absent]
+        for ended in present:
+            _watch(ended, 0)
+        for error in [self.errors.get() for _ in present]:
+            if error is not None:
+                raise error
 
 
 def evenly(blocks: int) -> int:
@@ -168,7 +292,8 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
 
 def _after_fork() -> None:
     """In the child: other threads do not survive a fork, and what they held, nobody gives back."""
-    _workers.cache_clear()
+    _workers.clear()
+    _placement.threads.clear()
     _single_threaded_blas.lock = threading.Lock()
     _single_threaded_blas.inside.clear()
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.blocked import stride_phases
-from tinyconv.backend.compiled import tile
+from tinyconv.backend.compiled import tile, watch as watch  # workers watch from here on
 from tinyconv.backend.compiled.host import host
 from tinyconv.backend.compiled.jit import kernel
 from tinyconv.backend.memory import aligned, empty

@@ -144,7 +144,8 @@ class _Rows:
         return channel_rows(other)
 
     def row(self, v: Array) -> Array:
-        return np.tile(v.astype(self.x.dtype), self.x.shape[1] // self.channels)
+        repeats = self.x.shape[1] // self.channels
+        return np.broadcast_to(v.astype(self.x.dtype), (repeats, self.channels)).ravel()
 
     def empty(self) -> Array:
         return empty_like(self.x)
