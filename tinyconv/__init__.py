@@ -15,6 +15,7 @@ from tinyconv.autograd import (
     set_grad_enabled as set_grad_enabled,
 )
 from tinyconv.backend import kernels as kernels
+from tinyconv.backend.config import show_config as show_config
 from tinyconv.backend.threads import (
     get_num_threads as get_num_threads,
     set_num_threads as set_num_threads,

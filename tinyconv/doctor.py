@@ -26,7 +26,10 @@ PACKAGES = {
     "threadpoolctl": "threads of the BLAS",
     "tqdm": "progress bars",
 }
-OPTIONAL = {"matplotlib": ("curves", "pip install matplotlib")}
+OPTIONAL = {
+    "numba": ("compiled kernels, about twice as fast", "pip install numba"),
+    "matplotlib": ("curves", "pip install matplotlib"),
+}
 AVX512_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 

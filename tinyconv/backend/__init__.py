@@ -13,6 +13,8 @@ reference, written once in plain ``xp`` code, stands behind all of them.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -49,6 +51,7 @@ class Backend:
         self.xp = xp
         self.choices = layers
         self._found: list[str] = []  # kernels that were looked up, now plain attributes
+        self.served: Counter[tuple[str, str]] = Counter()  # calls by (kernel, layer)
         self.use("fast")
 
     def use(self, choice: str) -> None:
@@ -65,24 +68,32 @@ class Backend:
 
     def __getattr__(self, kernel: str) -> Any:
         layers = self.__dict__.get("layers", ())
-        found = [getattr(layer, kernel) for layer in layers if hasattr(layer, kernel)]
+        found = {
+            layer.__name__.rpartition(".")[2]: getattr(layer, kernel)
+            for layer in layers
+            if hasattr(layer, kernel)
+        }
         if not found:
             raise AttributeError(f"backend {self.device!r} has no kernel {kernel!r}")
-        chosen = found[0] if len(found) == 1 else _first_that_covers(found)
+        chosen = self._first_that_covers(kernel, found)
+        if len(found) == 1:
+            (chosen,) = found.values()
         self.__dict__[kernel] = chosen
         self._found.append(kernel)
         return chosen
 
+    def _first_that_covers(
+        self, name: str, layers: dict[str, Callable[..., Any]]
+    ) -> Callable[..., Any]:
+        def kernel(*args: Any, **params: Any) -> Any:
+            for layer, implementation in layers.items():
+                result = implementation(*args, **params)
+                if result is not NotImplemented:
+                    self.served[name, layer] += 1
+                    return result
+            raise NotImplementedError(f"no layer covers this {name}")  # the last covers all
 
-def _first_that_covers(kernels: list[Callable[..., Any]]) -> Callable[..., Any]:
-    def kernel(*args: Any, **params: Any) -> Any:
-        for implementation in kernels:
-            result = implementation(*args, **params)
-            if result is not NotImplemented:
-                return result
-        raise NotImplementedError(f"no layer covers {kernels[-1].__name__}")  # the last covers all
-
-    return kernel
+        return kernel
 
 
 CPU = Backend(
@@ -115,6 +126,17 @@ def backend_named(device: str | None) -> Backend:
         raise DeviceError("device", f"no backend for {device!r}; there is {known}") from None
 
 
+def _choose_from_environment() -> None:
+    choice = os.environ.get("TINYCONV_KERNELS", "fast")
+    for backend in BACKENDS.values():
+        if choice not in backend.choices:
+            raise ValueError(f"TINYCONV_KERNELS={choice!r} is none of {', '.join(backend.choices)}")
+        backend.use(choice)
+
+
+_choose_from_environment()
+
+
 @contextmanager
 def _restore(backends: dict[Backend, str]) -> Iterator[None]:
     try:
@@ -132,6 +154,7 @@ def kernels(choice: str) -> Any:
     ``tc.kernels("numpy")``      the same in blocks and threads: the fastest without a compiler
     ``tc.kernels("fast")``       the default: compiled by Numba where that is installed
 
+    The environment variable TINYCONV_KERNELS picks what is used from the start.
     Acts at once; used as ``with tc.kernels("naive"):`` it is undone at the end of the block.
     """
     before = {backend: backend.choice for backend in BACKENDS.values()}

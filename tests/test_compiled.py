@@ -1,0 +1,339 @@
+"""The compiled kernels: right for drawn shapes and every tile, and within their buffers."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import tinyconv as tc
+from tinyconv import nn
+from tinyconv.backend import BACKENDS, compiled, memory, reference
+
+if importlib.util.find_spec("numba") is None:
+    pytest.skip("Numba is not installed", allow_module_level=True)
+
+from tinyconv.backend.compiled import conv, direct, host, norm, pool, winograd
+
+FAST = BACKENDS["cpu"]
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+TILES = ["avx512", "avx2", "neon", "sse"]
+GUARD = 64  # numbers on either side of a buffer
+
+
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(compiled, "FEW", 0)
+    yield
+    host.use(None)
+
+
+class Guarded:
+    """Buffers full of NaN, between guards that nobody may write to."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def empty(self, shape: Any, dtype: Any) -> np.ndarray:
+        shape, dtype = tuple(np.atleast_1d(shape)), np.dtype(dtype)
+        size = int(np.prod(shape))
+        start = GUARD * dtype.itemsize
+        space = memory.aligned((size + 2 * GUARD) * dtype.itemsize)
+        space[:] = 0xA5
+        inside = space[start : start + size * dtype.itemsize].view(dtype)
+        inside[:] = np.nan if dtype.kind == "f" else -1
+        self.made.append((space[:start], space[start + size * dtype.itemsize :]))
+        return inside.reshape(shape)
+
+    def check(self) -> None:
+        assert self.made
+        for before, after in self.made:
+            assert (before == 0xA5).all(), "written before a buffer"
+            assert (after == 0xA5).all(), "written behind a buffer"
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (direct, winograd, pool):
+            monkeypatch.setattr(module, "empty", self.empty)
+        for module in (direct, winograd):
+            monkeypatch.setattr(module, "new", self.empty)
+        monkeypatch.setattr(memory, "empty", self.empty)
+        monkeypatch.setattr(direct, "scratch_memory", lambda _, *how: self.empty(*how))
+        monkeypatch.setattr(winograd, "scratch", lambda _, *how: self.empty(*how))
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Guarded:
+    found = Guarded()
+    found.install(monkeypatch)
+    return found
+
+
+def test_the_guards_see_a_write_outside(guarded: Guarded) -> None:
+    x = guarded.empty((2, 3), np.float32)
+    guarded.check()
+    np.lib.stride_tricks.as_strided(x, (7,), (4,))[6] = 1
+    with pytest.raises(AssertionError, match="behind"):
+        guarded.check()
+
+
+def draw(*shape: int, dtype: Any = "float64", seed: int = 0) -> np.ndarray:
+    """Channels-last, as the kernels hand arrays on."""
+    last = (shape[0], *shape[2:], shape[1])
+    x = np.random.default_rng([seed, *shape]).standard_normal(last).astype(dtype)
+    return np.moveaxis(x, -1, 1)
+
+
+def assert_close(actual: Any, expected: Any, dtype: str) -> None:
+    assert actual.shape == expected.shape
+    assert actual.dtype == dtype
+    error = np.abs(actual - expected).max() if expected.size else 0
+    assert error <= TOLERANCE[dtype] * max(1, np.abs(expected).max(initial=0))
+
+
+#            N  C   O   size      kernel  stride  padding            dilation groups
+CASES = [
+    (2, 16, 16, (9, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),  # winograd
+    (2, 16, 32, (5, 4), (3, 3), (1, 1), ((0, 2), (2, 1)), (1, 1), 1),  # winograd, one-sided
+    (3, 1, 16, (14, 14), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),  # a stem
+    (2, 3, 20, (9, 13), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),  # a wide stem
+    (2, 16, 24, (8, 9), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    (2, 5, 7, (6, 7), (2, 4), (3, 1), ((0, 1), (2, 0)), (1, 1), 1),  # even, odd channels
+    (2, 17, 33, (4, 5), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    (2, 16, 16, (7, 5), (1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    (1, 8, 8, (9, 9), (3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),  # dilated
+    (2, 20, 20, (7, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 20),  # depthwise
+    (2, 34, 34, (8, 7), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 34),
+    (2, 6, 12, (6, 7), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),  # groups
+    (1, 16, 16, (1, 9), (1, 3), (1, 2), ((0, 0), (1, 1)), (1, 1), 1),  # conv1d
+    (1, 4, 4, (3, 3), (3, 3), (1, 1), ((4, 4), (4, 4)), (1, 1), 1),  # windows in the padding only
+]
+
+
+def triad(kernels: Any, x: Any, w: Any, g: Any, geometry: dict[str, Any]) -> list[Any]:
+    return [
+        kernels.conv2d(x, w, **geometry),
+        kernels.conv2d_input(g, w, input_size=x.shape[2:], **geometry),
+        kernels.conv2d_weight(x, g, kernel_size=w.shape[2:], **geometry),
+    ]
+
+
+def check_conv(case: Any, dtype: str) -> None:
+    n, c, o, size, kernel_size, stride, padding, dilation, groups = case
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    x = draw(n, c, *size, dtype=dtype, seed=1)
+    w = draw(o, c // groups, *kernel_size, dtype=dtype, seed=2)
+    padded = tuple(s + sum(p) for s, p in zip(size, padding, strict=True))
+    g = draw(
+        n, o, *reference.output_size(padded, kernel_size, stride, dilation), dtype=dtype, seed=3
+    )
+    wide = triad(reference, *(a.astype("float64") for a in (x, w, g)), geometry)
+    for actual, expected in zip(triad(conv, x, w, g, geometry), wide, strict=True):
+        assert actual is not NotImplemented
+        assert_close(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_convolutions_stay_in_their_buffers(case: Any, dtype: str, guarded: Guarded) -> None:
+    check_conv(case, dtype)
+    guarded.check()
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("case", CASES[:7] + CASES[9:10], ids=str)
+def test_every_tile_on_this_machine(case: Any, tile: str, guarded: Guarded) -> None:
+    host.use(tile)
+    check_conv(case, "float32")
+    guarded.check()
+
+
+@st.composite
+def convolutions(pick: Callable[..., Any]) -> Any:
+    """Any geometry; channels on both sides of a vector's length."""
+
+    def pair(low: int, high: int) -> Any:
+        return pick(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    groups = pick(st.sampled_from([1, 1, 1, 2, 3]))
+    c, o = (groups * pick(st.sampled_from([1, 3, 8, 16, 17])) for _ in range(2))
+    if pick(st.booleans()) and pick(st.booleans()):
+        groups = o = c = pick(st.sampled_from([4, 16, 35]))
+    kernel_size, dilation = pair(1, 4), pair(1, 3)
+    padding = (pair(0, 3), pair(0, 3))
+    size = tuple(
+        max(1, d * (k - 1) + 1 - sum(p) + e)
+        for d, k, p, e in zip(dilation, kernel_size, padding, pair(0, 8), strict=True)
+    )
+    return pick(st.integers(1, 3)), c, o, size, kernel_size, pair(1, 3), padding, dilation, groups
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(convolutions())
+def test_drawn_convolutions(case: Any) -> None:
+    check_conv(case, "float32")
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (6, 20, 3, 3), (5, 16), (3, 40, 7)], ids=str)
+def test_norms_stay_in_their_buffers(
+    shape: Any, dtype: str, residual: bool, guarded: Guarded
+) -> None:
+    x, g, r = (draw(*shape, dtype=dtype, seed=i) for i in range(3))
+    w, b = draw(2, shape[1], dtype=dtype)
+    r = r if residual else None
+    y, mean, var = norm.batch_norm_relu(x, w, b, r, 1e-5)
+    actual = [
+        *(y, mean, var),
+        *norm.batch_norm_relu_backward(g, y, x, w, mean, var, 1e-5, residual),
+        *norm.batch_norm(x, w, b, 1e-5),
+        *norm.batch_norm_backward(g, x, w, mean, var, 1e-5),
+        norm.affine(x, w, b),
+        norm.affine_relu(x, w, b, r),
+    ]
+    x, g, w, b, y, mean, var = (a.astype("float64") for a in (x, g, w, b, y, mean, var))
+    r = None if r is None else r.astype("float64")
+    expected = [
+        *reference.batch_norm_relu(x, w, b, r, 1e-5),
+        *reference.batch_norm_relu_backward(g, y, x, w, mean, var, 1e-5, residual),
+        *reference.batch_norm(x, w, b, 1e-5),
+        *reference.batch_norm_backward(g, x, w, mean, var, 1e-5),
+        reference.affine(x, w, b),
+        reference.affine_relu(x, w, b, r),
+    ]
+    for a, e in zip(actual, expected, strict=True):
+        assert (a is None) == (e is None)
+        if e is not None:
+            assert_close(a, e, dtype)
+    guarded.check()
+
+
+def test_batch_norm_far_from_zero_keeps_its_digits() -> None:
+    x = draw(16, 16, 14, 14, dtype="float32") + np.float32(1000)
+    y, mean, var = norm.batch_norm(x, None, None, 1e-5)
+    expected = reference.batch_norm(x.astype("float64"), None, None, 1e-5)
+    for a, e in zip((y, mean, var), expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (1, 0))], ids=str)
+@pytest.mark.parametrize("window", [((2, 2), (2, 2)), ((3, 2), (1, 2)), ((4, 4), (3, 3))], ids=str)
+def test_pools_stay_in_their_buffers(window: Any, padding: Any, guarded: Guarded) -> None:
+    kernel_size, stride = window
+    x = draw(3, 5, 7, 6, dtype="float32")
+    x[0, 0, :2] = np.nan
+    x[1, 1] = -np.inf
+    how = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
+    y, indices = pool.max_pool2d(x, dilation=(1, 1), **how)
+    for a, e in zip((y, indices), reference.max_pool2d(x, dilation=(1, 1), **how), strict=True):
+        np.testing.assert_array_equal(a, e)
+    g = draw(*y.shape, dtype="float32", seed=1)
+    np.testing.assert_array_equal(pool.pool_gather(x, indices), y)
+    size = x.shape[2:]
+    x = np.nan_to_num(x, neginf=0)
+    for a, e in [
+        (pool.pool_scatter(g, indices, input_size=size),
+         reference.pool_scatter(g, indices, input_size=size)),
+        (pool.window_sum(x, **how), reference.window_sum(x, **how)),
+        (pool.window_sum_input(g, input_size=size, **how),
+         reference.window_sum_input(g, input_size=size, **how)),
+    ]:  # fmt: skip
+        assert_close(a, e, "float32")
+    guarded.check()
+
+
+def test_an_index_outside_of_the_image_is_an_error() -> None:
+    x = draw(1, 4, 4, 4, dtype="float32")
+    for bad in (16, -1):
+        with pytest.raises(IndexError, match="16 pixels"):
+            pool.pool_gather(x, np.full((1, 4, 2, 2), bad))
+        with pytest.raises(IndexError, match="16 pixels"):
+            pool.pool_scatter(x[:, :, :2, :2], np.full((1, 4, 2, 2), bad), input_size=(4, 4))
+
+
+def train(steps: int) -> list[np.ndarray]:
+    tc.manual_seed(0)
+    model = nn.resnet.resnet8(width=16)
+    optimizer = tc.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    x, t = tc.randn(16, 1, 28, 28), tc.randint(0, 10, (16,))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), t).backward()
+        optimizer.step()
+    return [p.data for p in model.parameters()]
+
+
+def test_a_train_step_is_compiled_bit_identical_and_like_the_reference() -> None:
+    FAST.served.clear()
+    first, second = train(2), train(2)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    layers = {layer for (kernel, layer) in FAST.served if kernel.startswith(("conv", "batch"))}
+    assert layers == {"compiled"}
+    with tc.kernels("reference"):
+        for a, b in zip(first, train(2), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+
+
+def test_show_config_tells_which_layer_served(capsys: pytest.CaptureFixture[str]) -> None:
+    FAST.served.clear()
+    FAST.conv2d(
+        draw(1, 2, 4, 4, dtype="float16"), draw(2, 2, 3, 3, dtype="float16"), stride=(1, 1),
+        padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1,
+    )  # fmt: skip
+    tc.show_config()
+    printed = capsys.readouterr().out
+    assert "conv2d: 1 by reference" in printed
+    assert "threads: " in printed
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_tinyconv_imports_no_compiler() -> None:
+    code = "import sys, tinyconv; print([m for m in ('numba', 'llvmlite') if m in sys.modules])"
+    assert python(code).strip() == "[]"
+
+
+COUNT = """
+import numpy as np
+import tinyconv as tc
+from numba.core import event
+
+class Count(event.Listener):
+    compiled = 0
+    def on_start(self, event): Count.compiled += 1
+    def on_end(self, event): pass
+
+event.register("numba:compile", Count())
+x = tc.randn(4, 3, 8, 8, requires_grad=True)
+tc.nn.functional.conv2d(x, tc.randn(16, 3, 3, 3), padding=1).sum().backward()
+print(Count.compiled)
+"""
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert int(python(COUNT, **cache)) > 0
+    assert int(python(COUNT, **cache)) == 0
+
+
+def test_the_choice_of_kernels_in_the_environment() -> None:
+    code = "import tinyconv.backend as b; print(b.CPU.choice)"
+    assert python(code, TINYCONV_KERNELS="numpy").strip() == "numpy"
+    with pytest.raises(AssertionError, match="TINYCONV_KERNELS='fats' is none of fast"):
+        python(code, TINYCONV_KERNELS="fats")
