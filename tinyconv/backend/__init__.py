@@ -75,9 +75,9 @@ class Backend:
         }
         if not found:
             raise AttributeError(f"backend {self.device!r} has no kernel {kernel!r}")
-        chosen = self._first_that_covers(kernel, found)
-        if len(found) == 1:
-            (chosen,) = found.values()
+        first = next(iter(found.values()))
+        alone = getattr(first, "complete", len(found) == 1)
+        chosen = first if alone else self._first_that_covers(kernel, found)
         self.__dict__[kernel] = chosen
         self._found.append(kernel)
         return chosen

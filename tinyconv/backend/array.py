@@ -1,12 +1,14 @@
 """Which library does an array belong to?  One dictionary look-up on its type."""
 
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 # numpy.ndarray or cupy.ndarray: the two share an interface, not a base class
 Array: TypeAlias = Any
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 _MODULES: dict[type, ModuleType] = {np.ndarray: np, float: np, int: np, bool: np}
 
@@ -25,6 +27,12 @@ def array_module(x: Array) -> Any:
 def register_array_type(array_type: type, module: ModuleType) -> None:
     """Tell `array_module` that arrays of ``array_type`` are handled by ``module``."""
     _MODULES[array_type] = module
+
+
+def complete(kernel: Kernel) -> Kernel:
+    """Mark a kernel that covers every case, so that no other layer need be asked."""
+    kernel.complete = True  # type: ignore[attr-defined]
+    return kernel
 
 
 def _discover(array_type: type) -> ModuleType:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.backend import reference
-from tinyconv.backend.array import Array
+from tinyconv.backend.array import Array, complete
 from tinyconv.backend.memory import empty, empty_like, memory_order
 from tinyconv.backend.reference import Padding, Pair
 from tinyconv.backend.threads import WORTH_THREADS, cut, evenly, in_spans, scratch
@@ -543,6 +543,7 @@ def add(x: Array, y: Array) -> Array:
     return total
 
 
+@complete
 def relu(x: Array) -> Array:
     """See `reference.relu`."""
     if x.size < WORTH_THREADS or not _dense(x):
@@ -558,6 +559,7 @@ def relu(x: Array) -> Array:
     return y
 
 
+@complete
 def relu_backward(g: Array, y: Array) -> Array:
     """See `reference.relu_backward`."""
     if y.ndim and y.size < FEW:  # faster than the reference, which counts when there are 8 numbers
@@ -565,7 +567,7 @@ def relu_backward(g: Array, y: Array) -> Array:
         dx[y <= _zero(y.dtype)] = 0
         return dx
     if y.size < FEW or not _covers(g, y) or not _dense(y):
-        return NotImplemented
+        return reference.relu_backward(g, y)
     if g.strides != y.strides:
         same = empty_like(y)
         same[...] = g
@@ -610,11 +612,7 @@ def batch_norm_relu_backward(
 ) -> tuple[Array, Array, Array, Array | None]:
     """See `reference.batch_norm_relu_backward`."""
     passed = relu_backward(g, y)
-    found = (
-        passed
-        if passed is NotImplemented
-        else batch_norm_backward(passed, x, weight, mean, var, eps)
-    )
+    found = batch_norm_backward(passed, x, weight, mean, var, eps)
     if found is NotImplemented:
         return NotImplemented
     return *found, passed if residual else None
