@@ -12,7 +12,7 @@ import numpy as np
 from tinyconv.backend.array import Array
 
 LINE = 64  # bytes of a cache line
-LARGE = 2**20  # bytes from which on an array's memory is worth keeping for the next one
+LARGE = 2**17  # bytes from which on an array's memory is worth keeping for the next one
 
 
 def aligned(size: int) -> Array:

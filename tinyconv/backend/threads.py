@@ -195,7 +195,10 @@ def in_spans(
     """
     enough = WORTH_THREADS if _watch is _glance else WORTH_WATCHING
     threads = max(1, min(_threads, len(blocks))) if work >= enough else 1
-    spans = [blocks[cut] for cut in cut(len(blocks), per_thread * threads if threads > 1 else 1)]
+    if threads == 1:
+        with _single_threaded_blas if blas else nullcontext():
+            return [job(blocks)] if len(blocks) else []
+    spans = [blocks[piece] for piece in cut(len(blocks), per_thread * threads)]
     results: dict[int, R] = {}
     queue = deque(enumerate(spans))
 
@@ -207,10 +210,7 @@ def in_spans(
                 return
             results[i] = job(span)
 
-    with (
-        _single_threaded_blas if blas else nullcontext(),
-        _placement.spread() if threads > 1 else nullcontext(),
-    ):
+    with _single_threaded_blas if blas else nullcontext(), _placement.spread():
         team = _Team(take_spans, threads - 1)
         try:
             take_spans()

@@ -19,6 +19,7 @@ class Host(NamedTuple):
     def lanes(self, dtype: Any) -> int:
         return self.vector // np.dtype(dtype).itemsize
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019
     def tile(self, columns: int, channels: int, dtype: Any) -> tuple[int, int]:
         """J pixels and V vectors for rows of so many pixels with so many output channels."""
         lanes = self.lanes(dtype)

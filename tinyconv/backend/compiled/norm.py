@@ -74,6 +74,56 @@ def _products_relu(g, y, x, shift, start, stop, total, product):
 
 
 @kernel
+def _fold(sums, first, second):
+    """Add the threads' rows of sums (threads, 2, L) up to channels, (C,) each."""
+    channels = len(first)
+    first[:] = 0
+    second[:] = 0
+    for thread in range(len(sums)):
+        for k in range(sums.shape[2]):
+            first[k % channels] += sums[thread, 0, k]
+            second[k % channels] += sums[thread, 1, k]
+
+
+@kernel
+def _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows):
+    """The batch's mean and variance, and rows (3, L): what is subtracted, the scale, the shift."""
+    channels = len(mean)
+    first, second = np.empty(channels), np.empty(channels)
+    _fold(sums, first, second)
+    for c in range(channels):
+        d = first[c] / pixels
+        exact = near[c] + d
+        variance = max(second[c] / pixels - d * d, 0.0)
+        scale = weight[c] / np.sqrt(variance + eps)
+        mean[c] = exact
+        var[c] = variance
+        # What rounding takes from the mean that is subtracted goes to the shift.
+        shift = bias[c] + (mean[c] - exact) * scale
+        for k in range(c, rows.shape[1], channels):
+            rows[0, k] = mean[c]
+            rows[1, k] = scale
+            rows[2, k] = shift
+
+
+@kernel
+def _slope_and_offset(sums, pixels, eps, weight, mean, var, dweight, dbias, rows):
+    """Gradients of weight and bias, and rows (3, L): the scale, the slope and the offset of dx."""
+    channels = len(mean)
+    sum_g, sum_gd = np.empty(channels), np.empty(channels)
+    _fold(sums, sum_g, sum_gd)
+    for c in range(channels):
+        inverse = 1 / np.sqrt(np.float64(var[c]) + eps)
+        dweight[c] = inverse * sum_gd[c]
+        dbias[c] = sum_g[c]
+        scale = weight[c] * inverse
+        for k in range(c, rows.shape[1], channels):
+            rows[0, k] = scale
+            rows[1, k] = -scale * inverse * inverse * sum_gd[c] / pixels
+            rows[2, k] = -scale * sum_g[c] / pixels
+
+
+@kernel
 def _affine(x, center, scale, shift, y, start, stop):
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -145,7 +195,7 @@ class _Rows:
 
     def row(self, v: Array) -> Array:
         repeats = self.x.shape[1] // self.channels
-        return np.broadcast_to(v.astype(self.x.dtype), (repeats, self.channels)).ravel()
+        return np.concatenate((v.astype(self.x.dtype, copy=False),) * repeats)
 
     def empty(self) -> Array:
         return empty_like(self.x)
@@ -159,8 +209,8 @@ class _Rows:
 
         in_spans(spans, self.blocks, self.x.size, 1, blas=False)
 
-    def sums(self, job: Any) -> tuple[Array, Array]:
-        """job(start, stop, total, square) for every thread's rows, added up per channel."""
+    def sums(self, job: Any) -> Array:
+        """job(start, stop, first, second) for every thread's rows: (threads, 2, L)."""
 
         def spans(blocks: Sequence[slice]) -> Array:
             found = np.zeros((2, self.x.shape[1]))
@@ -168,22 +218,15 @@ class _Rows:
                 job(block.start, block.stop, found[0], found[1])
             return found
 
-        found = np.sum(in_spans(spans, self.blocks, self.x.size, 1, blas=False), 0)
-        first, second = found.reshape(2, -1, self.channels).sum(1)
-        return first, second
+        return np.array(in_spans(spans, self.blocks, self.x.size, 1, blas=False))
 
+    def vectors(self, scale: Array, shift: Array) -> Array:
+        """Nothing to subtract, the scale and the shift, as rows."""
+        return np.stack([self.row(v) for v in (np.zeros_like(scale), scale, shift)])
 
-def _statistics(rows: _Rows) -> tuple[Array, Array]:
-    """Mean and biased variance per channel, float64, in one pass.
-
-    Deviations from the mean of the first row, which is near enough to the mean for their squares
-    to keep their digits.
-    """
-    near = rows.x[0].reshape(-1, rows.channels).mean(0)
-    shift = rows.row(near)
-    first, second = rows.sums(lambda *span: _moments(rows.x, shift, *span))
-    first /= rows.pixels
-    return near + first, np.maximum(second / rows.pixels - first**2, 0)
+    def vector(self, v: Array | None, value: float) -> Array:
+        """v, or a vector (C,) of `value`."""
+        return np.full(self.channels, value, self.x.dtype) if v is None else v
 
 
 def batch_norm(
@@ -213,22 +256,21 @@ def _normalise(
     relu: bool,
 ) -> tuple[Array, Array, Array]:
     rows = _Rows(x)
-    mean, var = _statistics(rows)
-    scale = 1 / np.sqrt(var + eps)
-    if weight is not None:
-        scale = scale * weight
-    # What rounding takes from the mean that is subtracted goes to the shift.
-    center = mean.astype(x.dtype)
-    shift = (center - mean) * scale
-    y = _apply(rows, center, scale, shift if bias is None else shift + bias, residual, relu)
-    return y, center, var.astype(x.dtype)
+    # Deviations from the mean of the first row, which is near enough to the mean for their squares
+    # to keep their digits: one pass is enough.
+    near = rows.x[0].reshape(-1, rows.channels).mean(0)
+    shift = rows.row(near)
+    sums = rows.sums(lambda *span: _moments(rows.x, shift, *span))
+    mean, var = np.empty_like(near), np.empty_like(near)
+    vectors = np.empty((3, rows.x.shape[1]), x.dtype)
+    weight, bias = rows.vector(weight, 1), rows.vector(bias, 0)
+    _scale_and_shift(sums, near, rows.pixels, eps, weight, bias, mean, var, vectors)
+    return _apply(rows, vectors, residual, relu), mean, var
 
 
-def _apply(
-    rows: _Rows, center: Array, scale: Array, shift: Array, residual: Array | None, relu: bool
-) -> Array:
+def _apply(rows: _Rows, vectors: Array, residual: Array | None, relu: bool) -> Array:
+    """(x - center) * scale + shift, where the three are the rows of `vectors`, and what follows."""
     x, y = rows.x, rows.empty()
-    vectors = rows.row(center), rows.row(scale), rows.row(shift)
     if residual is not None:
         r = rows.rows(residual)
         rows.each(lambda *span: _affine_add_relu(x, *vectors, r, y, *span))
@@ -243,14 +285,16 @@ def affine(x: Array, scale: Array, shift: Array) -> Array:
     """See `reference.affine`."""
     if x.ndim < 2:
         return NotImplemented
-    return _apply(_Rows(x), np.zeros_like(scale), scale, shift, None, False)
+    rows = _Rows(x)
+    return _apply(rows, rows.vectors(scale, shift), None, False)
 
 
 def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:
     """See `reference.affine_relu`."""
     if not _covers(x, residual):
         return NotImplemented
-    return _apply(_Rows(x), np.zeros_like(scale), scale, shift, residual, True)
+    rows = _Rows(x)
+    return _apply(rows, rows.vectors(scale, shift), residual, True)
 
 
 def batch_norm_backward(
@@ -295,26 +339,18 @@ def _gradients(
     ys = None if y is None else rows.rows(y)
     shift = rows.row(mean)
     if ys is None:
-        sum_g, sum_gd = rows.sums(lambda *span: _products(gs, xs, shift, *span))
+        sums = rows.sums(lambda *span: _products(gs, xs, shift, *span))
     else:
-        sum_g, sum_gd = rows.sums(lambda *span: _products_relu(gs, ys, xs, shift, *span))
-    inverse = 1 / np.sqrt(var.astype(np.float64) + eps)
-    scale = inverse if weight is None else inverse * weight
-    slope = -scale * inverse**2 * sum_gd / rows.pixels
-    offset = -scale * sum_g / rows.pixels
-    scales, slopes, offsets = rows.row(scale), rows.row(slope), rows.row(offset)
+        sums = rows.sums(lambda *span: _products_relu(gs, ys, xs, shift, *span))
+    dweight, dbias = np.empty_like(mean), np.empty_like(mean)
+    vectors = np.empty((3, xs.shape[1]), x.dtype)
+    weight = rows.vector(weight, 1)
+    _slope_and_offset(sums, rows.pixels, eps, weight, mean, var, dweight, dbias, vectors)
     dx, dr = rows.empty(), rows.empty() if residual else None
     if ys is None:
-        rows.each(lambda *span: _input(gs, xs, shift, scales, slopes, offsets, dx, *span))
+        rows.each(lambda *span: _input(gs, xs, shift, *vectors, dx, *span))
     elif dr is None:
-        rows.each(lambda *span: _input_relu(gs, ys, xs, shift, scales, slopes, offsets, dx, *span))
+        rows.each(lambda *span: _input_relu(gs, ys, xs, shift, *vectors, dx, *span))
     else:
-        rows.each(
-            lambda *span: _input_add_relu(gs, ys, xs, shift, scales, slopes, offsets, dx, dr, *span)
-        )
-    return (
-        from_rows(dx, x),
-        (inverse * sum_gd).astype(x.dtype),
-        sum_g.astype(x.dtype),
-        None if dr is None else from_rows(dr, x),
-    )
+        rows.each(lambda *span: _input_add_relu(gs, ys, xs, shift, *vectors, dx, dr, *span))
+    return from_rows(dx, x), dweight, dbias, None if dr is None else from_rows(dr, x)
