@@ -19,7 +19,15 @@ from tinyconv.backend import BACKENDS, compiled, memory, reference
 if importlib.util.find_spec("numba") is None:
     pytest.skip("Numba is not installed", allow_module_level=True)
 
-from tinyconv.backend.compiled import conv, direct, host, norm, pool, winograd
+from tinyconv.backend.compiled import (
+    conv,
+    direct,
+    host,
+    norm,
+    optim as compiled_optim,
+    pool,
+    winograd,
+)
 
 FAST = BACKENDS["cpu"]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -337,3 +345,29 @@ def test_the_choice_of_kernels_in_the_environment() -> None:
     assert python(code, TINYCONV_KERNELS="numpy").strip() == "numpy"
     with pytest.raises(AssertionError, match="TINYCONV_KERNELS='fats' is none of fast"):
         python(code, TINYCONV_KERNELS="fats")
+
+
+@pytest.mark.parametrize("size", [(7,), (16, 3, 3, 3), (300, 900)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_optimizer_steps_are_the_references_to_the_bit(size: Any, dtype: str) -> None:
+    def arrays() -> list[np.ndarray]:
+        rng = np.random.default_rng(0)
+        return [rng.random(size).astype(dtype) for _ in range(4)]
+
+    common: Any = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    for options in [{"nesterov": True, "dampening": 0}, {"nesterov": False, "dampening": 0.3}]:
+        for velocity in (True, False):
+            results = []
+            for layer in (compiled_optim, reference):
+                p, g, buf, _ = arrays()
+                assert layer.sgd(p, g, buf if velocity else None, **common, **options) is None
+                results.append((p, g, buf))
+            np.testing.assert_array_equal(*results)
+    adam = {"step_size": 0.1, "beta1": 0.9, "beta2": 0.99, "root": 0.3, "eps": 1e-8}
+    for decay in ({"weight_decay": 0.01, "shrink": 1.0}, {"weight_decay": 0.0, "shrink": 0.9}):
+        results = []
+        for layer in (compiled_optim, reference):
+            found = arrays()
+            assert layer.adam(*found, **adam, **decay) is None
+            results.append(found)
+        np.testing.assert_allclose(*results, rtol=1e-6 if dtype == "float32" else 1e-14)

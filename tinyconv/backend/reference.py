@@ -306,3 +306,56 @@ def relu(x: Array) -> Array:
 def relu_backward(g: Array, y: Array) -> Array:
     """g, but 0 where the output y of `relu` is 0."""
     return array_module(g).where(y <= 0, 0, g)
+
+
+# ---------------------------------------------------------------------------- optimizers
+
+
+def sgd(
+    p: Array,
+    g: Array,
+    buf: Array | None,
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    """Change p in place, and the velocity `buf` (None without momentum); see `optim.SGD`."""
+    if weight_decay:
+        g = g + weight_decay * p
+    if buf is not None:
+        buf *= momentum
+        buf += (1 - dampening) * g if dampening else g
+        g = g + momentum * buf if nesterov else buf
+    p -= lr * g
+
+
+def adam(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    step_size: float,
+    beta1: float,
+    beta2: float,
+    root: float,
+    eps: float,
+    weight_decay: float,
+    shrink: float,
+) -> None:
+    """Change p and the running means m of g and v of g^2 in place; see `optim.Adam`.
+
+    step_size: lr / (1 - beta1^t); root: sqrt(1 - beta2^t); shrink: what AdamW multiplies p by.
+    """
+    if shrink != 1:
+        p *= shrink
+    if weight_decay:
+        g = g + weight_decay * p
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * (g * g)
+    p -= step_size * m / (array_module(v).sqrt(v) / root + eps)

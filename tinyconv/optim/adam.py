@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from tinyconv.backend import Array, array_module
+from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.optim.optimizer import Optimizer, State, memory
 
 
@@ -44,23 +44,24 @@ class Adam(Optimizer):
         t = state["step"] = state.get("step", 0) + 1
         if maximize:
             g = -g
-        if weight_decay and self.decoupled:
-            p *= 1 - lr * weight_decay
-        elif weight_decay:
-            g = g + weight_decay * p
-        m = memory(state, "exp_avg", p)
-        v = memory(state, "exp_avg_sq", p)
+        m, v = memory(state, "exp_avg", p), memory(state, "exp_avg_sq", p)
+        decay = {"weight_decay": 0.0 if self.decoupled else weight_decay,
+                 "shrink": 1 - lr * weight_decay if self.decoupled else 1.0}
+        if not amsgrad:
+            backend_of(p).adam(
+                p, g, m, v, step_size=lr / (1 - beta1**t), beta1=beta1, beta2=beta2,
+                root=math.sqrt(1 - beta2**t), eps=eps, **decay,
+            )
+            return
+        p *= decay["shrink"]
+        g = g + decay["weight_decay"] * p
         m *= beta1
         m += (1 - beta1) * g
         v *= beta2
         v += (1 - beta2) * (g * g)
-        if amsgrad:
-            largest = memory(state, "max_exp_avg_sq", p)
-            v = xp.maximum(largest, v, out=largest)
-        root = xp.sqrt(v)
-        root /= math.sqrt(1 - beta2**t)
-        root += eps
-        p -= lr / (1 - beta1**t) * m / root
+        largest = memory(state, "max_exp_avg_sq", p)
+        xp.maximum(largest, v, out=largest)
+        p -= lr / (1 - beta1**t) * m / (xp.sqrt(largest) / math.sqrt(1 - beta2**t) + eps)
 
 
 class AdamW(Adam):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tinyconv.backend import Array
+from tinyconv.backend import Array, backend_of
 from tinyconv.optim.optimizer import Group, Optimizer, State, memory
 
 
@@ -43,12 +43,9 @@ class SGD(Optimizer):
     ) -> None:
         if maximize:
             g = -g
-        if weight_decay:
-            g = g + weight_decay * p
-        if momentum:
-            undamped = dampening == 0 or "momentum_buffer" not in state
-            buf = memory(state, "momentum_buffer", p)
-            buf *= momentum
-            buf += g if undamped else (1 - dampening) * g
-            g = g + momentum * buf if nesterov else buf
-        p -= lr * g
+        undamped = "momentum_buffer" not in state  # the first velocity is the gradient
+        backend_of(p).sgd(
+            p, g, memory(state, "momentum_buffer", p) if momentum else None, lr=lr,
+            momentum=momentum, dampening=0 if undamped else dampening, weight_decay=weight_decay,
+            nesterov=nesterov,
+        )

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 AVAILABLE = importlib.util.find_spec("numba") is not None
 MODULES = {
+    "adam": "optim",
+    "sgd": "optim",
     "conv2d": "conv",
     "conv2d_input": "conv",
     "conv2d_weight": "conv",
@@ -30,6 +33,7 @@ MODULES = {
     "window_sum_input": "pool",
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
+ANY_SIZE = {"sgd", "adam"}  # one loop for all sizes: compiled as soon as anything is
 DTYPES = "fd"  # float32, float64
 
 
@@ -41,7 +45,7 @@ def covers(x: Any) -> bool:
 @cache
 def _lazy(name: str) -> Callable[..., Any]:
     def kernel(x: Any, *args: Any, **params: Any) -> Any:
-        if not covers(x):
+        if not covers(x) and not (name in ANY_SIZE and "numba" in sys.modules):
             return NotImplemented
         module = importlib.import_module(f"{__name__}.{MODULES[name]}")
         return getattr(module, name)(x, *args, **params)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinyconv.autograd import no_grad
+from tinyconv.autograd import is_grad_enabled, no_grad
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
@@ -97,6 +97,8 @@ def _batch_norm(
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
     if mean is None or var is None:
         raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
+    if not is_grad_enabled():  # plain arrays do, without wrapping each of five results
+        mean, var, weight, bias = (None if v is None else v.data for v in (mean, var, weight, bias))
     scale = rsqrt(var + eps) if weight is None else weight * rsqrt(var + eps)
     return scale, -mean * scale if bias is None else bias - mean * scale
 
