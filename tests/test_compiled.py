@@ -38,6 +38,8 @@ GUARD = 64  # numbers on either side of a buffer
 @pytest.fixture(autouse=True)
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compiled, "FEW", 0)
+    monkeypatch.setattr(winograd, "FEW_PIXELS", 0)
+    monkeypatch.setattr(winograd, "FEW_PRODUCTS", 0)
     yield
     host.use(None)
 

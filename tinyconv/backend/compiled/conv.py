@@ -27,7 +27,7 @@ def conv2d(
     size = output_size((top + H + bottom, left + W + right), w.shape[2:], stride, dilation)
     if not _covers(x, w) or 0 in size:
         return NotImplemented
-    if winograd.covers(w.shape, stride, dilation, groups, size, x.dtype):
+    if winograd.covers(w.shape, stride, dilation, groups, len(x), size, x.dtype):
         return winograd.correlate(x, w, size, (top, left), backward=False)
     return direct.conv2d(
         x, w, size, stride=stride, padding=padding, dilation=dilation, groups=groups
@@ -48,7 +48,8 @@ def conv2d_input(
     if not _covers(g, w) or 0 in input_size:
         return NotImplemented
     before = padding[0][0], padding[1][0]
-    if max(before) <= 2 and winograd.covers(w.shape, stride, dilation, groups, input_size, g.dtype):
+    how = (w.shape, stride, dilation, groups, len(g), input_size, g.dtype)
+    if max(before) <= 2 and winograd.covers(*how):
         return winograd.correlate(g, w, input_size, (2 - before[0], 2 - before[1]), backward=True)
     return direct.conv2d_input(
         g,
@@ -75,7 +76,7 @@ def conv2d_weight(
     if not _covers(x, g):
         return NotImplemented
     shape = (g.shape[1], x.shape[1], *kernel_size)
-    if winograd.covers(shape, stride, dilation, groups, g.shape[2:], x.dtype):
+    if winograd.covers(shape, stride, dilation, groups, len(x), g.shape[2:], x.dtype):
         return winograd.correlate_weight(x, g, (padding[0][0], padding[1][0]))
     return direct.conv2d_weight(
         x,

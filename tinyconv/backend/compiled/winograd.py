@@ -28,6 +28,7 @@ from tinyconv.backend.memory import empty
 from tinyconv.backend.reference import Pair
 from tinyconv.backend.threads import in_spans, scratch
 
+FEW_PIXELS, FEW_PRODUCTS = 300, 5e5  # where the direct algorithm is as fast (measured)
 STRIP = 48 * 1024  # bytes of a strip's transformed input
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -180,16 +181,28 @@ def _correlate_weight(shape, lanes, x, g, out, channels, image, tiles, start, st
 
 
 def covers(
-    weight: tuple[int, ...], stride: Pair, dilation: Pair, groups: int, out_size: Pair, dtype: Any
+    weight: tuple[int, ...],
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+    images: int,
+    out_size: Pair,
+    dtype: Any,
 ) -> bool:
-    """3x3, stride 1, and channels that fill whole vectors."""
+    """3x3, stride 1, channels that fill whole vectors, and outputs enough to repay what it takes
+
+    to transform the weights.
+    """
+    O, C, *kernel_size = weight
     lanes = host().lanes(dtype)
+    pixels = images * out_size[0] * out_size[1]
     return (
-        weight[2:] == (3, 3)
+        kernel_size == [3, 3]
         and stride == dilation == (1, 1)
         and groups == 1
-        and weight[0] % lanes == weight[1] % lanes == 0
+        and O % lanes == C % lanes == 0
         and min(out_size) >= 4
+        and pixels >= FEW_PIXELS + FEW_PRODUCTS / (C * O)
     )
 
 
