@@ -4,30 +4,23 @@
 
 float32.  Convolutions are (batch, H = W, C -> O, k, stride), forward, gradient of the input (dX)
 and of the weight (dW); PyTorch's tensors are in its default layout (NCHW).  No goals are set for
-these: the training step has one (resnet_step.py).
+these: table.py has those against channels_last.
 """
 
 import argparse
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from timing import compare, report
 from torch.nn import functional as TF
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 import tinyconv as tc
 from tinyconv.backend import CPU
 
-CONVOLUTIONS = [
-    (128, 28, 1, 16, 3, 1),
-    (128, 28, 16, 16, 3, 1),
-    (128, 28, 16, 32, 3, 2),
-    (128, 14, 32, 32, 3, 1),
-    (128, 7, 64, 64, 3, 1),
-    (128, 28, 16, 32, 1, 2),
-    (32, 56, 64, 64, 3, 1),
-]
+Sides = tuple[Callable[[], object], Callable[[], object]]
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -35,34 +28,90 @@ def channels_last(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
-def convolution(n: int, size: int, c: int, o: int, k: int, stride: int, rounds: int) -> list:
-    rng = np.random.default_rng(0)
-    p = k // 2
-    geometry = {
-        "stride": (stride, stride), "padding": ((p, p), (p, p)), "dilation": (1, 1), "groups": 1,
-    }  # fmt: skip
-    x = channels_last(rng.standard_normal((n, c, size, size), dtype=np.float32))
-    w = rng.standard_normal((o, c, k, k), dtype=np.float32)
-    g = channels_last(np.ones_like(CPU.conv2d(x, w, **geometry)))
-    tx, tw, tg = (torch.from_numpy(np.ascontiguousarray(a)) for a in (x, w, g))
-    label = f"conv {n}x{size}x{size} {c}->{o} k{k} s{stride}"
-    sides = {
-        "forward": (
-            lambda: CPU.conv2d(x, w, **geometry),
-            lambda: TF.conv2d(tx, tw, None, stride, p),
-        ),
-        "dX": (
-            lambda: CPU.conv2d_input(g, w, input_size=(size, size), **geometry),
-            lambda: conv2d_input(tx.shape, tw, tg, stride, p),
-        ),
-        "dW": (
-            lambda: CPU.conv2d_weight(x, g, kernel_size=(k, k), **geometry),
-            lambda: conv2d_weight(tx, tw.shape, tg, stride, p),
-        ),
-    }
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of square images, c channels to o; padding None keeps a stride 1's size."""
+
+    n: int
+    size: int
+    c: int
+    o: int
+    k: int = 3
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    padding: int | None = None
+    transposed: bool = False
+
+    def __str__(self) -> str:
+        notes = f" d{self.dilation}" * (self.dilation > 1) + " depthwise" * (self.groups > 1)
+        kind = "transposed conv" if self.transposed else "conv"
+        shape = f"{self.n}x{self.size}x{self.size} {self.c}->{self.o}"
+        return f"{kind} {shape} k{self.k} s{self.stride}{notes}"
+
+    def sides(self, last: bool = False) -> dict[str, Sides]:
+        """forward, dX, dW: tinyconv's call and PyTorch's; last: its tensors are channels_last."""
+        pad = self.dilation * (self.k - 1) // 2 if self.padding is None else self.padding
+        rng = np.random.default_rng(0)
+        ends = (self.c, self.o) if self.transposed else (self.o, self.c)
+        x = rng.standard_normal((self.n, self.c, self.size, self.size), dtype=np.float32)
+        w = rng.standard_normal((ends[0], ends[1] // self.groups, self.k, self.k), dtype=np.float32)
+        layout = torch.channels_last if last else torch.contiguous_format
+        tx, tw = (torch.empty(a.shape, memory_format=layout) for a in (x, w))
+        for tensor, array in ((tx, x), (tw, w)):  # .to() would ignore the layout of one channel
+            tensor.copy_(torch.from_numpy(array))
+        common = ([self.stride] * 2, [pad] * 2, [self.dilation] * 2, self.transposed, [0, 0],
+                  self.groups)  # fmt: skip
+        tg = torch.ones_like(torch.convolution(tx, tw, None, *common))
+        x, g = (channels_last(a) for a in (x, tg.numpy()))
+
+        def backward(dx: bool, dw: bool) -> Callable[[], object]:
+            mask = [dx, dw, False]
+            return lambda: torch.ops.aten.convolution_backward(tg, tx, tw, None, *common, mask)
+
+        forward, input_gradient, weight_gradient = self._ours(x, w, g, pad)
+        return {
+            "forward": (forward, lambda: torch.convolution(tx, tw, None, *common)),
+            "dX": (input_gradient, backward(True, False)),
+            "dW": (weight_gradient, backward(False, True)),
+        }
+
+    def _ours(self, x: np.ndarray, w: np.ndarray, g: np.ndarray, pad: int) -> list:
+        """The transposed convolution is the adjoint: x and g change places."""
+        geometry = {
+            "stride": (self.stride, self.stride), "padding": ((pad, pad), (pad, pad)),
+            "dilation": (self.dilation, self.dilation), "groups": self.groups,
+        }  # fmt: skip
+        wide, narrow = (g, x) if self.transposed else (x, g)
+
+        def down() -> np.ndarray:
+            return CPU.conv2d(wide, w, **geometry)
+
+        def up() -> np.ndarray:
+            return CPU.conv2d_input(narrow, w, input_size=wide.shape[2:], **geometry)
+
+        def weight() -> np.ndarray:
+            return CPU.conv2d_weight(wide, narrow, kernel_size=w.shape[2:], **geometry)
+
+        return [up, down, weight] if self.transposed else [down, up, weight]
+
+
+CONVOLUTIONS = [
+    Convolution(128, 28, 1, 16),
+    Convolution(128, 28, 16, 16),
+    Convolution(128, 28, 16, 32, stride=2),
+    Convolution(128, 14, 32, 32),
+    Convolution(128, 7, 64, 64),
+    Convolution(128, 28, 16, 32, k=1, stride=2),
+    Convolution(32, 56, 64, 64),
+]
+
+
+def convolutions(rounds: int) -> list:
     return [
-        compare(f"{label} {name}", *pair, goal=math.inf, rounds=rounds)
-        for name, pair in sides.items()
+        compare(f"{case} {name}", *pair, goal=math.inf, rounds=rounds)
+        for case in CONVOLUTIONS
+        for name, pair in case.sides().items()
     ]
 
 
@@ -96,8 +145,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tc.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    rows = [row for case in CONVOLUTIONS for row in convolution(*case, options.rounds)]
-    report([*rows, *others(options.rounds)], options.json)
+    report([*convolutions(options.rounds), *others(options.rounds)], options.json)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,16 @@ def steps(b, one):
     return add, mul, relu, tanh, mixed
 
 
+def chains():
+    """name -> the chain in tinyconv and the same one in PyTorch."""
+    values, ones = [0.1 * i + 0.1 for i in range(8)], [1.0] * 8
+    ours = steps(tc.tensor(values), tc.tensor(ones))
+    peers = steps(torch.tensor(values), torch.tensor(ones))
+    a = tc.tensor(values, requires_grad=True)
+    b = torch.tensor(values, requires_grad=True)
+    return {f.__name__: (chain(f, a), chain(g, b)) for f, g in zip(ours, peers, strict=True)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -59,21 +69,9 @@ def main() -> None:
     parser.add_argument("--json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    values, ones = [0.1 * i + 0.1 for i in range(8)], [1.0] * 8
-    ours = steps(tc.tensor(values), tc.tensor(ones))
-    peers = steps(torch.tensor(values), torch.tensor(ones))
-    a = tc.tensor(values, requires_grad=True)
-    b = torch.tensor(values, requires_grad=True)
     rows = [
-        compare(
-            f"{f.__name__}, per operation",
-            chain(f, a),
-            chain(g, b),
-            goal=1.5,
-            rounds=21,
-            per=LENGTH,
-        )
-        for f, g in zip(ours, peers, strict=True)
+        compare(f"{name}, per operation", *pair, goal=1.5, rounds=21, per=LENGTH)
+        for name, pair in chains().items()
     ]
     report(rows, options.json)
 

@@ -33,7 +33,8 @@ class Comparison:
 
     def __str__(self) -> str:
         line = (
-            f"{self.what}: tinyconv {_time(self.ours)}, {self.peer_name} {_time(self.peer)}, "
+            f"{self.what}: tinyconv {format_time(self.ours)}, "
+            f"{self.peer_name} {format_time(self.peer)}, "
             f"ratio {self.ratio:.2f} ({self.low:.2f}-{self.high:.2f})"
         )
         if math.isinf(self.goal):
@@ -41,7 +42,7 @@ class Comparison:
         return f"{line}, goal <= {self.goal:g}: {'met' if self.ratio <= self.goal else 'NOT met'}"
 
 
-def _time(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.2f} us"
 
 
@@ -74,6 +75,12 @@ def compare(
         goal,
         peer_name,
     )
+
+
+def calls_lasting(seconds: float, work: Callable[[], object]) -> int:
+    """How many calls take about so long, at least one; the work has been done once before."""
+    work()
+    return max(1, round(seconds / _clock(work, 1)))
 
 
 def _clock(work: Callable[[], object], calls: int) -> float:
