@@ -40,6 +40,7 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compiled, "FEW", 0)
     monkeypatch.setattr(winograd, "FEW_PIXELS", 0)
     monkeypatch.setattr(winograd, "FEW_PRODUCTS", 0)
+    monkeypatch.setattr(winograd, "MANY_WEIGHTS", 10**6)
     yield
     host.use(None)
 

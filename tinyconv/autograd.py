@@ -755,7 +755,14 @@ def backward(
             assert isinstance(leaf, Variable)
             g = g if is_tensor(g) else wrap(g)
             # cloned, because a VJP may return a view, or one array for two inputs
-            leaf.grad = g.clone() if leaf.grad is None else leaf.grad + g
+            leaf.grad = _kept(g) if leaf.grad is None else leaf.grad + g
+
+
+def _kept(g: Tensor) -> Tensor:
+    """g as an array of its own; a large one in recycled memory."""
+    if g.node is not None or g.data.size < MANY:
+        return g.clone()
+    return wrap(backend_of(g.data).copy(g.data))
 
 
 # ------------------------------------------------------------------------------------- modes

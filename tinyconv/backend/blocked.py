@@ -528,6 +528,21 @@ def _zero(dtype: Any) -> Array:
     return np.zeros((), dtype)
 
 
+def copy(x: Array) -> Array:
+    """See `reference.copy`."""
+    if not _dense(x):
+        return NotImplemented
+    twin = empty_like(x)
+    source, target = _flat(x), _flat(twin)
+
+    def job(span: Sequence[slice]) -> None:
+        for block in span:
+            np.copyto(target[block], source[block])
+
+    in_spans(job, _even_blocks(source), x.size, blas=False)
+    return twin
+
+
 def add(x: Array, y: Array) -> Array:
     """See `reference.add`."""
     if x.strides != y.strides or x.dtype != y.dtype or not _dense(x):

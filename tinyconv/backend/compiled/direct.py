@@ -30,6 +30,7 @@ from tinyconv.backend.memory import aligned, empty
 from tinyconv.backend.reference import Padding, Pair
 from tinyconv.backend.threads import get_num_threads, in_spans, scratch as scratch_memory
 
+MANY_SUMS = 2**16  # numbers
 BAND = 24 * 1024  # bytes of pixels that a weight gradient walks again and again: they stay in L1
 
 
@@ -162,6 +163,23 @@ def pack(w, start, strides, sizes, lanes, packed, at):
                             packed[at + o] = 0
                         at += lanes
     return at
+
+
+@kernel
+def unpack(packed, sizes, strides, lanes, w):
+    """The inverse of `pack`."""
+    G, O, C, KH, KW = sizes
+    sg, so, sc, sh, sw = strides
+    at = 0
+    for g in range(G):
+        for block in range(0, O, lanes):
+            for kh in range(KH):
+                for kw in range(KW):
+                    for c in range(C):
+                        first = g * sg + block * so + c * sc + kh * sh + kw * sw
+                        for o in range(min(lanes, O - block)):
+                            w[first + o * so] = packed[at + o]
+                        at += lanes
 
 
 @kernel
@@ -460,7 +478,7 @@ def _run_correlation(
 
         in_spans(bands, range(threads), work, 1, blas=False)
     else:
-        in_spans(lambda span: compute(span[0], span[-1] + 1, 0, 1), range(N), work, 2, blas=False)
+        in_spans(lambda span: compute(span[0], span[-1] + 1, 0, 1), range(N), work, 4, blas=False)
 
 
 def conv2d(
@@ -553,14 +571,32 @@ def conv2d_weight(
         )
         return out
 
-    totals = in_spans(job, range(N), g.size * len(plan.taps), 1, blas=False)
-    total = sum(totals[1:], totals[0])
-    KH, KW = kernel_size
+    work, per_thread = g.size * len(plan.taps), spans_of_sums(size)
+    total = add_up(in_spans(job, range(N), work, per_thread, blas=False))
+    dw = empty((O, C // groups, *kernel_size), x.dtype)
+    K = kernel_size[0] * kernel_size[1]
     if len(plan.kind) == 2:
-        dw = total.reshape(blocks, KH, KW, V * lanes).transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(dw.reshape(-1, 1, KH, KW)[:O])
-    dw = total.reshape(plan.groups, blocks, KH, KW, C // groups, V * lanes)
-    dw = dw.transpose(0, 1, 5, 4, 2, 3).reshape(
-        plan.groups, blocks * V * lanes, C // groups, KH, KW
-    )[:, :OG]
-    return np.ascontiguousarray(dw.reshape(O, C // groups, KH, KW))
+        sizes, strides = (1, O, 1), (0, K, 0)
+    else:
+        CG = C // groups
+        sizes, strides = (groups, OG, CG), (OG * CG * K, CG * K, K)
+    unpack(
+        total,
+        (*sizes, *kernel_size),
+        (*strides, kernel_size[1], 1),
+        V * lanes,
+        dw.reshape(-1),
+    )
+    return dw
+
+
+def spans_of_sums(size: int) -> int:
+    """Spans for each thread where each has `size` sums: more balance better, but take memory."""
+    return 4 if size <= MANY_SUMS else 1
+
+
+def add_up(totals: list[Array]) -> Array:
+    """The sum, in the memory of the first."""
+    for other in totals[1:]:
+        totals[0] += other
+    return totals[0]

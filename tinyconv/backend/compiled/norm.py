@@ -188,7 +188,7 @@ class _Rows:
         self.like, self.x = x, channel_rows(x)
         self.channels = x.shape[1]
         self.pixels = x.size // self.channels
-        self.blocks = cut(len(self.x), get_num_threads())
+        self.blocks = cut(len(self.x), 3 * get_num_threads())
 
     def rows(self, other: Array) -> Array:
         return channel_rows(other)
@@ -207,7 +207,7 @@ class _Rows:
             for block in blocks:
                 job(block.start, block.stop)
 
-        in_spans(spans, self.blocks, self.x.size, 1, blas=False)
+        in_spans(spans, self.blocks, self.x.size, 3, blas=False)
 
     def sums(self, job: Any) -> Array:
         """job(start, stop, first, second) for every thread's rows: (threads, 2, L)."""
@@ -218,7 +218,7 @@ class _Rows:
                 job(block.start, block.stop, found[0], found[1])
             return found
 
-        return np.array(in_spans(spans, self.blocks, self.x.size, 1, blas=False))
+        return np.array(in_spans(spans, self.blocks, self.x.size, 3, blas=False))
 
     def vectors(self, scale: Array, shift: Array) -> Array:
         """Nothing to subtract, the scale and the shift, as rows."""

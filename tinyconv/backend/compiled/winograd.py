@@ -21,7 +21,15 @@ import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled import tile
-from tinyconv.backend.compiled.direct import Image, copy_image, images, new, pack
+from tinyconv.backend.compiled.direct import (
+    Image,
+    add_up,
+    copy_image,
+    images,
+    new,
+    pack,
+    spans_of_sums,
+)
 from tinyconv.backend.compiled.host import host
 from tinyconv.backend.compiled.jit import kernel
 from tinyconv.backend.memory import empty
@@ -29,6 +37,7 @@ from tinyconv.backend.reference import Pair
 from tinyconv.backend.threads import in_spans, scratch
 
 FEW_PIXELS, FEW_PRODUCTS = 300, 5e5  # where the direct algorithm is as fast (measured)
+MANY_WEIGHTS = 1024  # to a pixel: read again for every image, they do not stay in cache
 STRIP = 48 * 1024  # bytes of a strip's transformed input
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -203,6 +212,7 @@ def covers(
         and O % lanes == C % lanes == 0
         and min(out_size) >= 4
         and pixels >= FEW_PIXELS + FEW_PRODUCTS / (C * O)
+        and out_size[0] * out_size[1] * MANY_WEIGHTS >= C * O
     )
 
 
@@ -278,8 +288,8 @@ def correlate_weight(x: Array, g: Array, padding: Pair) -> Array:
         )
         return out
 
-    totals = in_spans(job, range(N), g.size * 16, 1, blas=False)
-    total = sum(totals[1:], totals[0]).reshape(16, blocks, C, V * lanes)
+    per_thread = spans_of_sums(16 * C * O)
+    total = add_up(in_spans(job, range(N), g.size * 16, per_thread, blas=False))
     dw = WEIGHTS.T.astype(x.dtype) @ total.reshape(16, -1)
     dw = dw.reshape(9, blocks, C, V * lanes).transpose(1, 3, 2, 0).reshape(-1, C, 3, 3)
     return np.ascontiguousarray(dw[:O])
