@@ -27,7 +27,7 @@ PACKAGES = {
     "tqdm": "progress bars",
 }
 OPTIONAL = {
-    "numba": ("compiled kernels, about twice as fast", "pip install numba"),
+    "numba": ("compiled kernels, which are faster", "pip install numba"),
     "matplotlib": ("curves", "pip install matplotlib"),
 }
 AVX512_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
