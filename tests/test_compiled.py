@@ -374,3 +374,13 @@ def test_optimizer_steps_are_the_references_to_the_bit(size: Any, dtype: str) ->
             assert layer.adam(*found, **adam, **decay) is None
             results.append(found)
         np.testing.assert_allclose(*results, rtol=1e-6 if dtype == "float32" else 1e-14)
+
+
+@pytest.mark.parametrize("optimizer", [tc.optim.SGD, tc.optim.Adam])
+def test_a_dtype_that_is_not_compiled_goes_to_the_next_layer(optimizer: Any) -> None:
+    """Also where size does not matter, and Numba is loaded."""
+    p = tc.ones(4, dtype=tc.float16).requires_grad_()
+    p.grad = tc.ones(4, dtype=tc.float16)
+    optimizer([p], 0.25).step()
+    assert p.dtype == tc.float16
+    np.testing.assert_array_equal(p.data, 0.75)

@@ -29,7 +29,7 @@ class Memory:
     """Large uninitialised arrays, in the memory of ones that nobody refers to any more.
 
     The C library hands a large array back to the system when it dies, and the next one has to be
-    faulted in page by page: that took a third of a train step. Never holds more than was in use
+    faulted in page by page, which takes longer than most kernels. Never holds more than was in use
     at the same time.
     """
 

@@ -37,15 +37,16 @@ ANY_SIZE = {"sgd", "adam"}  # one loop for all sizes: compiled as soon as anythi
 DTYPES = "fd"  # float32, float64
 
 
-def covers(x: Any) -> bool:
-    """Is it worth a compiled kernel?"""
-    return x.size >= FEW and x.dtype.char in DTYPES
+def covers(name: str, x: Any) -> bool:
+    """Is there a compiled kernel for x, and is it worth it?"""
+    small = x.size < FEW and not (name in ANY_SIZE and "numba" in sys.modules)
+    return x.dtype.char in DTYPES and not small
 
 
 @cache
 def _lazy(name: str) -> Callable[..., Any]:
     def kernel(x: Any, *args: Any, **params: Any) -> Any:
-        if not covers(x) and not (name in ANY_SIZE and "numba" in sys.modules):
+        if not covers(name, x):
             return NotImplemented
         module = importlib.import_module(f"{__name__}.{MODULES[name]}")
         return getattr(module, name)(x, *args, **params)

@@ -108,7 +108,8 @@ def _correlate(shape, x, w, y, size_y, image, groups, phases, taps, span, part, 
     blocks = -(-OG // VL)
     pixel, pixel_y = image.channels * size, O * size
     line, line_y = image.padded_width * pixel, YW * pixel_y
-    scratch[:] = 0  # the border stays so
+    if image.copied:
+        scratch[:] = 0  # the border stays so
     for n in range(span[0], span[1]):
         base = _locate_image(x, image, n, size, scratch)
         base_y = y.ctypes.data + n * YH * line_y
@@ -221,8 +222,10 @@ def _correlate_weight(
     line, line_g = image.padded_width * pixel, OW * pixel_g
     x_row, x_step = p.in_row_step * line, p.in_column_step * pixel
     band = max(1, BAND // (p.in_row_step * image.width * pixel + line_g))
-    scratch[:] = 0  # the border stays so
-    scratch_g[:] = 0
+    if image.copied:
+        scratch[:] = 0  # the border stays so
+    if groups * blocks * VL != O:
+        scratch_g[:] = 0
     for n in range(span[0], span[1]):
         base = _locate_image(x, image, n, size, scratch)
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
