@@ -69,11 +69,8 @@ class Guarded:
             assert (after == 0xA5).all(), "written behind a buffer"
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (direct, winograd, pool):
+        for module in (direct, winograd, pool, norm):
             monkeypatch.setattr(module, "empty", self.empty)
-        for module in (direct, winograd):
-            monkeypatch.setattr(module, "new", self.empty)
-        monkeypatch.setattr(memory, "empty", self.empty)
         monkeypatch.setattr(direct, "scratch_memory", lambda _, *how: self.empty(*how))
         monkeypatch.setattr(winograd, "scratch", lambda _, *how: self.empty(*how))
 
@@ -350,30 +347,37 @@ def test_the_choice_of_kernels_in_the_environment() -> None:
         python(code, TINYCONV_KERNELS="fats")
 
 
-@pytest.mark.parametrize("size", [(7,), (16, 3, 3, 3), (300, 900)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_optimizer_steps_are_the_references_to_the_bit(size: Any, dtype: str) -> None:
-    def arrays() -> list[np.ndarray]:
-        rng = np.random.default_rng(0)
-        return [rng.random(size).astype(dtype) for _ in range(4)]
+def test_optimizer_steps_are_the_references_to_the_bit(dtype: str) -> None:
+    sizes = [(7,), (16, 3, 3, 3), (300, 900), (0, 3), ()]
 
-    common: Any = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-    for options in [{"nesterov": True, "dampening": 0}, {"nesterov": False, "dampening": 0.3}]:
-        for velocity in (True, False):
-            results = []
-            for layer in (compiled_optim, reference):
-                p, g, buf, _ = arrays()
-                assert layer.sgd(p, g, buf if velocity else None, **common, **options) is None
-                results.append((p, g, buf))
-            np.testing.assert_array_equal(*results)
-    adam = {"step_size": 0.1, "beta1": 0.9, "beta2": 0.99, "root": 0.3, "eps": 1e-8}
-    for decay in ({"weight_decay": 0.01, "shrink": 1.0}, {"weight_decay": 0.0, "shrink": 0.9}):
+    def arrays() -> list[list[np.ndarray]]:
+        rng = np.random.default_rng(0)
+        return [[np.asarray(rng.random(n), dtype) for n in sizes] for _ in range(4)]
+
+    def check(kernel: str, lists: int, exact: bool, **options: Any) -> None:
         results = []
         for layer in (compiled_optim, reference):
             found = arrays()
-            assert layer.adam(*found, **adam, **decay) is None
-            results.append(found)
-        np.testing.assert_allclose(*results, rtol=1e-6 if dtype == "float32" else 1e-14)
+            rest = [None] * (3 - lists) if kernel == "sgd" else [None]
+            assert getattr(layer, kernel)(*found[:lists], *rest, **options) is None
+            results.append([a for arrays in found for a in arrays])
+        for actual, expected in zip(*results, strict=True):
+            tolerance = 0 if exact else 1e-6 if dtype == "float32" else 1e-14
+            np.testing.assert_allclose(actual, expected, rtol=tolerance)
+
+    common: Any = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    shares = [1.0, 0.7, 1.0, 0.5, 1.0]
+    for options in [
+        {"nesterov": True, "shares": [1.0] * 5},
+        {"nesterov": False, "shares": shares},
+    ]:
+        for lists in (3, 2):
+            check("sgd", lists, True, **common, **options)
+    adam: Any = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
+    adam |= {"step_sizes": [0.1, 0.2, 0.3, 0.1, 0.2], "roots": [0.3, 0.4, 0.5, 0.6, 0.7]}
+    for decay in ({"weight_decay": 0.01, "shrink": 1.0}, {"weight_decay": 0.0, "shrink": 0.9}):
+        check("adam", 4, False, **adam, **decay)
 
 
 @pytest.mark.parametrize("optimizer", [tc.optim.SGD, tc.optim.Adam])

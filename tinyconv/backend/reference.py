@@ -317,50 +317,63 @@ def relu_backward(g: Array, y: Array) -> Array:
 
 
 def sgd(
-    p: Array,
-    g: Array,
-    buf: Array | None,
+    ps: list[Array],
+    gs: list[Array],
+    buffers: list[Array] | None,
     *,
     lr: float,
     momentum: float,
-    dampening: float,
+    shares: list[float],
     weight_decay: float,
     nesterov: bool,
 ) -> None:
-    """Change p in place, and the velocity `buf` (None without momentum); see `optim.SGD`."""
-    if weight_decay:
-        g = g + weight_decay * p
-    if buf is not None:
-        buf *= momentum
-        buf += (1 - dampening) * g if dampening else g
-        g = g + momentum * buf if nesterov else buf
-    p -= lr * g
+    """Change parameters, and their velocities (None without momentum), in place; see `optim.SGD`.
+
+    shares: what each velocity takes of the gradient, 1 - dampening.
+    """
+    for i, (p, g, share) in enumerate(zip(ps, gs, shares, strict=True)):
+        if weight_decay:
+            g = g + weight_decay * p
+        if buffers is not None:
+            velocity = buffers[i]
+            velocity *= momentum
+            velocity += share * g if share != 1 else g
+            g = g + momentum * velocity if nesterov else velocity
+        p -= lr * g
 
 
 def adam(
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
+    ps: list[Array],
+    gs: list[Array],
+    ms: list[Array],
+    vs: list[Array],
+    largest: list[Array] | None,
     *,
-    step_size: float,
+    step_sizes: list[float],
     beta1: float,
     beta2: float,
-    root: float,
+    roots: list[float],
     eps: float,
     weight_decay: float,
     shrink: float,
 ) -> None:
-    """Change p and the running means m of g and v of g^2 in place; see `optim.Adam`.
+    """Change parameters and the running means of g and g^2 in place; see `optim.Adam`.
 
-    step_size: lr / (1 - beta1^t); root: sqrt(1 - beta2^t); shrink: what AdamW multiplies p by.
+    step_sizes: lr / (1 - beta1^t); roots: sqrt(1 - beta2^t); shrink: what AdamW multiplies p by;
+    largest: the largest means of g^2 so far, where amsgrad wants them.
     """
-    if shrink != 1:
-        p *= shrink
-    if weight_decay:
-        g = g + weight_decay * p
-    m *= beta1
-    m += (1 - beta1) * g
-    v *= beta2
-    v += (1 - beta2) * (g * g)
-    p -= step_size * m / (array_module(v).sqrt(v) / root + eps)
+    xp = array_module(ps[0])
+    rows = zip(ps, gs, ms, vs, step_sizes, roots, strict=True)
+    for i, (p, g, m, v, step_size, root) in enumerate(rows):
+        if shrink != 1:
+            p *= shrink
+        if weight_decay:
+            g = g + weight_decay * p
+        m *= beta1
+        m += (1 - beta1) * g
+        v *= beta2
+        v += (1 - beta2) * (g * g)
+        if largest is not None:
+            xp.maximum(largest[i], v, out=largest[i])
+            v = largest[i]
+        p -= step_size * m / (xp.sqrt(v) / root + eps)

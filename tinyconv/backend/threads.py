@@ -1,8 +1,8 @@
 """Threads over blocks of work, and scratch memory for each of them.
 
-NumPy and compiled kernels release the interpreter's lock, so plain Python threads compute side by
-side. Which blocks are summed together depends on the thread count alone, and results come in
-order: bit-identical from run to run.
+NumPy releases the interpreter's lock, so plain Python threads compute side by side (compiled
+kernels have threads of their own, `compiled.team`).  Which blocks are summed together depends on
+the thread count alone, and results come in order: bit-identical from run to run.
 """
 
 import ctypes
@@ -28,7 +28,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 WORTH_THREADS = 2**19  # numbers below which waking another thread costs more than it saves
-WORTH_WATCHING = 2**16  # the same where the other thread is awake
 
 
 def _usable_cores() -> int:
@@ -103,45 +102,19 @@ _placement = _Placement()
 
 
 class _Worker:
-    """A thread that does what it is handed.
-
-    For a moment after that it watches for more without going to sleep, where a compiled loop can
-    watch: to wake a thread takes longer than many a kernel runs.
-    """
+    """A thread that does what it is handed."""
 
     def __init__(self) -> None:
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.handed = np.zeros(1, np.int64)  # how often
         threading.Thread(target=self.run, name="tinyconv", daemon=True).start()
 
     def run(self) -> None:
         _placement.register()
-        seen = 0
         while True:
-            _watch(self.handed, seen)
-            work = self.inbox.get()
-            seen += 1
-            work()
-
-    def hand(self, work: Callable[[], None]) -> None:
-        self.inbox.put(work)
-        self.handed[0] += 1
+            self.inbox.get()()
 
 
 _workers: list[_Worker] = []
-
-
-def _glance(number: Array, value: int) -> None:
-    """Return as soon as number[0] is not `value`, or after a moment: here, at once."""
-
-
-_watch: Callable[[Array, int], None] = _glance
-
-
-def watch_with(function: Callable[[Array, int], None]) -> None:
-    """Let a compiled function do the watching; it must release the interpreter's lock."""
-    global _watch
-    _watch = function
 
 
 class _SingleThreadedBlas:
@@ -193,8 +166,7 @@ def in_spans(
     A thread that is done takes the next span, so a core that is slow or busy holds nobody up.
     blas: the job multiplies matrices.
     """
-    enough = WORTH_THREADS if _watch is _glance else WORTH_WATCHING
-    threads = max(1, min(_threads, len(blocks))) if work >= enough else 1
+    threads = max(1, min(_threads, len(blocks))) if work >= WORTH_THREADS else 1
     if threads == 1:
         with _single_threaded_blas if blas else nullcontext():
             return [job(blocks)] if len(blocks) else []
@@ -224,19 +196,19 @@ class _Team:
     """Workers that join in a task; one that does not come in time is not waited for."""
 
     def __init__(self, task: Callable[[], None], size: int) -> None:
+        self.size = size
         self.places = deque(range(size))
-        self.ended = [np.zeros(1, np.int64) for _ in range(size)]
         self.errors: SimpleQueue[BaseException | None] = SimpleQueue()
         with suppress(RuntimeError):  # Python is shutting down, no thread starts any more
             while len(_workers) < size:
                 _workers.append(_Worker())
         for worker in _workers[:size]:
             context = copy_context()  # carries np.errstate
-            worker.hand(functools.partial(self.join, context.run, task))
+            worker.inbox.put(functools.partial(self.join, context.run, task))
 
     def join(self, run: Callable[..., None], task: Callable[[], None]) -> None:
         try:
-            place = self.places.pop()
+            self.places.pop()
         except IndexError:  # the task is done
             return
         error = None
@@ -245,18 +217,15 @@ class _Team:
         except BaseException as found:
             error = found
         self.errors.put(error)
-        self.ended[place][0] = 1
 
     def dismiss(self) -> None:
         """Wait for those who came; raise what one of them raised."""
-        absent = set()
+        absent = 0
         while self.places:
             with suppress(IndexError):
-                absent.add(self.places.pop())
-        present = [ended for place, ended in enumerate(self.ended) if place not in absent]
-        for ended in present:
-            _watch(ended, 0)
-        for error in [self.errors.get() for _ in present]:
+                self.places.pop()
+                absent += 1
+        for error in [self.errors.get() for _ in range(self.size - absent)]:
             if error is not None:
                 raise error
 

@@ -27,7 +27,8 @@ class _Numbered(Module):
         return list(self._modules)[index]
 
     def _renumber(self, modules: Iterable[Module]) -> None:
-        self._modules.clear()
+        for name in list(self._modules):
+            delattr(self, name)
         for module in modules:
             self.append(module)
 

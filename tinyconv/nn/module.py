@@ -9,6 +9,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from tinyconv.dtypes import as_dtype, float16, float32, float64
 from tinyconv.errors import DTypeError, TinyconvError
 from tinyconv.tensor import Tensor, as_array
 
+_registrations = [0]  # how often any module's tables have changed
 _TABLES = {"_parameters": "a Parameter", "_buffers": "a Tensor", "_modules": "a Module"}
 
 
@@ -52,6 +54,10 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+# Paths by outermost module, and the state of `_registrations` then (see Module._paths).
+_found_paths: WeakKeyDictionary[Module, tuple[dict[int, str], int]] = WeakKeyDictionary()
 
 
 class StateDictError(TinyconvError, RuntimeError):
@@ -90,7 +96,7 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outer, outer_scope = context.module, context.scope
         if outer is None:
-            context.paths = {id(module): path for path, module in self.named_modules()}
+            context.paths = self._paths()
         path = context.paths.get(id(self))
         if path is None:  # not registered in the outermost module: named after its caller
             path = _join(outer_scope, type(self).__name__)
@@ -105,6 +111,14 @@ class Module:
             raise DTypeError(type(self).__name__, _no_tensor(args[0])) from error
         finally:
             context.module, context.scope = outer, outer_scope
+
+    def _paths(self) -> dict[int, str]:
+        """id(module) -> path, of this module and all below it; remembered until a tree changes."""
+        found, when = _found_paths.get(self, ({}, -1))
+        if when != _registrations[0]:
+            found = {id(module): path for path, module in self.named_modules()}
+            _found_paths[self] = found, _registrations[0]
+        return found
 
     @property
     def hooked(self) -> bool:
@@ -153,6 +167,7 @@ class Module:
                             f"another or None, not a {type(value).__name__}. Delete it first"
                         )
                     self.__dict__[table][name] = value
+                    _registrations[0] += 1
                     return
             object.__setattr__(self, name, value)
 
@@ -171,6 +186,7 @@ class Module:
             other.pop(name, None)
         state["_not_saved"].discard(name)
         state[table][name] = value
+        _registrations[0] += 1
 
     def _register_new(self, table: str, name: str, value: Any, kind: type) -> None:
         if value is not None and not isinstance(value, kind):
@@ -220,6 +236,7 @@ class Module:
             if name in self.__dict__.get(table, ()):
                 del self.__dict__[table][name]
                 self._not_saved.discard(name)
+                _registrations[0] += 1
                 return
         object.__delattr__(self, name)
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from tinyconv.backend import Array, array_module, backend_of
-from tinyconv.optim.optimizer import Optimizer, State, memory
+from tinyconv.backend import backend_of
+from tinyconv.optim.optimizer import Optimizer, Ready, memory
 
 
 class Adam(Optimizer):
@@ -35,33 +35,25 @@ class Adam(Optimizer):
             "amsgrad": amsgrad, "maximize": maximize,
         })
 
-    def update(
-        self, p: Array, g: Array, state: State, *, lr: float, betas: tuple[float, float],
-        eps: float, weight_decay: float, amsgrad: bool, maximize: bool,
+    def update_all(
+        self, ready: list[Ready], *, lr: float, betas: tuple[float, float], eps: float,
+        weight_decay: float, amsgrad: bool, maximize: bool,
     ) -> None:
-        xp = array_module(p)
         beta1, beta2 = betas
-        t = state["step"] = state.get("step", 0) + 1
-        if maximize:
-            g = -g
-        m, v = memory(state, "exp_avg", p), memory(state, "exp_avg_sq", p)
-        decay = {"weight_decay": 0.0 if self.decoupled else weight_decay,
-                 "shrink": 1 - lr * weight_decay if self.decoupled else 1.0}
-        if not amsgrad:
-            backend_of(p).adam(
-                p, g, m, v, step_size=lr / (1 - beta1**t), beta1=beta1, beta2=beta2,
-                root=math.sqrt(1 - beta2**t), eps=eps, **decay,
-            )
-            return
-        p *= decay["shrink"]
-        g = g + decay["weight_decay"] * p
-        m *= beta1
-        m += (1 - beta1) * g
-        v *= beta2
-        v += (1 - beta2) * (g * g)
-        largest = memory(state, "max_exp_avg_sq", p)
-        xp.maximum(largest, v, out=largest)
-        p -= lr / (1 - beta1**t) * m / (xp.sqrt(largest) / math.sqrt(1 - beta2**t) + eps)
+        for _, _, state in ready:
+            state["step"] = state.get("step", 0) + 1
+        steps = [state["step"] for _, _, state in ready]
+        backend_of(ready[0][0]).adam(
+            [p for p, _, _ in ready],
+            [-g if maximize else g for _, g, _ in ready],
+            [memory(state, "exp_avg", p) for p, _, state in ready],
+            [memory(state, "exp_avg_sq", p) for p, _, state in ready],
+            [memory(state, "max_exp_avg_sq", p) for p, _, state in ready] if amsgrad else None,
+            step_sizes=[lr / (1 - beta1**t) for t in steps], beta1=beta1, beta2=beta2,
+            roots=[math.sqrt(1 - beta2**t) for t in steps], eps=eps,
+            weight_decay=0.0 if self.decoupled else weight_decay,
+            shrink=1 - lr * weight_decay if self.decoupled else 1.0,
+        )
 
 
 class AdamW(Adam):

@@ -9,12 +9,13 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 from tinyconv.autograd import enable_grad, no_grad, wrap
-from tinyconv.backend import Array, array_module
+from tinyconv.backend import Array, Backend, array_module, backend_of
 from tinyconv.errors import DTypeError, GraphError, ShapeError
 from tinyconv.tensor import Tensor
 
 Group = dict[str, Any]
 State = dict[str, Any]
+Ready = tuple[Array, Array, State]  # a parameter, its gradient, and what is remembered of it
 
 
 class Optimizer:
@@ -50,6 +51,14 @@ class Optimizer:
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
             self.add_param_group(group)
 
+    def update_all(self, ready: list[Ready], *_: Any, **options: Any) -> None:
+        """`update` for each parameter of a group; a rule with a kernel for many overrides it.
+
+        All arrays are on one device.
+        """
+        for p, g, state in ready:
+            self.update(p, g, state, **options)
+
     def update(self, p: Array, g: Array, state: State, *_: Any, **options: Any) -> None:
         """Change the parameter p in place, given its gradient g and its group's options.
 
@@ -70,11 +79,15 @@ class Optimizer:
         with no_grad():
             for group in self.param_groups:
                 options = {name: _number(group[name]) for name in self.defaults}
+                ready: defaultdict[Backend, list[Ready]] = defaultdict(list)
                 for p in group["params"]:
                     if p.grad is not None:
                         self._check_grad(p)
                         # dated like any in-place write: a backward that still needs p will object
-                        self.update(p._write(self.name), p.grad.data, self.state[p], **options)
+                        entry = (p._write(self.name), p.grad.data, self.state[p])
+                        ready[backend_of(p.data)].append(entry)
+                for entries in ready.values():
+                    self.update_all(entries, **options)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tinyconv.backend import Array, backend_of
-from tinyconv.optim.optimizer import Group, Optimizer, State, memory
+from tinyconv.backend import backend_of
+from tinyconv.optim.optimizer import Group, Optimizer, Ready, memory
 
 
 class SGD(Optimizer):
@@ -37,15 +37,15 @@ class SGD(Optimizer):
                 f"= 0, got momentum={group['momentum']} and dampening={group['dampening']}"
             )
 
-    def update(
-        self, p: Array, g: Array, state: State, *, lr: float, momentum: float, dampening: float,
+    def update_all(
+        self, ready: list[Ready], *, lr: float, momentum: float, dampening: float,
         weight_decay: float, nesterov: bool, maximize: bool,
     ) -> None:
-        if maximize:
-            g = -g
-        undamped = "momentum_buffer" not in state  # the first velocity is the gradient
-        backend_of(p).sgd(
-            p, g, memory(state, "momentum_buffer", p) if momentum else None, lr=lr,
-            momentum=momentum, dampening=0 if undamped else dampening, weight_decay=weight_decay,
-            nesterov=nesterov,
+        # The first velocity is the gradient, undamped.
+        shares = [1 - dampening if "momentum_buffer" in state else 1.0 for _, _, state in ready]
+        backend_of(ready[0][0]).sgd(
+            [p for p, _, _ in ready],
+            [-g if maximize else g for _, g, _ in ready],
+            [memory(state, "momentum_buffer", p) for p, _, state in ready] if momentum else None,
+            lr=lr, momentum=momentum, shares=shares, weight_decay=weight_decay, nesterov=nesterov,
         )

@@ -38,7 +38,8 @@ DTYPES = "fd"  # float32, float64
 
 
 def covers(name: str, x: Any) -> bool:
-    """Is there a compiled kernel for x, and is it worth it?"""
+    """Is there a compiled kernel for x (or the first of several), and is it worth it?"""
+    x = x[0] if isinstance(x, list) else x
     small = x.size < FEW and not (name in ANY_SIZE and "numba" in sys.modules)
     return x.dtype.char in DTYPES and not small
 
@@ -46,12 +47,17 @@ def covers(name: str, x: Any) -> bool:
 @cache
 def _lazy(name: str) -> Callable[..., Any]:
     def kernel(x: Any, *args: Any, **params: Any) -> Any:
-        if not covers(name, x):
-            return NotImplemented
-        module = importlib.import_module(f"{__name__}.{MODULES[name]}")
-        return getattr(module, name)(x, *args, **params)
+        return _implementation(name)(x, *args, **params) if covers(name, x) else NotImplemented
 
     return kernel
+
+
+@cache
+def _implementation(name: str) -> Callable[..., Any]:
+    implementation: Callable[..., Any] = getattr(
+        importlib.import_module(f"{__name__}.{MODULES[name]}"), name
+    )
+    return implementation
 
 
 def __getattr__(name: str) -> Any:

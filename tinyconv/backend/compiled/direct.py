@@ -16,19 +16,20 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.blocked import stride_phases
-from tinyconv.backend.compiled import tile, watch as watch  # workers watch from here on
-from tinyconv.backend.compiled.host import host
+from tinyconv.backend.compiled import tile
+from tinyconv.backend.compiled.host import Host, host
 from tinyconv.backend.compiled.jit import kernel
-from tinyconv.backend.memory import aligned, empty
+from tinyconv.backend.compiled.team import parallel, share_out
+from tinyconv.backend.memory import empty
 from tinyconv.backend.reference import Padding, Pair
-from tinyconv.backend.threads import get_num_threads, in_spans, scratch as scratch_memory
+from tinyconv.backend.threads import get_num_threads, scratch as scratch_memory
 
 MANY_SUMS = 2**16  # numbers
 BAND = 24 * 1024  # bytes of pixels that a weight gradient walks again and again: they stay in L1
@@ -97,9 +98,14 @@ def _locate_image(x, image, n, size, scratch):
     return x.ctypes.data + n * image.height * image.width * image.channels * size
 
 
-@kernel
-def _correlate(shape, x, w, y, size_y, image, groups, phases, taps, span, part, parts, scratch):
-    """See `correlate`; images span[0]:span[1], and of their rows the `part`-th of `parts`."""
+@parallel
+def _correlate(
+    shape, x, w, y, size_y, image, groups, phases, taps, parts, scratch, thread, piece, start, stop
+):
+    """x (N,H,W,C), packed w to y (N,OH,OW,O), all flat; block b is the part b % parts of the rows
+
+    of image b // parts.
+    """
     size = x.itemsize
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
@@ -108,24 +114,29 @@ def _correlate(shape, x, w, y, size_y, image, groups, phases, taps, span, part, 
     blocks = -(-OG // VL)
     pixel, pixel_y = image.channels * size, O * size
     line, line_y = image.padded_width * pixel, YW * pixel_y
+    mine = scratch[thread]
     if image.copied:
-        scratch[:] = 0  # the border stays so
-    for n in range(span[0], span[1]):
-        base = _locate_image(x, image, n, size, scratch)
+        mine[:] = 0  # the border stays so
+    n, base = -1, 0
+    for block in range(start, stop):
+        if block // parts != n:
+            n = block // parts
+            base = _locate_image(x, image, n, size, mine)
+        part = block % parts
         base_y = y.ctypes.data + n * YH * line_y
         for p in phases:
             x_step, y_step = p.in_column_step * pixel, p.column_step * pixel_y
             tap = p.run * VL * size
             for group in range(groups):
                 for o in range(0, OG, VL):
-                    block = group * blocks + o // VL
-                    weights = w.ctypes.data + p.weights * size + block * p.n_taps * tap
+                    weights = w.ctypes.data + p.weights * size
+                    weights += (group * blocks + o // VL) * p.n_taps * tap
                     channel = o if depthwise else group * CG
                     first = base + (p.in_column + image.left) * pixel + channel * size
                     first_y = base_y + p.column * pixel_y + (group * OG + o) * size
                     for i in range(p.rows * part // parts, p.rows * (part + 1) // parts):
                         row = p.in_row + i * p.in_row_step
-                        start, stop = _rows_inside(taps, p.taps, p.n_taps, row, image.height)
+                        above, below = _rows_inside(taps, p.taps, p.n_taps, row, image.height)
                         source = first + (row + image.top) * line
                         target = first_y + (p.row + i * p.row_step) * line_y
                         j = 0
@@ -136,10 +147,10 @@ def _correlate(shape, x, w, y, size_y, image, groups, phases, taps, span, part, 
                                 x,
                                 source + j * x_step,
                                 x_step,
-                                taps.ctypes.data + start * 16,
-                                stop - start,
+                                taps.ctypes.data + above * 16,
+                                below - above,
                                 p.run,
-                                weights + (start - p.taps) * tap,
+                                weights + (above - p.taps) * tap,
                                 target + j * y_step,
                                 y_step,
                                 OG - o,
@@ -148,39 +159,48 @@ def _correlate(shape, x, w, y, size_y, image, groups, phases, taps, span, part, 
 
 
 @kernel
-def pack(w, start, strides, sizes, lanes, packed, at):
-    """w as (groups, blocks of `lanes` output channels, KH, KW, C, lanes), zeros to fill."""
-    G, O, C, KH, KW = sizes
-    sg, so, sc, sh, sw = strides
-    for g in range(G):
-        for block in range(0, O, lanes):
-            for kh in range(KH):
-                for kw in range(KW):
-                    for c in range(C):
-                        first = start + g * sg + block * so + c * sc + kh * sh + kw * sw
-                        for o in range(min(lanes, O - block)):
-                            packed[at + o] = w[first + o * so]
-                        for o in range(O - block, lanes):
-                            packed[at + o] = 0
-                        at += lanes
-    return at
+def pack(w, layouts, lanes, packed):
+    """w as (groups, blocks of `lanes` output channels, KH, KW, C, lanes), zeros to fill, for every
+
+    `Layout`.
+    """
+    at = 0
+    for layout in layouts:
+        for g in range(layout.groups):
+            for block in range(0, layout.outputs, lanes):
+                for kh in range(layout.rows):
+                    for kw in range(layout.columns):
+                        first = layout.start + g * layout.group_step + block * layout.output_step
+                        first += kh * layout.row_step + kw * layout.column_step
+                        for _ in range(layout.inputs):
+                            for o in range(min(lanes, layout.outputs - block)):
+                                packed[at + o] = w[first + o * layout.output_step]
+                            for o in range(layout.outputs - block, lanes):
+                                packed[at + o] = 0
+                            at += lanes
+                            first += layout.input_step
 
 
 @kernel
-def unpack(packed, sizes, strides, lanes, w):
-    """The inverse of `pack`."""
-    G, O, C, KH, KW = sizes
-    sg, so, sc, sh, sw = strides
+def unpack(sums, layouts, lanes, w):
+    """The inverse of `pack`, of the sum of the pieces' sums (pieces, size)."""
     at = 0
-    for g in range(G):
-        for block in range(0, O, lanes):
-            for kh in range(KH):
-                for kw in range(KW):
-                    for c in range(C):
-                        first = g * sg + block * so + c * sc + kh * sh + kw * sw
-                        for o in range(min(lanes, O - block)):
-                            w[first + o * so] = packed[at + o]
+    layout = layouts[0]
+    total = sums[0]
+    for piece in range(1, len(sums)):
+        for k in range(len(total)):
+            total[k] += sums[piece, k]
+    for g in range(layout.groups):
+        for block in range(0, layout.outputs, lanes):
+            for kh in range(layout.rows):
+                for kw in range(layout.columns):
+                    first = g * layout.group_step + block * layout.output_step
+                    first += kh * layout.row_step + kw * layout.column_step
+                    for _ in range(layout.inputs):
+                        for o in range(min(lanes, layout.outputs - block)):
+                            w[first + o * layout.output_step] = total[at + o]
                         at += lanes
+                        first += layout.input_step
 
 
 @kernel
@@ -206,11 +226,25 @@ def _inside(first, stop, row, step, height):
     return first, stop
 
 
-@kernel
+@parallel
 def _correlate_weight(
-    shape, x, g, out, size_g, image, groups, phases, taps, span, scratch, scratch_g
+    shape,
+    x,
+    g,
+    sums,
+    size_g,
+    image,
+    groups,
+    phases,
+    taps,
+    scratch,
+    scratch_g,
+    thread,
+    piece,
+    first_image,
+    last_image,
 ):
-    """See `correlate_weight`; adds the images span[0]:span[1] to out, laid out as `pack` does."""
+    """The sums (pieces, size) over the piece's images, laid out as `pack` does."""
     size = x.itemsize
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
@@ -222,14 +256,16 @@ def _correlate_weight(
     line, line_g = image.padded_width * pixel, OW * pixel_g
     x_row, x_step = p.in_row_step * line, p.in_column_step * pixel
     band = max(1, BAND // (p.in_row_step * image.width * pixel + line_g))
+    out, mine, mine_g = sums[piece], scratch[thread], scratch_g[thread]
+    out[:] = 0
     if image.copied:
-        scratch[:] = 0  # the border stays so
+        mine[:] = 0  # the border stays so
     if groups * blocks * VL != O:
-        scratch_g[:] = 0
-    for n in range(span[0], span[1]):
-        base = _locate_image(x, image, n, size, scratch)
+        mine_g[:] = 0
+    for n in range(first_image, last_image):
+        base = _locate_image(x, image, n, size, mine)
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
-        base_g = _locate_gradient(g, size_g, groups, blocks * VL, n, size, scratch_g)
+        base_g = _locate_gradient(g, size_g, groups, blocks * VL, n, size, mine_g)
         for first in range(0, OH, band):
             for block in range(groups * blocks):
                 channel = block * VL if depthwise else block // blocks * CG
@@ -316,29 +352,58 @@ def _backward_axis(size: int, kernel: int, stride: int, pad: int, dilation: int)
     return tuple(axes)
 
 
+class _How(NamedTuple):
+    """What is planned, for which machine."""
+
+    backward: bool
+    weight_gradient: bool
+    dtype: Any
+    host: Host
+
+
+class Layout(NamedTuple):
+    """Weights of one phase in memory, and the distances between them: see `pack`."""
+
+    start: int
+    groups: int
+    group_step: int
+    outputs: int
+    output_step: int
+    inputs: int
+    input_step: int
+    rows: int
+    row_step: int
+    columns: int
+    column_step: int
+
+
+def table(rows: list[Any]) -> Array:
+    """Named tuples of integers as an array of records, for the compiled side."""
+    return np.array(rows, [(name, np.int64) for name in rows[0]._fields])
+
+
 class Plan(NamedTuple):
     """All that shapes alone decide."""
 
+    shape: Any  # of the tile, with 1 or 2 zeros at its end: groups of channels, or depthwise
+    lanes: int  # output channels of a tile
     image: Image
     groups: int
-    kind: tuple[int, ...]  # its length tells the kernels: 1, groups of channels; 2, depthwise
-    phases: Any
-    taps: Any
+    phases: Array
+    taps: Array
+    layouts: Array
+    packed: int  # numbers in all packed weights
     scratch: int  # numbers in an image with its border
 
 
-@functools.lru_cache(maxsize=4096)
 def _plan(
-    size: Pair,
-    channels: int,
-    out_channels: int,
-    groups: int,
-    rows: Axes,
-    columns: Axes,
-    itemsize: int,
+    size: Pair, weight: tuple[int, ...], groups: int, rows: Axes, columns: Axes, how: _How
 ) -> Plan:
-    depthwise = 1 < groups == channels == out_channels
-    CG = 1 if depthwise else channels // groups
+    """`size`: of the images that are read; weight: (O,C/G,KH,KW)."""
+    O, CG, _, KW = weight
+    channels, outputs = (O, CG * groups) if how.backward else (CG * groups, O)
+    depthwise = 1 < groups == channels == outputs
+    G = 1 if depthwise else groups
     H, W = size
     top, left = (max(0, *(-a.origin for a in axes if a.taps), 0) for axes in (rows, columns))
     height, width = (
@@ -346,94 +411,98 @@ def _plan(
         for n, m, axes in ((top, H, rows), (left, W, columns))
     )
     copied = depthwise or (height, width) != size
-    line = width * channels
-    table: list[tuple[int, int]] = []
+    line, itemsize = width * channels, how.dtype.itemsize
+    CG = 1 if depthwise else channels // groups
+    lanes = how.host.lanes(how.dtype)
+    if how.weight_gradient:
+        run = columns[0].taps * CG if groups == 1 and columns[0].spread == 1 else CG
+        J, V = how.host.weight_tile(run, outputs // G, how.dtype)
+    else:
+        J, V = how.host.tile(min(c.outputs for c in columns), outputs // G, how.dtype)
+    per_tap = G * -(-outputs // G // (V * lanes)) * V * lanes * CG
+    steps = _weight_steps(weight, G, depthwise, how.backward)
+    taps: list[tuple[int, int]] = []
     phases: list[Phase] = []
-    for r in rows:
-        for c in columns:
-            merged = groups == 1 and c.spread == 1
-            taps = [
-                ((h * r.spread * line + w * c.spread * channels) * itemsize, h * r.spread)
-                for h in range(r.taps)
-                for w in range(min(1, c.taps) if merged else c.taps)
-            ]
-            run = c.taps * CG if merged else CG
-            phases.append(
-                Phase(
-                    r.start,
-                    r.stride,
-                    c.start,
-                    c.stride,
-                    r.outputs,
-                    c.outputs,
-                    r.origin,
-                    r.step,
-                    c.origin,
-                    c.step,
-                    len(table),
-                    len(taps),
-                    run,
-                    0,
-                )
-            )
-            table += taps
+    layouts: list[Layout] = []
+    packed = 0
+    for r, c in itertools.product(rows, columns):
+        merged = groups == 1 and c.spread == 1
+        found = [
+            ((h * r.spread * line + w * c.spread * channels) * itemsize, h * r.spread)
+            for h in range(r.taps)
+            for w in range(min(1, c.taps) if merged else c.taps)
+        ]
+        run = c.taps * CG if merged else CG
+        outer = (r.start, r.stride, c.start, c.stride, r.outputs, c.outputs)
+        inner = (r.origin, r.step, c.origin, c.step)
+        phases.append(Phase(*outer, *inner, len(taps), len(found), run, packed))
+        first = r.first_tap * KW + c.first_tap
+        layouts.append(Layout(first, *steps, r.taps, r.tap_step * KW, c.taps, c.tap_step))
+        packed += r.taps * c.taps * per_tap
+        taps += found
     return Plan(
+        ((0,) * J, (0,) * V, (0,) * lanes, (0,) * (1 + depthwise)),
+        V * lanes,
         Image(H, W, channels, top, left, height, width, int(copied)),
-        1 if depthwise else groups,
-        (0,) * (1 + depthwise),
-        phases,
-        np.array(table, np.int64).reshape(-1, 2),
-        height * line,
+        G,
+        table(phases),
+        np.array(taps, np.int64).reshape(-1, 2),
+        table(layouts),
+        packed,
+        -(-(height * line + V * lanes) // lanes) * lanes,  # each thread's on a whole vector
     )
 
 
-PHASES = np.dtype([(name, np.int64) for name in Phase._fields])
+def _weight_steps(
+    weight: tuple[int, ...], groups: int, depthwise: bool, backward: bool
+) -> tuple[int, ...]:
+    """Numbers of, and distances between, groups, output and input channels of w."""
+    O, CG, KH, KW = weight
+    K, OG = KH * KW, O // groups
+    if depthwise:
+        return (1, 0, O, K, 1, 0)
+    if backward:
+        return (groups, OG * CG * K, CG, K, OG, CG * K)
+    return (groups, OG * CG * K, OG, CG * K, CG, K)
 
 
-class Packed(NamedTuple):
-    """Weights in the order in which the tiles read them, and the phases that say where."""
+@functools.lru_cache(maxsize=4096)
+def _forward_plan(
+    size: Pair,
+    weight: tuple[int, ...],
+    out_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    how: _How,
+) -> Plan:
+    rows, columns = (
+        _forward_axis(out_size[i], weight[2 + i], stride[i], padding[i][0], dilation[i])
+        for i in (0, 1)
+    )
+    return _plan(size, weight, groups, rows, columns, how)
 
-    phases: Any
-    weights: Array
 
-
-def _pack_weights(
-    w: Array, plan: Plan, rows: Axes, columns: Axes, lanes: int, backward: bool
-) -> Packed:
-    O, CG, KH, KW = w.shape
-    K = KH * KW
-    G = plan.groups
-    OG = O // G
-    if len(plan.kind) == 2:
-        sizes, strides = (1, O, 1), (0, K, 0)
-    elif backward:
-        sizes, strides = (G, CG, OG), (OG * CG * K, K, CG * K)
-    else:
-        sizes, strides = (G, OG, CG), (OG * CG * K, CG * K, K)
-    per_tap = sizes[0] * -(-sizes[1] // lanes) * lanes * sizes[2]
-    packed = new(sum(r.taps * c.taps for r in rows for c in columns) * per_tap, w.dtype)
-    flat = np.ascontiguousarray(w).reshape(-1)
-    phases, at = [], 0
-    for phase, (r, c) in zip(plan.phases, itertools.product(rows, columns), strict=True):
-        phases.append(phase._replace(weights=at))
-        at = pack(
-            flat,
-            r.first_tap * KW + c.first_tap,
-            (*strides, r.tap_step * KW, c.tap_step),
-            (*sizes, r.taps, c.taps),
-            lanes,
-            packed,
-            at,
-        )
-    return Packed(np.array(phases, PHASES), packed)
+@functools.lru_cache(maxsize=4096)
+def _backward_plan(
+    size: Pair,
+    weight: tuple[int, ...],
+    input_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    how: _How,
+) -> Plan:
+    rows, columns = (
+        _backward_axis(input_size[i], weight[2 + i], stride[i], padding[i][0], dilation[i])
+        for i in (0, 1)
+    )
+    return _plan(size, weight, groups, rows, columns, how)
 
 
 # ------------------------------------------------------------------------------ convolutions
-
-
-def new(size: int, dtype: Any) -> Array:
-    """An uninitialised vector on a cache line's boundary."""
-    return aligned(size * np.dtype(dtype).itemsize).view(dtype)
 
 
 def images(x: Array) -> Array:
@@ -441,47 +510,30 @@ def images(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
-def _run_correlation(
-    x: Array, w: Array, y: Array, groups: int, rows: Axes, columns: Axes, backward: bool
-) -> None:
-    """x (N,H,W,C) and w to y (N,OH,OW,O)."""
-    N, H, W, C = x.shape
-    plan = _plan((H, W), C, y.shape[3], groups, rows, columns, x.itemsize)
-    machine = host()
-    lanes = machine.lanes(x.dtype)
-    J, V = machine.tile(min(c.outputs for c in columns), y.shape[3] // plan.groups, x.dtype)
-    shape = ((0,) * J, (0,) * V, (0,) * lanes, plan.kind)
-    phases, packed = _pack_weights(w, plan, rows, columns, V * lanes, backward)
-    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-
-    def compute(start: int, stop: int, part: int, parts: int) -> None:
-        scratch = scratch_memory("image", (plan.scratch + V * lanes,), x.dtype)
-        _correlate(
-            shape,
-            flat_x,
-            packed,
-            flat_y,
-            y.shape[1:],
-            plan.image,
-            plan.groups,
-            phases,
-            plan.taps,
-            (start, stop),
-            part,
-            parts,
-            scratch,
-        )
-
-    work, threads = y.size * len(plan.taps), get_num_threads()
-    if threads > N:  # too few images: bands of their rows
-
-        def bands(span: Sequence[int]) -> None:
-            for part in span:
-                compute(0, N, part, threads)
-
-        in_spans(bands, range(threads), work, 1, blas=False)
-    else:
-        in_spans(lambda span: compute(span[0], span[-1] + 1, 0, 1), range(N), work, 4, blas=False)
+def _run(plan: Plan, x: Array, w: Array, out_size: Pair, outputs: int) -> Array:
+    """x (N,C,H,W) to (N,O,OH,OW)."""
+    xs, N = images(x), len(x)
+    y = empty((N, *out_size, outputs), x.dtype)
+    packed = scratch_memory("weights", (plan.packed,), x.dtype)
+    pack(np.ascontiguousarray(w).reshape(-1), plan.layouts, plan.lanes, packed)
+    threads = get_num_threads()
+    parts = 1 if threads <= N else threads  # too few images: bands of their rows
+    share = share_out(N * parts, y.size * len(plan.taps))
+    _correlate(
+        share,
+        plan.shape,
+        xs.reshape(-1),
+        packed,
+        y.reshape(-1),
+        y.shape[1:],
+        plan.image,
+        plan.groups,
+        plan.phases,
+        plan.taps,
+        parts,
+        scratch_memory("image", (share.threads, plan.scratch), x.dtype),
+    )
+    return y.transpose(0, 3, 1, 2)
 
 
 def conv2d(
@@ -495,13 +547,9 @@ def conv2d(
     groups: int,
 ) -> Array:
     """x (N,C,H,W), w (O,C/G,KH,KW) to y (N,O,*out_size)."""
-    y = empty((len(x), *out_size, len(w)), x.dtype)
-    rows, columns = (
-        _forward_axis(out_size[i], w.shape[2 + i], stride[i], padding[i][0], dilation[i])
-        for i in (0, 1)
-    )
-    _run_correlation(images(x), w, y, groups, rows, columns, False)
-    return y.transpose(0, 3, 1, 2)
+    how = _How(False, False, x.dtype, host())
+    plan = _forward_plan(x.shape[2:], w.shape, out_size, stride, padding, dilation, groups, how)
+    return _run(plan, x, w, out_size, len(w))
 
 
 def conv2d_input(
@@ -515,13 +563,11 @@ def conv2d_input(
     groups: int,
 ) -> Array:
     """See `reference.conv2d_input`."""
-    dx = empty((len(g), *input_size, w.shape[1] * groups), g.dtype)
-    rows, columns = (
-        _backward_axis(input_size[i], w.shape[2 + i], stride[i], padding[i][0], dilation[i])
-        for i in (0, 1)
+    how = _How(True, False, g.dtype, host())
+    plan = _backward_plan(
+        g.shape[2:], w.shape, tuple(input_size), stride, padding, dilation, groups, how
     )
-    _run_correlation(images(g), w, dx, groups, rows, columns, True)
-    return dx.transpose(0, 3, 1, 2)
+    return _run(plan, g, w, input_size, w.shape[1] * groups)
 
 
 def conv2d_weight(
@@ -535,71 +581,33 @@ def conv2d_weight(
     groups: int,
 ) -> Array:
     """See `reference.conv2d_weight`."""
-    (N, C, H, W), (_, O, OH, OW) = x.shape, g.shape
-    rows, columns = (
-        _forward_axis(g.shape[2 + i], kernel_size[i], stride[i], padding[i][0], dilation[i])
-        for i in (0, 1)
-    )
+    (N, C), O = x.shape[:2], g.shape[1]
+    weight = (O, C // groups, *kernel_size)
+    how = _How(False, True, x.dtype, host())
+    plan = _forward_plan(x.shape[2:], weight, g.shape[2:], stride, padding, dilation, groups, how)
     xs, gs = images(x), images(g)
-    plan = _plan((H, W), C, O, groups, rows, columns, x.itemsize)
-    machine = host()
-    lanes = machine.lanes(x.dtype)
-    (phase,) = plan.phases
-    OG = O // plan.groups
-    J, V = machine.weight_tile(phase.run, OG, x.dtype)
-    shape = ((0,) * J, (0,) * V, (0,) * lanes, plan.kind)
-    blocks = -(-OG // (V * lanes))
-    phases = np.array(plan.phases, PHASES)
-    flat_x, flat_g = xs.reshape(-1), gs.reshape(-1)
-    size = plan.groups * blocks * phase.n_taps * phase.run * V * lanes
-
-    def job(span: Sequence[int]) -> Array:
-        scratch = scratch_memory("image", (plan.scratch + V * lanes,), x.dtype)
-        filled = scratch_memory("gradient", (OH * OW * plan.groups * blocks * V * lanes,), x.dtype)
-        out = new(size, x.dtype)
-        out[:] = 0
-        _correlate_weight(
-            shape,
-            flat_x,
-            flat_g,
-            out,
-            gs.shape[1:],
-            plan.image,
-            plan.groups,
-            phases,
-            plan.taps,
-            (span[0], span[-1] + 1),
-            scratch,
-            filled,
-        )
-        return out
-
-    work, per_thread = g.size * len(plan.taps), spans_of_sums(size)
-    total = add_up(in_spans(job, range(N), work, per_thread, blas=False))
-    dw = empty((O, C // groups, *kernel_size), x.dtype)
-    K = kernel_size[0] * kernel_size[1]
-    if len(plan.kind) == 2:
-        sizes, strides = (1, O, 1), (0, K, 0)
-    else:
-        CG = C // groups
-        sizes, strides = (groups, OG, CG), (OG * CG * K, CG * K, K)
-    unpack(
-        total,
-        (*sizes, *kernel_size),
-        (*strides, kernel_size[1], 1),
-        V * lanes,
-        dw.reshape(-1),
+    share = share_out(N, g.size * len(plan.taps), pieces_of_sums(plan.packed))
+    sums = scratch_memory("sums", (share.pieces, plan.packed), x.dtype)
+    filled = math.prod(g.shape[2:]) * plan.groups * -(-O // plan.groups // plan.lanes) * plan.lanes
+    _correlate_weight(
+        share,
+        plan.shape,
+        xs.reshape(-1),
+        gs.reshape(-1),
+        sums,
+        gs.shape[1:],
+        plan.image,
+        plan.groups,
+        plan.phases,
+        plan.taps,
+        scratch_memory("image", (share.threads, plan.scratch), x.dtype),
+        scratch_memory("gradient", (share.threads, filled), x.dtype),
     )
+    dw = empty(weight, x.dtype)
+    unpack(sums, plan.layouts, plan.lanes, dw.reshape(-1))
     return dw
 
 
-def spans_of_sums(size: int) -> int:
-    """Spans for each thread where each has `size` sums: more balance better, but take memory."""
+def pieces_of_sums(size: int) -> int:
+    """Pieces for each thread where each has `size` sums: more balance better, but take memory."""
     return 4 if size <= MANY_SUMS else 1
-
-
-def add_up(totals: list[Array]) -> Array:
-    """The sum, in the memory of the first."""
-    for other in totals[1:]:
-        totals[0] += other
-    return totals[0]

@@ -61,6 +61,10 @@ class _CacheImpl(caching.CompileResultCacheImpl):
 class _Cache(caching.FunctionCache):
     _impl_class = _CacheImpl
 
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        """The folder's name tells the sources apart; functions in closures have no lasting name."""
+        return sig, codegen.magic_tuple()
+
 
 class _Notice(event.Listener):
     """Says on the terminal that a kernel is being compiled: it takes a second, once per machine."""

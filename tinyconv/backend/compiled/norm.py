@@ -6,23 +6,28 @@ channels at the end.  Sums run in the arrays' precision over CHUNK rows, then in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.blocked import channel_rows, from_rows
 from tinyconv.backend.compiled.jit import kernel
-from tinyconv.backend.memory import empty_like
-from tinyconv.backend.threads import cut, get_num_threads, in_spans
+from tinyconv.backend.compiled.team import Share, bind, lead, share_out
+from tinyconv.backend.memory import empty
 
 CHUNK = 16  # rows
+PIECES = 3  # for each thread
 
 
 @kernel
-def _moments(x, shift, start, stop, total, square):
-    """Add the rows' x - shift and (x - shift)^2 to total and square, both float64."""
+def _cleared(sums, piece):
+    sums[piece] = 0
+    return sums[piece, 0], sums[piece, 1]
+
+
+@kernel
+def _moments(x, shift, sums, thread, piece, start, stop):
+    """Sums (pieces, 2, L) in float64 of x - shift and (x - shift)^2 over the rows start:stop."""
+    total, square = _cleared(sums, piece)
     length = x.shape[1]
     first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
     for chunk in range(start, stop, CHUNK):
@@ -39,8 +44,9 @@ def _moments(x, shift, start, stop, total, square):
 
 
 @kernel
-def _products(g, x, shift, start, stop, total, product):
-    """Add the rows' g and g * (x - shift) to total and product, both float64."""
+def _products(g, x, shift, sums, thread, piece, start, stop):
+    """Sums (pieces, 2, L) in float64 of g and g * (x - shift) over the rows start:stop."""
+    total, product = _cleared(sums, piece)
     length = x.shape[1]
     first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
     for chunk in range(start, stop, CHUNK):
@@ -56,8 +62,9 @@ def _products(g, x, shift, start, stop, total, product):
 
 
 @kernel
-def _products_relu(g, y, x, shift, start, stop, total, product):
+def _products_relu(g, y, x, shift, sums, thread, piece, start, stop):
     """`_products` of g where the ReLU's output y is not 0."""
+    total, product = _cleared(sums, piece)
     length = x.shape[1]
     first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
     for chunk in range(start, stop, CHUNK):
@@ -75,14 +82,14 @@ def _products_relu(g, y, x, shift, start, stop, total, product):
 
 @kernel
 def _fold(sums, first, second):
-    """Add the threads' rows of sums (threads, 2, L) up to channels, (C,) each."""
+    """Add the pieces' rows of sums (pieces, 2, L) up to channels, (C,) each."""
     channels = len(first)
     first[:] = 0
     second[:] = 0
-    for thread in range(len(sums)):
+    for piece in range(len(sums)):
         for k in range(sums.shape[2]):
-            first[k % channels] += sums[thread, 0, k]
-            second[k % channels] += sums[thread, 1, k]
+            first[k % channels] += sums[piece, 0, k]
+            second[k % channels] += sums[piece, 1, k]
 
 
 @kernel
@@ -124,14 +131,16 @@ def _slope_and_offset(sums, pixels, eps, weight, mean, var, dweight, dbias, rows
 
 
 @kernel
-def _affine(x, center, scale, shift, y, start, stop):
+def _affine(x, rows, y, thread, piece, start, stop):
+    center, scale, shift = rows[0], rows[1], rows[2]
     for i in range(start, stop):
         for k in range(x.shape[1]):
             y[i, k] = (x[i, k] - center[k]) * scale[k] + shift[k]
 
 
 @kernel
-def _affine_relu(x, center, scale, shift, y, start, stop):
+def _affine_relu(x, rows, y, thread, piece, start, stop):
+    center, scale, shift = rows[0], rows[1], rows[2]
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -140,7 +149,8 @@ def _affine_relu(x, center, scale, shift, y, start, stop):
 
 
 @kernel
-def _affine_add_relu(x, center, scale, shift, residual, y, start, stop):
+def _affine_add_relu(x, rows, residual, y, thread, piece, start, stop):
+    center, scale, shift = rows[0], rows[1], rows[2]
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -149,14 +159,16 @@ def _affine_add_relu(x, center, scale, shift, residual, y, start, stop):
 
 
 @kernel
-def _input(g, x, shift, scale, slope, offset, dx, start, stop):
+def _input(g, x, shift, rows, dx, thread, piece, start, stop):
+    scale, slope, offset = rows[0], rows[1], rows[2]
     for i in range(start, stop):
         for k in range(x.shape[1]):
             dx[i, k] = scale[k] * g[i, k] + slope[k] * (x[i, k] - shift[k]) + offset[k]
 
 
 @kernel
-def _input_relu(g, y, x, shift, scale, slope, offset, dx, start, stop):
+def _input_relu(g, y, x, shift, rows, dx, thread, piece, start, stop):
+    scale, slope, offset = rows[0], rows[1], rows[2]
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
@@ -165,13 +177,88 @@ def _input_relu(g, y, x, shift, scale, slope, offset, dx, start, stop):
 
 
 @kernel
-def _input_add_relu(g, y, x, shift, scale, slope, offset, dx, dr, start, stop):
+def _input_add_relu(g, y, x, shift, rows, dx, dr, thread, piece, start, stop):
+    scale, slope, offset = rows[0], rows[1], rows[2]
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
             passed = g[i, k] if not y[i, k] <= zero else zero
             dr[i, k] = passed
             dx[i, k] = scale[k] * passed + slope[k] * (x[i, k] - shift[k]) + offset[k]
+
+
+# ------------------------------------------------------------------------- whole operations
+
+
+@kernel
+def _repeat(values, row):
+    """(C,) over and over."""
+    for k in range(len(row)):
+        row[k] = values[k % len(values)]
+
+
+@kernel
+def _apply(share, x, rows, residual, relu, y):
+    """(x - center) * scale + shift, where the three are the `rows`, and what follows."""
+    if residual is not None:
+        lead(share, bind(_affine_add_relu, (x, rows, residual, y)))
+    elif relu:
+        lead(share, bind(_affine_relu, (x, rows, y)))
+    else:
+        lead(share, bind(_affine, (x, rows, y)))
+
+
+@kernel
+def _scale(share, x, scale, shift, residual, relu, y):
+    """x * scale + shift, for scale and shift (C,)."""
+    rows = np.zeros((3, x.shape[1]), x.dtype)
+    _repeat(scale, rows[1])
+    _repeat(shift, rows[2])
+    _apply(share, x, rows, residual, relu, y)
+
+
+@kernel
+def _normalise(share, x, weight, bias, residual, eps, relu, mean, var, y):
+    """y, mean and var of the batch."""
+    channels, length = len(mean), x.shape[1]
+    pixels = len(x) * (length // channels)
+    # Deviations from the mean of the first row, which is near enough to the mean for their squares
+    # to keep their digits: one pass is enough.
+    near = np.zeros(channels, x.dtype)
+    for k in range(length):
+        near[k % channels] += x[0, k] * x.dtype.type(channels / length)
+    shift = np.empty(length, x.dtype)
+    _repeat(near, shift)
+    sums = np.empty((share.pieces, 2, length))
+    lead(share, bind(_moments, (x, shift, sums)))
+    rows = np.empty((3, length), x.dtype)
+    _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows)
+    _apply(share, x, rows, residual, relu, y)
+
+
+@kernel
+def _gradients(share, g, y, x, weight, mean, var, eps, dweight, dbias, dx, dr):
+    """dx = scale * (g - <g> - n <g n>), with n = (x - mean) / std, folded to
+
+    scale * g + slope * (x - mean) + offset.
+    """
+    length = x.shape[1]
+    pixels = len(x) * (length // len(mean))
+    shift = np.empty(length, x.dtype)
+    _repeat(mean, shift)
+    sums = np.empty((share.pieces, 2, length))
+    if y is None:
+        lead(share, bind(_products, (g, x, shift, sums)))
+    else:
+        lead(share, bind(_products_relu, (g, y, x, shift, sums)))
+    rows = np.empty((3, length), x.dtype)
+    _slope_and_offset(sums, pixels, eps, weight, mean, var, dweight, dbias, rows)
+    if y is None:
+        lead(share, bind(_input, (g, x, shift, rows, dx)))
+    elif dr is None:
+        lead(share, bind(_input_relu, (g, y, x, shift, rows, dx)))
+    else:
+        lead(share, bind(_input_add_relu, (g, y, x, shift, rows, dx, dr)))
 
 
 # --------------------------------------------------------------------------------- wrappers
@@ -181,52 +268,20 @@ def _covers(x: Array, *others: Array | None) -> bool:
     return all(a is None or (a.dtype == x.dtype and a.shape == x.shape) for a in others)
 
 
-class _Rows:
-    """Arrays of one shape (N,C,...) as rows of whole pixels, and vectors (C,) as one row."""
+def _rows(x: Array | None) -> Array | None:
+    """(N,C,...) as rows of whole pixels."""
+    return None if x is None else channel_rows(x)
 
-    def __init__(self, x: Array) -> None:
-        self.like, self.x = x, channel_rows(x)
-        self.channels = x.shape[1]
-        self.pixels = x.size // self.channels
-        self.blocks = cut(len(self.x), 3 * get_num_threads())
 
-    def rows(self, other: Array) -> Array:
-        return channel_rows(other)
+def _share(rows: Array) -> Share:
+    return share_out(len(rows), rows.size, PIECES)
 
-    def row(self, v: Array) -> Array:
-        repeats = self.x.shape[1] // self.channels
-        return np.concatenate((v.astype(self.x.dtype, copy=False),) * repeats)
 
-    def empty(self) -> Array:
-        return empty_like(self.x)
-
-    def each(self, job: Any) -> None:
-        """job(start, stop) for every thread's rows."""
-
-        def spans(blocks: Sequence[slice]) -> None:
-            for block in blocks:
-                job(block.start, block.stop)
-
-        in_spans(spans, self.blocks, self.x.size, 3, blas=False)
-
-    def sums(self, job: Any) -> Array:
-        """job(start, stop, first, second) for every thread's rows: (threads, 2, L)."""
-
-        def spans(blocks: Sequence[slice]) -> Array:
-            found = np.zeros((2, self.x.shape[1]))
-            for block in blocks:
-                job(block.start, block.stop, found[0], found[1])
-            return found
-
-        return np.array(in_spans(spans, self.blocks, self.x.size, 3, blas=False))
-
-    def vectors(self, scale: Array, shift: Array) -> Array:
-        """Nothing to subtract, the scale and the shift, as rows."""
-        return np.stack([self.row(v) for v in (np.zeros_like(scale), scale, shift)])
-
-    def vector(self, v: Array | None, value: float) -> Array:
-        """v, or a vector (C,) of `value`."""
-        return np.full(self.channels, value, self.x.dtype) if v is None else v
+def _vector(v: Array | None, value: float, like: Array) -> Array:
+    """v in the precision of `like` (N,C,...), or a vector (C,) of `value`."""
+    return (
+        np.full(like.shape[1], value, like.dtype) if v is None else v.astype(like.dtype, copy=False)
+    )
 
 
 def batch_norm(
@@ -235,7 +290,7 @@ def batch_norm(
     """See `reference.batch_norm`."""
     if not _covers(x):
         return NotImplemented
-    return _normalise(x, weight, bias, None, eps, False)
+    return _forward(x, weight, bias, None, eps, False)
 
 
 def batch_norm_relu(
@@ -244,10 +299,10 @@ def batch_norm_relu(
     """See `reference.batch_norm_relu`."""
     if not _covers(x, residual):
         return NotImplemented
-    return _normalise(x, weight, bias, residual, eps, True)
+    return _forward(x, weight, bias, residual, eps, True)
 
 
-def _normalise(
+def _forward(
     x: Array,
     weight: Array | None,
     bias: Array | None,
@@ -255,46 +310,33 @@ def _normalise(
     eps: float,
     relu: bool,
 ) -> tuple[Array, Array, Array]:
-    rows = _Rows(x)
-    # Deviations from the mean of the first row, which is near enough to the mean for their squares
-    # to keep their digits: one pass is enough.
-    near = rows.x[0].reshape(-1, rows.channels).mean(0)
-    shift = rows.row(near)
-    sums = rows.sums(lambda *span: _moments(rows.x, shift, *span))
-    mean, var = np.empty_like(near), np.empty_like(near)
-    vectors = np.empty((3, rows.x.shape[1]), x.dtype)
-    weight, bias = rows.vector(weight, 1), rows.vector(bias, 0)
-    _scale_and_shift(sums, near, rows.pixels, eps, weight, bias, mean, var, vectors)
-    return _apply(rows, vectors, residual, relu), mean, var
-
-
-def _apply(rows: _Rows, vectors: Array, residual: Array | None, relu: bool) -> Array:
-    """(x - center) * scale + shift, where the three are the rows of `vectors`, and what follows."""
-    x, y = rows.x, rows.empty()
-    if residual is not None:
-        r = rows.rows(residual)
-        rows.each(lambda *span: _affine_add_relu(x, *vectors, r, y, *span))
-    elif relu:
-        rows.each(lambda *span: _affine_relu(x, *vectors, y, *span))
-    else:
-        rows.each(lambda *span: _affine(x, *vectors, y, *span))
-    return from_rows(y, rows.like)
+    rows, mean, var = channel_rows(x), np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
+    y = empty(rows.shape, rows.dtype)
+    weight, bias = _vector(weight, 1, x), _vector(bias, 0, x)
+    _normalise(_share(rows), rows, weight, bias, _rows(residual), float(eps), relu, mean, var, y)
+    return from_rows(y, x), mean, var
 
 
 def affine(x: Array, scale: Array, shift: Array) -> Array:
     """See `reference.affine`."""
-    if x.ndim < 2:
-        return NotImplemented
-    rows = _Rows(x)
-    return _apply(rows, rows.vectors(scale, shift), None, False)
+    return _affinely(x, scale, shift, None, False)
 
 
 def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:
     """See `reference.affine_relu`."""
     if not _covers(x, residual):
         return NotImplemented
-    rows = _Rows(x)
-    return _apply(rows, rows.vectors(scale, shift), residual, True)
+    return _affinely(x, scale, shift, residual, True)
+
+
+def _affinely(x: Array, scale: Array, shift: Array, residual: Array | None, relu: bool) -> Array:
+    if x.ndim < 2:
+        return NotImplemented
+    rows = channel_rows(x)
+    y = empty(rows.shape, rows.dtype)
+    scale, shift = (v.astype(x.dtype, copy=False) for v in (scale, shift))
+    _scale(_share(rows), rows, scale, shift, _rows(residual), relu, y)
+    return from_rows(y, x)
 
 
 def batch_norm_backward(
@@ -303,7 +345,7 @@ def batch_norm_backward(
     """See `reference.batch_norm_backward`."""
     if not _covers(x, g):
         return NotImplemented
-    return _gradients(g, None, x, weight, mean, var, eps, False)[:3]
+    return _backward(g, None, x, weight, mean, var, eps, False)[:3]
 
 
 def batch_norm_relu_backward(
@@ -319,10 +361,10 @@ def batch_norm_relu_backward(
     """See `reference.batch_norm_relu_backward`."""
     if not _covers(x, g, y):
         return NotImplemented
-    return _gradients(g, y, x, weight, mean, var, eps, residual)
+    return _backward(g, y, x, weight, mean, var, eps, residual)
 
 
-def _gradients(
+def _backward(
     g: Array,
     y: Array | None,
     x: Array,
@@ -332,25 +374,10 @@ def _gradients(
     eps: float,
     residual: bool,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """dx = scale * (g - <g> - n <g n>), with n = (x - mean) / std, folded to
-    scale * g + slope * (x - mean) + offset."""
-    rows = _Rows(x)
-    xs, gs = rows.x, rows.rows(g)
-    ys = None if y is None else rows.rows(y)
-    shift = rows.row(mean)
-    if ys is None:
-        sums = rows.sums(lambda *span: _products(gs, xs, shift, *span))
-    else:
-        sums = rows.sums(lambda *span: _products_relu(gs, ys, xs, shift, *span))
+    rows = channel_rows(x)
+    weight, eps = _vector(weight, 1, x), float(eps)
     dweight, dbias = np.empty_like(mean), np.empty_like(mean)
-    vectors = np.empty((3, xs.shape[1]), x.dtype)
-    weight = rows.vector(weight, 1)
-    _slope_and_offset(sums, rows.pixels, eps, weight, mean, var, dweight, dbias, vectors)
-    dx, dr = rows.empty(), rows.empty() if residual else None
-    if ys is None:
-        rows.each(lambda *span: _input(gs, xs, shift, *vectors, dx, *span))
-    elif dr is None:
-        rows.each(lambda *span: _input_relu(gs, ys, xs, shift, *vectors, dx, *span))
-    else:
-        rows.each(lambda *span: _input_add_relu(gs, ys, xs, shift, *vectors, dx, dr, *span))
+    dx, dr = empty(rows.shape, rows.dtype), empty(rows.shape, rows.dtype) if residual else None
+    share, gs, ys = _share(rows), channel_rows(g), _rows(y)
+    _gradients(share, gs, ys, rows, weight, mean, var, eps, dweight, dbias, dx, dr)
     return from_rows(dx, x), dweight, dbias, None if dr is None else from_rows(dr, x)

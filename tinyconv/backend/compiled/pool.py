@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled.direct import images
 from tinyconv.backend.compiled.jit import kernel
+from tinyconv.backend.compiled.team import Share, parallel, share_out
 from tinyconv.backend.memory import empty
 from tinyconv.backend.reference import Padding, Pair, output_size
-from tinyconv.backend.threads import in_spans
 
 
 @kernel
@@ -27,8 +24,8 @@ def _inside(first, count, spread, size):
     return start, stop
 
 
-@kernel
-def _max_pool(x, y, places, kernel_size, stride, dilation, top, left, first, last):
+@parallel
+def _max_pool(x, y, places, kernel_size, stride, dilation, top, left, thread, piece, first, last):
     _, H, W, C = x.shape
     (KH, KW), (sh, sw), (dh, dw) = kernel_size, stride, dilation
     lowest = x.dtype.type(-np.inf)
@@ -54,23 +51,25 @@ def _max_pool(x, y, places, kernel_size, stride, dilation, top, left, first, las
                             where[c] = place if better else where[c]
 
 
-@kernel
-def _gather(x, places, y, first, last):
-    """False if a place lies outside of the image."""
+@parallel
+def _gather(x, places, y, found, thread, piece, first, last):
+    """found[piece]: whether all places lie in the image."""
+    found[piece] = False
     _, pixels, C = x.shape
     for n in range(first, last):
         for p in range(places.shape[1]):
             for c in range(C):
                 place = places[n, p, c]
                 if not 0 <= place < pixels:
-                    return False
+                    return
                 y[n, p, c] = x[n, place, c]
-    return True
+    found[piece] = True
 
 
-@kernel
-def _scatter(g, places, x, first, last):
-    """False if a place lies outside of the image."""
+@parallel
+def _scatter(g, places, x, found, thread, piece, first, last):
+    """found[piece]: whether all places lie in the image."""
+    found[piece] = False
     _, pixels, C = x.shape
     x[first:last] = 0
     for n in range(first, last):
@@ -78,13 +77,13 @@ def _scatter(g, places, x, first, last):
             for c in range(C):
                 place = places[n, p, c]
                 if not 0 <= place < pixels:
-                    return False
+                    return
                 x[n, place, c] += g[n, p, c]
-    return True
+    found[piece] = True
 
 
-@kernel
-def _window_sum(x, y, kernel_size, stride, top, left, first, last):
+@parallel
+def _window_sum(x, y, kernel_size, stride, top, left, thread, piece, first, last):
     _, H, W, C = x.shape
     for n in range(first, last):
         for i in range(y.shape[1]):
@@ -102,8 +101,8 @@ def _window_sum(x, y, kernel_size, stride, top, left, first, last):
                             total[c] += values[c]
 
 
-@kernel
-def _window_sum_input(g, x, kernel_size, stride, top, left, first, last):
+@parallel
+def _window_sum_input(g, x, kernel_size, stride, top, left, thread, piece, first, last):
     _, H, W, C = x.shape
     x[first:last] = 0
     for n in range(first, last):
@@ -124,13 +123,8 @@ def _window_sum_input(g, x, kernel_size, stride, top, left, first, last):
 # --------------------------------------------------------------------------------- wrappers
 
 
-def _each_image(count: int, work: int, job: Callable[[int, int], Any]) -> list[Any]:
-    """job(first, last) for spans of the images, over all threads."""
-
-    def span(images: Sequence[int]) -> Any:
-        return job(images[0], images[-1] + 1)
-
-    return in_spans(span, range(count), work, 1, blas=False)
+def _share(count: int, work: int) -> Share:
+    return share_out(count, work, 1)
 
 
 def _logical(x: Array) -> Array:
@@ -145,12 +139,8 @@ def max_pool2d(
     N, C, H, W = x.shape
     size = output_size((top + H + bottom, left + W + right), kernel_size, stride, dilation)
     y, places = empty((N, *size, C), x.dtype), empty((N, *size, C), np.int64)
-    xs = images(x)
-    _each_image(
-        N,
-        y.size * kernel_size[0] * kernel_size[1],
-        lambda *span: _max_pool(xs, y, places, kernel_size, stride, dilation, top, left, *span),
-    )
+    share = _share(N, y.size * kernel_size[0] * kernel_size[1])
+    _max_pool(share, images(x), y, places, kernel_size, stride, dilation, top, left)
     return _logical(y), _logical(places)
 
 
@@ -160,8 +150,8 @@ def _pixels(x: Array) -> Array:
     return last.reshape(len(last), -1, last.shape[3])
 
 
-def _check(found: list[bool], size: int) -> None:
-    if not all(found):
+def _check(found: Array, size: int) -> None:
+    if not found.all():
         raise IndexError(f"an index lies outside of the image's {size} pixels")
 
 
@@ -172,7 +162,9 @@ def pool_gather(x: Array, indices: Array) -> Array:
     N, C, OH, OW = indices.shape
     xs, places = _pixels(x), _pixels(indices)
     y = empty(places.shape, x.dtype)
-    found = _each_image(N, y.size * 4, lambda *span: _gather(xs, places, y, *span))
+    share = _share(N, y.size * 4)
+    found = np.empty(share.pieces, np.bool_)
+    _gather(share, xs, places, y, found)
     _check(found, xs.shape[1])
     return _logical(y.reshape(N, OH, OW, C))
 
@@ -185,7 +177,9 @@ def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
     H, W = input_size
     gs, places = _pixels(g), _pixels(indices)
     x = empty((N, H * W, C), g.dtype)
-    found = _each_image(N, x.size * 4, lambda *span: _scatter(gs, places, x, *span))
+    share = _share(N, x.size * 4)
+    found = np.empty(share.pieces, np.bool_)
+    _scatter(share, gs, places, x, found)
     _check(found, H * W)
     return _logical(x.reshape(N, H, W, C))
 
@@ -197,7 +191,7 @@ def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -
     size = output_size((top + H + bottom, left + W + right), kernel_size, stride, (1, 1))
     y, xs = empty((N, *size, C), x.dtype), images(x)
     work = y.size * kernel_size[0] * kernel_size[1]
-    _each_image(N, work, lambda *span: _window_sum(xs, y, kernel_size, stride, top, left, *span))
+    _window_sum(_share(N, work), xs, y, kernel_size, stride, top, left)
     return _logical(y)
 
 
@@ -209,7 +203,5 @@ def window_sum_input(
     N, C = g.shape[:2]
     x, gs = empty((N, *input_size, C), g.dtype), images(g)
     work = g.size * kernel_size[0] * kernel_size[1]
-    _each_image(
-        N, work, lambda *span: _window_sum_input(gs, x, kernel_size, stride, top, left, *span)
-    )
+    _window_sum_input(_share(N, work), gs, x, kernel_size, stride, top, left)
     return _logical(x)

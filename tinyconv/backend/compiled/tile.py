@@ -13,7 +13,6 @@ Memory is addressed by integers, in bytes; steps are in bytes too.
 
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -214,32 +213,6 @@ def copy(typing, target, source, size):
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), generate
-
-
-@intrinsic
-def load_shared(typing, address):
-    """The int64 at an address, which another thread may write."""
-
-    def generate(context, builder, signature, args):
-        pointer = builder.inttoptr(args[0], POINTER)
-        return builder.load_atomic(pointer, "acquire", 8, typ=INT)
-
-    return types.int64(types.intp), generate
-
-
-@intrinsic
-def pause(typing):
-    """A moment's rest for the core while it watches for another thread."""
-
-    def generate(context, builder, signature, args):
-        machine = llvm.get_process_triple().partition("-")[0]
-        if machine == "x86_64":
-            kind = ir.FunctionType(ir.VoidType(), [])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause")
-            builder.call(function, [])
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 # Winograd's transforms, one 4x4 tile of L channels each (see winograd.py). `lanes` is (0,) * L.

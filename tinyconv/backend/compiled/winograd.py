@@ -14,34 +14,24 @@ Reference: Lavin and Gray, Fast algorithms for convolutional neural networks, CV
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled import tile
-from tinyconv.backend.compiled.direct import (
-    Image,
-    add_up,
-    copy_image,
-    images,
-    new,
-    pack,
-    spans_of_sums,
-)
-from tinyconv.backend.compiled.host import host
+from tinyconv.backend.compiled.direct import Image, copy_image, images, pieces_of_sums
+from tinyconv.backend.compiled.host import Host, host
 from tinyconv.backend.compiled.jit import kernel
+from tinyconv.backend.compiled.team import Share, parallel, share_out
 from tinyconv.backend.memory import empty
 from tinyconv.backend.reference import Pair
-from tinyconv.backend.threads import in_spans, scratch
+from tinyconv.backend.threads import scratch
 
 FEW_PIXELS, FEW_PRODUCTS = 300, 5e5  # where the direct algorithm is as fast (measured)
 MANY_WEIGHTS = 1024  # to a pixel: read again for every image, they do not stay in cache
 STRIP = 48 * 1024  # bytes of a strip's transformed input
-
-G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-WEIGHTS = np.kron(G, G)  # (16, 9): the 16 elements of G w G^T from the 9 of w
 
 
 class Tiles(NamedTuple):
@@ -80,24 +70,82 @@ def _transform_input(lanes, x, image, tiles, first, last, base, v):
                 tile.winograd_input(lanes, x, source + at, line, pixel, target + at, step)
 
 
-@kernel
-def _correlate(shape, lanes, x, u, y, channels, image, tiles, start, stop, scratch, v, m):
+@parallel
+def _transform_weights(w, step_o, step_c, flipped, outputs, u, thread, piece, start, stop):
+    """G w G^T for the input channels start:stop, to u (16, blocks, C, lanes), zeros to fill."""
+    _, blocks, _, lanes = u.shape
+    half = w.dtype.type(0.5)
+    columns = np.empty((4, 3, lanes), w.dtype)
+    for c in range(start, stop):
+        for block in range(blocks):
+            columns[:] = 0
+            for o in range(min(lanes, outputs - block * lanes)):
+                first = (block * lanes + o) * step_o + c * step_c
+                for j in range(3):
+                    at = first + (8 - j if flipped else j)
+                    step = -3 if flipped else 3
+                    top, middle, bottom = w[at], w[at + step], w[at + 2 * step]
+                    columns[0, j, o] = top
+                    columns[1, j, o] = half * (top + middle + bottom)
+                    columns[2, j, o] = half * (top - middle + bottom)
+                    columns[3, j, o] = bottom
+            for i in range(4):
+                for o in range(lanes):
+                    left, middle, right = columns[i, 0, o], columns[i, 1, o], columns[i, 2, o]
+                    u[4 * i, block, c, o] = left
+                    u[4 * i + 1, block, c, o] = half * (left + middle + right)
+                    u[4 * i + 2, block, c, o] = half * (left - middle + right)
+                    u[4 * i + 3, block, c, o] = right
+
+
+@parallel
+def _transform_gradient(sums, dw, thread, piece, start, stop):
+    """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 16, blocks, C, lanes)."""
+    pieces, _, blocks, _, lanes = sums.shape
+    half = dw.dtype.type(0.5)
+    columns = np.empty((4, 3, lanes), dw.dtype)
+    for c in range(start, stop):
+        for block in range(blocks):
+            total = sums[0, :, block, c]
+            for other in range(1, pieces):
+                for k in range(16):
+                    for o in range(lanes):
+                        total[k, o] += sums[other, k, block, c, o]
+            for i in range(4):
+                for o in range(lanes):
+                    inner = half * total[4 * i + 1, o], half * total[4 * i + 2, o]
+                    columns[i, 0, o] = total[4 * i, o] + inner[0] + inner[1]
+                    columns[i, 1, o] = inner[0] - inner[1]
+                    columns[i, 2, o] = inner[0] + inner[1] + total[4 * i + 3, o]
+            for o in range(min(lanes, len(dw) - block * lanes)):
+                for j in range(3):
+                    inner = half * columns[1, j, o], half * columns[2, j, o]
+                    of_o = dw[block * lanes + o, c]
+                    of_o[0, j] = columns[0, j, o] + inner[0] + inner[1]
+                    of_o[1, j] = inner[0] - inner[1]
+                    of_o[2, j] = inner[0] + inner[1] + columns[3, j, o]
+
+
+@parallel
+def _correlate(
+    shape, lanes, x, u, y, channels, image, tiles, scratch, v, m, thread, piece, start, stop
+):
     """y (N,OH,OW,O) for the images start:stop; u: (16, blocks of O, C, V*L)."""
     size = x.itemsize
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
     C, O = image.channels, channels
     step_x, step_y = _step(tiles, C, size), _step(tiles, O, size)
-    va, ma = v.ctypes.data, m.ctypes.data
+    mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
     taps = np.zeros((1, 2), np.int64)
     pixel = O * size
     line = tiles.width * pixel
-    scratch[:] = 0  # the border stays so
+    mine[:] = 0  # the border stays so
     for n in range(start, stop):
-        copy_image(x, image, n, size, scratch.ctypes.data)
+        copy_image(x, image, n, size, mine.ctypes.data)
         for first in range(0, tiles.rows, tiles.strip):
             last = min(first + tiles.strip, tiles.rows)
             count = (last - first) * tiles.columns
-            _transform_input(lanes, x, image, tiles, first, last, scratch.ctypes.data, va)
+            _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, va)
             for k in range(16):
                 for o in range(0, O, VL):
                     weights = u.ctypes.data + (k * (-(-O // VL) * VL) + o) * C * size
@@ -136,23 +184,27 @@ def _correlate(shape, lanes, x, u, y, channels, image, tiles, start, stop, scrat
                         )
 
 
-@kernel
-def _correlate_weight(shape, lanes, x, g, out, channels, image, tiles, start, stop, scratch, v, m):
-    """Add the images start:stop to out (16, blocks of O, C, V*L)."""
+@parallel
+def _correlate_weight(
+    shape, lanes, x, g, sums, channels, image, tiles, scratch, v, m, thread, piece, start, stop
+):
+    """sums[piece] (16, blocks of O, C, V*L): over the images start:stop."""
     size = x.itemsize
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
     C, O = image.channels, channels
     step_x, step_y = _step(tiles, C, size), _step(tiles, O, size)
-    va, ma = v.ctypes.data, m.ctypes.data
+    mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
+    out = sums[piece]
+    out[:] = 0
     pixel = O * size
     line = tiles.width * pixel
-    scratch[:] = 0  # the border stays so
+    mine[:] = 0  # the border stays so
     for n in range(start, stop):
-        copy_image(x, image, n, size, scratch.ctypes.data)
+        copy_image(x, image, n, size, mine.ctypes.data)
         for first in range(0, tiles.rows, tiles.strip):
             last = min(first + tiles.strip, tiles.rows)
             count = (last - first) * tiles.columns
-            _transform_input(lanes, x, image, tiles, first, last, scratch.ctypes.data, va)
+            _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, va)
             for i in range(first, last):
                 for j in range(tiles.columns):
                     source = g.ctypes.data + n * tiles.height * line + 2 * i * line + 2 * j * pixel
@@ -216,80 +268,99 @@ def covers(
     )
 
 
-def _layout(size: Pair, out_size: Pair, channels: Pair, padding: Pair, itemsize: int) -> Any:
-    """The image with its border, the tiles, and scratch for both."""
-    (H, W), (OH, OW), (top, left) = size, out_size, padding
+class Plan(NamedTuple):
+    """All that shapes alone decide."""
+
+    shape: Any  # of the tile
+    lanes: int  # output channels of a tile
+    blocks: int
+    image: Image
+    tiles: Tiles
+    scratch: tuple[int, int, int]  # numbers: the image, and its and the outputs' 16 matrices
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    size: Pair,
+    out_size: Pair,
+    channels: Pair,
+    padding: Pair,
+    weight_gradient: bool,
+    dtype: Any,
+    machine: Host,
+) -> Plan:
+    (H, W), (OH, OW), (top, left), (C, O) = size, out_size, padding, channels
     rows, columns = -(-OH // 2), -(-OW // 2)
-    strip = max(1, min(rows, STRIP // (16 * columns * max(channels) * itemsize)))
+    strip = max(1, min(rows, STRIP // (16 * columns * max(channels) * dtype.itemsize)))
     strip = -(-rows // -(-rows // strip))
     height, width = max(top + H, 2 * rows + 2), max(left + W, 2 * columns + 2)
-    image = Image(H, W, channels[0], top, left, height, width, 1)
-    return image, Tiles(OH, OW, rows, columns, strip)
+    image, tiles = Image(H, W, C, top, left, height, width, 1), Tiles(OH, OW, rows, columns, strip)
+    if weight_gradient:
+        J, V = machine.weight_tile(C, O, dtype)
+        while C % J:
+            J -= 1
+    else:
+        J, V = machine.tile((rows % strip or strip) * columns, O, dtype)
+    L = machine.lanes(dtype)
+    blocks = -(-O // (V * L))
+    matrices = [16 * (strip * columns * n + 128 // dtype.itemsize) for n in (C, blocks * V * L)]
+    shape = ((0,) * J, (0,) * V, (0,) * L, (0,))
+    return Plan(shape, V * L, blocks, image, tiles, (height * width * C, *matrices))
 
 
-def _scratch(image: Image, tiles: Tiles, channels: int, dtype: Any) -> tuple[Array, Array, Array]:
-    x_size, y_size = (
-        16 * (tiles.strip * tiles.columns * n + 128 // dtype.itemsize)
-        for n in (image.channels, channels)
-    )
-    padded = scratch("image", (image.padded_height * image.padded_width * image.channels,), dtype)
-    return padded, scratch("winograd_x", (x_size,), dtype), scratch("winograd_y", (y_size,), dtype)
+def _scratch(share: Share, plan: Plan, dtype: Any) -> list[Array]:
+    names = ("image", "winograd_x", "winograd_y")
+    return [
+        scratch(name, (share.threads, n), dtype)
+        for name, n in zip(names, plan.scratch, strict=True)
+    ]
 
 
 def correlate(x: Array, w: Array, out_size: Pair, padding: Pair, backward: bool) -> Array:
     """x (N,C,H,W) with w (O,C,3,3), or in reverse with w (C,O,3,3): (N,O,OH,OW)."""
-    xs = images(x)
-    N, H, W, C = xs.shape
+    xs, N, C = images(x), len(x), x.shape[1]
     O = w.shape[1] if backward else w.shape[0]
     y = empty((N, *out_size, O), x.dtype)
-    image, tiles = _layout((H, W), out_size, (C, O), padding, x.itemsize)
-    machine = host()
-    lanes = machine.lanes(x.dtype)
-    least = (tiles.rows % tiles.strip or tiles.strip) * tiles.columns
-    J, V = machine.tile(least, O, x.dtype)
-    matrix = (WEIGHTS[:, ::-1] if backward else WEIGHTS).astype(x.dtype)
-    u = matrix @ w.reshape(-1, 9).T  # (16, O*C)
-    strides = (u.shape[1], 1, O) if backward else (u.shape[1], C, 1)
-    packed = new(16 * -(-O // (V * lanes)) * V * lanes * C, x.dtype)
-    pack(u.reshape(-1), 0, (*strides, 0, 0), (16, O, C, 1, 1), V * lanes, packed, 0)
-    shape = ((0,) * J, (0,) * V, (0,) * lanes, (0,))
-    flat_x, flat_y = xs.reshape(-1), y.reshape(-1)
-
-    def job(span: Sequence[int]) -> None:
-        memory = _scratch(image, tiles, O, x.dtype)
-        _correlate(
-            shape, shape[2], flat_x, packed, flat_y, O, image, tiles, span[0], span[-1] + 1, *memory
-        )
-
-    in_spans(job, range(N), y.size * 16, blas=False)
+    plan = _plan(x.shape[2:], tuple(out_size), (C, O), padding, False, x.dtype, host())
+    u = scratch("weights", (16, plan.blocks, C, plan.lanes), x.dtype)
+    steps = (9, 9 * O) if backward else (9 * C, 9)
+    flat = np.ascontiguousarray(w).reshape(-1)
+    _transform_weights(share_out(C, u.size, 1), flat, *steps, backward, O, u)
+    share = share_out(N, y.size * 16)
+    _correlate(
+        share,
+        plan.shape,
+        plan.shape[2],
+        xs.reshape(-1),
+        u.reshape(-1),
+        y.reshape(-1),
+        O,
+        plan.image,
+        plan.tiles,
+        *_scratch(share, plan, x.dtype),
+    )
     return y.transpose(0, 3, 1, 2)
 
 
 def correlate_weight(x: Array, g: Array, padding: Pair) -> Array:
     """The gradient (O,C,3,3) of w."""
     xs, gs = images(x), images(g)
-    (N, H, W, C), (_, OH, OW, O) = xs.shape, gs.shape
-    image, tiles = _layout((H, W), (OH, OW), (C, O), padding, x.itemsize)
-    machine = host()
-    lanes = machine.lanes(x.dtype)
-    J, V = machine.weight_tile(C, O, x.dtype)
-    while C % J:
-        J -= 1
-    blocks = -(-O // (V * lanes))
-    shape = ((0,) * J, (0,) * V, (0,) * lanes, (0,))
-    flat_x, flat_g = xs.reshape(-1), gs.reshape(-1)
-
-    def job(span: Sequence[int]) -> Array:
-        memory = _scratch(image, tiles, blocks * V * lanes, x.dtype)
-        out = new(16 * blocks * C * V * lanes, x.dtype)
-        out[:] = 0
-        _correlate_weight(
-            shape, shape[2], flat_x, flat_g, out, O, image, tiles, span[0], span[-1] + 1, *memory
-        )
-        return out
-
-    per_thread = spans_of_sums(16 * C * O)
-    total = add_up(in_spans(job, range(N), g.size * 16, per_thread, blas=False))
-    dw = WEIGHTS.T.astype(x.dtype) @ total.reshape(16, -1)
-    dw = dw.reshape(9, blocks, C, V * lanes).transpose(1, 3, 2, 0).reshape(-1, C, 3, 3)
-    return np.ascontiguousarray(dw[:O])
+    (N, C), O = x.shape[:2], g.shape[1]
+    plan = _plan(x.shape[2:], g.shape[2:], (C, O), padding, True, x.dtype, host())
+    share = share_out(N, g.size * 16, pieces_of_sums(16 * C * O))
+    sums = scratch("sums", (share.pieces, 16, plan.blocks, C, plan.lanes), x.dtype)
+    _correlate_weight(
+        share,
+        plan.shape,
+        plan.shape[2],
+        xs.reshape(-1),
+        gs.reshape(-1),
+        sums,
+        O,
+        plan.image,
+        plan.tiles,
+        *_scratch(share, plan, x.dtype),
+    )
+    dw = empty((O, C, 3, 3), x.dtype)
+    _transform_gradient(share_out(C, sums.size, 1), sums, dw)
+    return dw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tinyconv.creation import eye
@@ -183,14 +184,23 @@ def _convolved(
     name: str, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
     """What conv1d, conv2d and unfold share, once the input's axes are known to be right."""
-    stride, dilation, kernel = pair(stride, "stride"), pair(dilation, "dilation"), weight.shape[2:]
-    _check_groups(name, x.shape[1], weight.shape[0], groups)
     check_shape(name, "bias", bias, (weight.shape[0],))
+    how = (tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation, groups))
+    y = ops.conv2d(x, weight, **_geometry(name, x.shape, weight.shape, *how))
+    return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
+
+
+@functools.lru_cache(maxsize=4096)  # the same layer meets the same shape at every step
+def _geometry(
+    name: str, x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> dict[str, Any]:
+    """Given two shapes and PyTorch's arguments, the checked keywords of `ops.conv2d`."""
+    stride, dilation, kernel = pair(stride, "stride"), pair(dilation, "dilation"), weight[2:]
+    _check_groups(name, x[1], weight[0], groups)
     pads = _padding(name, padding, stride, kernel, dilation)
     check_least(name, stride, pads, dilation)
-    _check_fit(name, x.shape, kernel, pads, dilation)
-    y = ops.conv2d(x, weight, stride=stride, padding=pads, dilation=dilation, groups=groups)
-    return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
+    _check_fit(name, x, kernel, pads, dilation)
+    return {"stride": stride, "padding": pads, "dilation": dilation, "groups": groups}
 
 
 @function(

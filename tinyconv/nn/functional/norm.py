@@ -10,7 +10,7 @@ from tinyconv.autograd import is_grad_enabled, no_grad
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
-from tinyconv.ops.elementwise import maximum, rsqrt
+from tinyconv.ops.elementwise import maximum
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import constants, function, sample
@@ -89,9 +89,16 @@ def _batch_norm(
     y, (mean, var) = normalise(input, weight, bias)
     if running_mean is not None:
         with no_grad():
-            running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-            running_var.mul_(1 - momentum).add_(var, alpha=momentum * n / (n - 1))
+            _move(running_mean, mean, momentum)
+            _move(running_var, var * (n / (n - 1)), momentum)
     return y
+
+
+def _move(running: Any, now: Any, momentum: float) -> None:
+    """running += momentum * (now - running), where `now` is an array."""
+    data = running._write("batch_norm")
+    data *= 1 - momentum
+    data += momentum * now
 
 
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
@@ -99,7 +106,7 @@ def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) ->
         raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
     if not is_grad_enabled():  # plain arrays do, without wrapping each of five results
         mean, var, weight, bias = (None if v is None else v.data for v in (mean, var, weight, bias))
-    scale = rsqrt(var + eps) if weight is None else weight * rsqrt(var + eps)
+    scale = (1.0 if weight is None else weight) / (var + eps) ** 0.5
     return scale, -mean * scale if bias is None else bias - mean * scale
 
 
