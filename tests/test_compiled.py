@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ if importlib.util.find_spec("numba") is None:
 from tinyconv.backend.compiled import (
     conv,
     direct,
+    elementwise,
     host,
     norm,
     optim as compiled_optim,
@@ -88,6 +90,16 @@ def test_the_guards_see_a_write_outside(guarded: Guarded) -> None:
     np.lib.stride_tricks.as_strided(x, (7,), (4,))[6] = 1
     with pytest.raises(AssertionError, match="behind"):
         guarded.check()
+
+
+@contextmanager
+def threads_set(n: int) -> Iterator[None]:
+    before = tc.get_num_threads()
+    tc.set_num_threads(n)
+    try:
+        yield
+    finally:
+        tc.set_num_threads(before)
 
 
 def draw(*shape: int, dtype: Any = "float64", seed: int = 0) -> np.ndarray:
@@ -187,6 +199,20 @@ def convolutions(pick: Callable[..., Any]) -> Any:
 @given(convolutions())
 def test_drawn_convolutions(case: Any) -> None:
     check_conv(case, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_loops_over_numbers(dtype: str) -> None:
+    x, y = (draw(3, 5, 60, 70, dtype=dtype, seed=i) for i in range(2))
+    x[0, 0, 0, :2] = np.nan, -np.inf
+    for threads in (1, 2):
+        with threads_set(threads):
+            for name, arguments in [("add", (x, y)), ("relu", (x,)), ("relu_backward", (y, x))]:
+                actual = getattr(elementwise, name)(*arguments)
+                assert actual.strides == x.strides
+                np.testing.assert_array_equal(actual, getattr(reference, name)(*arguments))
+    assert elementwise.add(x, np.ascontiguousarray(y)) is NotImplemented
+    assert elementwise.relu(x[:, :, ::2]) is NotImplemented
 
 
 @pytest.mark.parametrize("residual", [True, False])

@@ -79,7 +79,7 @@ class Node:
         op: Op,
         inputs: list[Edge | None],
         saved: list[Any],
-        stamps: list[Any],
+        stamps: list[Any] | None,
         params: dict[str, Any],
         output: Array,
         aux: Any,
@@ -87,7 +87,7 @@ class Node:
         self.op = op
         self.inputs: Sequence[Edge | None] = inputs  # None where no gradient is wanted
         self.saved: list[Any] | None = saved  # [output, *inputs]; None once freed
-        self.stamps = stamps  # when each of them was last written, shared with its tensor
+        self.stamps = stamps  # when each array was last written, shared with its tensor; or none
         self.params = params
         self.aux = aux
         self.shape: tuple[int, ...] = output.shape
@@ -137,6 +137,8 @@ class Variable:
         return () if self.node is None else self.node.inputs
 
 
+_NO_PARAMS: dict[str, Any] = {}  # of most nodes, one for all
+Reads: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 Edge: TypeAlias = Node | Variable  # a Variable where the edge ends at a leaf
 
 
@@ -194,7 +196,7 @@ class Op:
         self._same = same
         self.same: Sequence[int] = same or ()
         self.agree = len(self.same) > 1
-        self._reads: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._reads: dict[Any, Reads] = {}
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -230,22 +232,22 @@ class Op:
             params = {**self.defaults, **params}
         arrays = []
         edges: list[Edge | None] = []
-        tensors = wanted = 0  # bit i: argument i is a Tensor; a gradient is wanted of it
-        bit = 1
+        plain = True
+        wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
         for arg in args:
             if isinstance(arg, Variable):
-                tensors |= bit
+                plain = False
                 arrays.append(arg.data)
                 if arg.requires_grad:
-                    wanted |= bit
+                    wanted += bit
                     edges.append(arg.node or arg)
                 else:
                     edges.append(None)
             else:
                 arrays.append(arg)
                 edges.append(None)
-            bit <<= 1
-        if not tensors:
+            bit += bit
+        if plain:
             try:
                 out = self.forward(*args, **params)
             except (AttributeError, TypeError):
@@ -267,10 +269,12 @@ class Op:
             data, aux = data
         if isinstance(data, np.generic):  # a NumPy reduction returned a scalar
             data = np.asarray(data)
-        result = wrap(data)
-        if wanted and self.vjps and context.grad_enabled and data.dtype.kind == "f":
-            result.requires_grad = True
-            result.node = self._record(args, arrays, edges, wanted, params, result, aux)
+        if wanted and self.vjps and data.dtype.kind == "f" and context.grad_enabled:
+            stamp = [0]
+            node = self._record(args, arrays, edges, wanted, params or _NO_PARAMS, data, stamp, aux)
+            result = wrap(data, node, stamp)
+        else:
+            result = wrap(data)
         if self.view and _shares_memory(data, arrays[0]):
             result.stamp = args[0].stamp
         return result if aux is None else (result, aux)
@@ -297,29 +301,36 @@ class Op:
         edges: list[Edge | None],
         wanted: int,
         params: dict[str, Any],
-        result: Tensor,
+        data: Array,
+        stamp: list[int],
         aux: Any,
     ) -> Node:
         """The node of this call.  It keeps the arrays that the wanted VJPs read, no others."""
         saved: list[Any] = [None, *edges]
-        stamps: list[Any] = [None] * len(saved)
-        kept = self._reads.get((wanted, len(args)))
-        if kept is None:
-            kept = self._find_reads(wanted, len(args))
-        for i in kept:
-            if i == 0:
-                saved[0], stamps[0] = result.data, result.stamp
-            else:
-                arg = args[i - 1]
-                saved[i] = arrays[i - 1]
-                stamps[i] = arg.stamp if isinstance(arg, Variable) else None
-        for i, edge in enumerate(edges):
-            if edge is None and saved[i + 1] is None:  # a constant that is not read
-                saved[i + 1] = _meta(arrays[i])
-        return Node(self, edges, saved, stamps, params, result.data, aux)
+        reads = self._reads.get(wanted if not self.variadic else (wanted, len(args)))
+        if reads is None:
+            reads = self._find_reads(wanted, edges)
+        kept, constants = reads
+        stamps: list[Any] | None = None
+        if kept:
+            stamps = [None] * len(saved)
+            for i in kept:
+                if i == 0:
+                    saved[0], stamps[0] = data, stamp
+                else:
+                    arg = args[i - 1]
+                    saved[i] = arrays[i - 1]
+                    stamps[i] = arg.stamp if isinstance(arg, Variable) else None
+        for i in constants:
+            saved[i + 1] = _meta(arrays[i])
+        return Node(self, edges, saved, stamps, params, data, aux)
 
-    def _find_reads(self, wanted: int, n: int) -> tuple[int, ...]:
-        """Which of (output, *inputs) must be kept when gradients are wanted of the bits set."""
+    def _find_reads(self, wanted: int, edges: list[Edge | None]) -> Reads:
+        """Which of (output, *inputs) must be kept when gradients are wanted of the bits set, and
+
+        which inputs are constants of whose shape and dtype alone is kept.
+        """
+        n = len(edges)
         if self.variadic:
             reads = [self._vjp_reads(self.vjps[0], n, skip=1)]
         else:
@@ -330,8 +341,9 @@ class Op:
             output, _aux, *inputs = self._vjp_reads(self.fused, n + 1)
             reads.append([output, *inputs])
         kept = tuple(i for i in range(n + 1) if any(read[i] for read in reads))
-        self._reads[wanted, n] = kept
-        return kept
+        constants = tuple(i for i in range(n) if not wanted >> i & 1 and i + 1 not in kept)
+        found = self._reads[(wanted, n) if self.variadic else wanted] = kept, constants
+        return found
 
     @staticmethod
     def _vjp_reads(vjp: Vjp | None, n_inputs: int, skip: int = 0) -> list[bool]:
@@ -436,7 +448,9 @@ def _whole(g: Any) -> Any:
 
 
 def _meta(array: Any) -> Any:
-    return Meta(array.shape, array.dtype) if hasattr(array, "dtype") else array
+    if hasattr(array, "dtype"):
+        return tuple.__new__(Meta, (array.shape, array.dtype))  # quicker than Meta(...)
+    return array
 
 
 @overload
@@ -588,7 +602,8 @@ def _vjp(
 def _as_tensors(node: Node, saved: list[Any]) -> list[Any]:
     """The saved arrays, joined to the graph again so that their VJPs can be differentiated."""
     tensors: list[Any] = []
-    for array, stamp, edge in zip(saved, node.stamps, (node, *node.inputs), strict=True):
+    stamps = node.stamps or [None] * len(saved)
+    for array, stamp, edge in zip(saved, stamps, (node, *node.inputs), strict=True):
         if not hasattr(array, "strides"):  # a number, or a shape without values
             tensors.append(array)
         elif isinstance(edge, Variable):
@@ -603,7 +618,7 @@ def _of(node: Node) -> str:
 
 
 def _check_unwritten(node: Node) -> None:
-    for i, stamp in enumerate(node.stamps):
+    for i, stamp in enumerate(node.stamps or ()):
         if stamp is not None and stamp[0] > node.seq:
             what = "its output" if i == 0 else f"its input {i - 1}"
             raise GraphError(

@@ -78,9 +78,22 @@ class Backend:
         first = next(iter(found.values()))
         alone = getattr(first, "complete", len(found) == 1)
         chosen = first if alone else self._first_that_covers(kernel, found)
+        if least := getattr(first, "least", 0):
+            chosen = self._by_size(least, [*found.values()][1], chosen)
         self.__dict__[kernel] = chosen
         self._found.append(kernel)
         return chosen
+
+    @staticmethod
+    def _by_size(least: int, small: Callable[..., Any], large: Callable[..., Any]) -> Any:
+        """The first layer does not cover small arrays, and they are too quick for asking it."""
+        if not getattr(small, "complete", False):
+            return large
+
+        def kernel(x: Array, *args: Any) -> Any:
+            return small(x, *args) if x.size < least else large(x, *args)
+
+        return kernel
 
     def _first_that_covers(
         self, name: str, layers: dict[str, Callable[..., Any]]

@@ -512,12 +512,12 @@ def batch_norm_backward(
     return from_rows(dx, x), (scale * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
 
 
-def _dense(x: Array) -> bool:
+def dense(x: Array) -> bool:
     """Is there an order of the axes in which x is contiguous?"""
     return bool(x.transpose(memory_order(x)).flags.c_contiguous)
 
 
-def _flat(x: Array) -> Array:
+def flat(x: Array) -> Array:
     """A dense x as a vector, in the order of its memory."""
     return x.transpose(memory_order(x)).reshape(-1)
 
@@ -530,10 +530,10 @@ def _zero(dtype: Any) -> Array:
 
 def copy(x: Array) -> Array:
     """See `reference.copy`."""
-    if not _dense(x):
+    if not dense(x):
         return NotImplemented
     twin = empty_like(x)
-    source, target = _flat(x), _flat(twin)
+    source, target = flat(x), flat(twin)
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
@@ -545,10 +545,10 @@ def copy(x: Array) -> Array:
 
 def add(x: Array, y: Array) -> Array:
     """See `reference.add`."""
-    if x.strides != y.strides or x.dtype != y.dtype or not _dense(x):
+    if x.strides != y.strides or x.dtype != y.dtype or not dense(x):
         return NotImplemented
     total = empty_like(x)
-    a, b, target = _flat(x), _flat(y), _flat(total)
+    a, b, target = flat(x), flat(y), flat(total)
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
@@ -561,10 +561,10 @@ def add(x: Array, y: Array) -> Array:
 @complete
 def relu(x: Array) -> Array:
     """See `reference.relu`."""
-    if x.size < WORTH_THREADS or not _dense(x):
+    if x.size < WORTH_THREADS or not dense(x):
         return np.maximum(x, _zero(x.dtype))
     y = empty_like(x)
-    source, target = _flat(x), _flat(y)
+    source, target = flat(x), flat(y)
 
     def job(span: Sequence[slice]) -> None:
         for block in span:
@@ -581,7 +581,7 @@ def relu_backward(g: Array, y: Array) -> Array:
         dx = g.copy()
         dx[y <= _zero(y.dtype)] = 0
         return dx
-    if y.size < FEW or not _covers(g, y) or not _dense(y):
+    if y.size < FEW or not _covers(g, y) or not dense(y):
         return reference.relu_backward(g, y)
     if g.strides != y.strides:
         same = empty_like(y)
@@ -590,7 +590,7 @@ def relu_backward(g: Array, y: Array) -> Array:
     dx = empty_like(y)
     # A branch per element is slow, and as a float infinity times 0 is NaN: multiply the bits.
     bits = f"i{y.itemsize}"
-    ys, gs, target = _flat(y), _flat(g).view(bits), _flat(dx).view(bits)
+    ys, gs, target = flat(y), flat(g).view(bits), flat(dx).view(bits)
 
     def job(span: Sequence[slice]) -> None:
         for block in span:

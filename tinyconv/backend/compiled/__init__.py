@@ -15,6 +15,9 @@ from typing import Any
 
 AVAILABLE = importlib.util.find_spec("numba") is not None
 MODULES = {
+    "add": "elementwise",
+    "relu": "elementwise",
+    "relu_backward": "elementwise",
     "adam": "optim",
     "sgd": "optim",
     "conv2d": "conv",
@@ -33,6 +36,7 @@ MODULES = {
     "window_sum_input": "pool",
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
+MANY = 2**15  # the same for a mere loop over numbers
 ANY_SIZE = {"sgd", "adam"}  # one loop for all sizes: compiled as soon as anything is
 DTYPES = "fd"  # float32, float64
 
@@ -40,7 +44,8 @@ DTYPES = "fd"  # float32, float64
 def covers(name: str, x: Any) -> bool:
     """Is there a compiled kernel for x (or the first of several), and is it worth it?"""
     x = x[0] if isinstance(x, list) else x
-    small = x.size < FEW and not (name in ANY_SIZE and "numba" in sys.modules)
+    few = MANY if MODULES[name] == "elementwise" else FEW
+    small = x.size < few and not (name in ANY_SIZE and "numba" in sys.modules)
     return x.dtype.char in DTYPES and not small
 
 
@@ -49,6 +54,7 @@ def _lazy(name: str) -> Callable[..., Any]:
     def kernel(x: Any, *args: Any, **params: Any) -> Any:
         return _implementation(name)(x, *args, **params) if covers(name, x) else NotImplemented
 
+    kernel.least = MANY if MODULES[name] == "elementwise" else 0
     return kernel
 
 

@@ -70,32 +70,31 @@ def _transform_input(lanes, x, image, tiles, first, last, base, v):
                 tile.winograd_input(lanes, x, source + at, line, pixel, target + at, step)
 
 
+@kernel
+def _weight_row(a, b, c):
+    """G (a, b, c) of F(2,3)."""
+    half = (a + b + c) * type(a)(0.5)
+    return a, half, half - b, c
+
+
 @parallel
 def _transform_weights(w, step_o, step_c, flipped, outputs, u, thread, piece, start, stop):
     """G w G^T for the input channels start:stop, to u (16, blocks, C, lanes), zeros to fill."""
     _, blocks, _, lanes = u.shape
-    half = w.dtype.type(0.5)
-    columns = np.empty((4, 3, lanes), w.dtype)
-    for c in range(start, stop):
-        for block in range(blocks):
-            columns[:] = 0
-            for o in range(min(lanes, outputs - block * lanes)):
-                first = (block * lanes + o) * step_o + c * step_c
-                for j in range(3):
-                    at = first + (8 - j if flipped else j)
-                    step = -3 if flipped else 3
-                    top, middle, bottom = w[at], w[at + step], w[at + 2 * step]
-                    columns[0, j, o] = top
-                    columns[1, j, o] = half * (top + middle + bottom)
-                    columns[2, j, o] = half * (top - middle + bottom)
-                    columns[3, j, o] = bottom
-            for i in range(4):
-                for o in range(lanes):
-                    left, middle, right = columns[i, 0, o], columns[i, 1, o], columns[i, 2, o]
-                    u[4 * i, block, c, o] = left
-                    u[4 * i + 1, block, c, o] = half * (left + middle + right)
-                    u[4 * i + 2, block, c, o] = half * (left - middle + right)
-                    u[4 * i + 3, block, c, o] = right
+    step = -1 if flipped else 1
+    for block in range(blocks):
+        for o in range(min(lanes, outputs - block * lanes)):
+            for c in range(start, stop):
+                at = (block * lanes + o) * step_o + c * step_c + (8 if flipped else 0)
+                first = _weight_row(w[at], w[at + 3 * step], w[at + 6 * step])
+                second = _weight_row(w[at + step], w[at + 4 * step], w[at + 7 * step])
+                third = _weight_row(w[at + 2 * step], w[at + 5 * step], w[at + 8 * step])
+                for i in range(4):
+                    row = _weight_row(first[i], second[i], third[i])
+                    for j in range(4):
+                        u[4 * i + j, block, c, o] = row[j]
+        for o in range(outputs - block * lanes, lanes):
+            u[:, block, start:stop, o] = 0
 
 
 @parallel
