@@ -77,6 +77,14 @@ class _Emitter:
     def zeros(self, count: int) -> list[Any]:
         return [self.vector([0.0] * self.lanes)] * count
 
+    def scaled(self, factor: float, x: Any) -> Any:
+        """factor * x"""
+        return self.b.fmul(x, self.vector([factor] * self.lanes))
+
+    def scaled_sum(self, x: Any, factor: float, y: Any) -> Any:
+        """x * factor + y"""
+        return self.b.call(self.fma, [x, self.vector([factor] * self.lanes), y])
+
     def loop(self, count: Any, state: list[Any], body: Any) -> list[Any]:
         """``for i in range(count): state = body(i, state)``, the state in registers."""
         b = self.b
@@ -215,25 +223,50 @@ def copy(typing, target, source, size):
     return types.void(types.intp, types.intp, types.intp), generate
 
 
-# Winograd's transforms, one 4x4 tile of L channels each (see winograd.py). `lanes` is (0,) * L.
+# Winograd's transforms of F(4x4, 3x3), L channels each (see winograd.py). `lanes` is (0,) * L.
+
+ROOT = 0.5**0.5  # the points are 0, -+ROOT, -+2 ROOT and infinity
 
 
 def _differences(e: _Emitter, d: list[Any]) -> list[Any]:
-    """B^T d of F(2,3): (d0 - d2, d1 + d2, d2 - d1, d1 - d3)."""
+    """B^T d: six numbers from six."""
+    inner, outer = e.scaled_sum(d[2], -2, d[4]), e.scaled_sum(d[2], -0.5, d[4])
+    inner_odd = e.scaled(ROOT, e.scaled_sum(d[1], -2, d[3]))
+    outer_odd = e.scaled(2 * ROOT, e.scaled_sum(d[1], -0.5, d[3]))
     b = e.b
-    return [b.fsub(d[0], d[2]), b.fadd(d[1], d[2]), b.fsub(d[2], d[1]), b.fsub(d[1], d[3])]
+    return [
+        b.fadd(e.scaled_sum(d[2], -2.5, d[0]), d[4]),
+        *(b.fadd(inner, inner_odd), b.fsub(inner, inner_odd)),
+        *(b.fadd(outer, outer_odd), b.fsub(outer, outer_odd)),
+        b.fadd(e.scaled_sum(d[3], -2.5, d[1]), d[5]),
+    ]
 
 
 def _sums(e: _Emitter, m: list[Any]) -> list[Any]:
-    """A^T m of F(2,3): (m0 + m1 + m2, m1 - m2 - m3)."""
+    """A^T m: four numbers from six."""
     b = e.b
-    return [b.fadd(b.fadd(m[0], m[1]), m[2]), b.fsub(b.fsub(m[1], m[2]), m[3])]
+    inner, outer = b.fadd(m[1], m[2]), b.fadd(m[3], m[4])
+    inner_odd, outer_odd = b.fsub(m[1], m[2]), b.fsub(m[3], m[4])
+    return [
+        b.fadd(m[0], b.fadd(inner, outer)),
+        e.scaled(ROOT, e.scaled_sum(outer_odd, 2, inner_odd)),
+        e.scaled_sum(outer, 2, e.scaled(0.5, inner)),
+        e.scaled_sum(outer_odd, 4 * ROOT, e.scaled_sum(inner_odd, ROOT / 2, m[5])),
+    ]
 
 
 def _spreads(e: _Emitter, g: list[Any]) -> list[Any]:
-    """A g of F(2,3): (g0, g0 + g1, g0 - g1, -g1)."""
+    """A g: six numbers from four."""
     b = e.b
-    return [g[0], b.fadd(g[0], g[1]), b.fsub(g[0], g[1]), b.fneg(g[1])]
+    inner, outer = e.scaled_sum(g[2], 0.5, g[0]), e.scaled_sum(g[2], 2, g[0])
+    inner_odd = e.scaled(ROOT, e.scaled_sum(g[3], 0.5, g[1]))
+    outer_odd = e.scaled(2 * ROOT, e.scaled_sum(g[3], 2, g[1]))
+    return [
+        g[0],
+        *(b.fadd(inner, inner_odd), b.fsub(inner, inner_odd)),
+        *(b.fadd(outer, outer_odd), b.fsub(outer, outer_odd)),
+        g[3],
+    ]
 
 
 def _both_ways(e: _Emitter, transform: Any, square: list[list[Any]]) -> list[list[Any]]:
@@ -249,13 +282,13 @@ def _store_tile(e: _Emitter, square: list[list[Any]], out: Any, step: Any) -> No
 
 @intrinsic
 def winograd_input(typing, lanes, like, x, row, pixel, out, step):
-    """B^T d B of the 4x4 pixels d from address x on; the 16 results are `step` bytes apart."""
+    """B^T d B of the 6x6 pixels d from address x on; the 36 results are `step` bytes apart."""
 
     def generate(context, builder, signature, args):
         _, _, x, row, pixel, out, step = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
-        lines = [builder.add(x, builder.mul(row, INT(i))) for i in range(4)]
-        steps = [builder.mul(pixel, INT(j)) for j in range(4)]
+        lines = [builder.add(x, builder.mul(row, INT(i))) for i in range(6)]
+        steps = [builder.mul(pixel, INT(j)) for j in range(6)]
         square = [[e.load(line, at) for at in steps] for line in lines]
         _store_tile(e, _both_ways(e, _differences, square), out, step)
         return context.get_dummy_value()
@@ -265,24 +298,29 @@ def winograd_input(typing, lanes, like, x, row, pixel, out, step):
 
 @intrinsic
 def winograd_gradient(typing, lanes, like, g, row, pixel, rows, columns, out, step):
-    """A g A^T of the 2x2 pixels g, of which `rows` and `columns` (1 or 2) exist, else zero."""
+    """A g A^T of the 4x4 pixels g, of which `rows` and `columns` exist; the others are zero."""
 
     def generate(context, builder, signature, args):
         _, _, g, row, pixel, rows, columns, out, step = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
         (zero,) = e.zeros(1)
-        exists = [builder.icmp_signed(">", n, INT(1)) for n in (rows, columns)]
         # A pixel that does not exist is read from where one does.
         down, right = (
-            builder.select(there, offset, INT(0))
-            for there, offset in zip(exists, (row, pixel), strict=True)
+            [
+                (there, builder.select(there, builder.mul(distance, INT(i)), INT(0)))
+                for i in range(4)
+                for there in [builder.icmp_signed(">", n, INT(i))]
+            ]
+            for n, distance in ((rows, row), (columns, pixel))
         )
-        both = builder.add(down, right)
-        values = [[e.load(g), e.load(g, right)], [e.load(g, down), e.load(g, both)]]
-        for i in range(2):
-            values[i][1] = builder.select(exists[1], values[i][1], zero)
-        values[1] = [builder.select(exists[0], value, zero) for value in values[1]]
-        _store_tile(e, _both_ways(e, _spreads, values), out, step)
+        square = [
+            [
+                builder.select(builder.and_(below, beside), e.load(builder.add(g, i), j), zero)
+                for beside, j in right
+            ]
+            for below, i in down
+        ]
+        _store_tile(e, _both_ways(e, _spreads, square), out, step)
         return context.get_dummy_value()
 
     return types.void(lanes, like, *(types.intp,) * 7), generate
@@ -290,23 +328,21 @@ def winograd_gradient(typing, lanes, like, g, row, pixel, rows, columns, out, st
 
 @intrinsic
 def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):
-    """The 2x2 pixels A^T m A, of which `rows` and `columns` (1 or 2) are stored."""
+    """The 4x4 pixels A^T m A, of which `rows` and `columns` are stored."""
 
     def generate(context, builder, signature, args):
         _, _, m, step, y, row, pixel, rows, columns = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
         square = [
-            [e.load(m, builder.mul(step, INT(4 * i + j))) for j in range(4)] for i in range(4)
+            [e.load(m, builder.mul(step, INT(6 * i + j))) for j in range(6)] for i in range(6)
         ]
         pixels = _both_ways(e, _sums, square)
-        below, beside = (builder.icmp_signed(">", n, INT(1)) for n in (rows, columns))
-        e.store(pixels[0][0], y)
-        with builder.if_then(beside):
-            e.store(pixels[0][1], y, pixel)
-        with builder.if_then(below):
-            e.store(pixels[1][0], y, row)
-            with builder.if_then(beside):
-                e.store(pixels[1][1], y, builder.add(row, pixel))
+        for i in range(4):
+            line = builder.add(y, builder.mul(row, INT(i)))
+            with builder.if_then(builder.icmp_signed(">", rows, INT(i))):
+                for j in range(4):
+                    with builder.if_then(builder.icmp_signed(">", columns, INT(j))):
+                        e.store(pixels[i][j], line, builder.mul(pixel, INT(j)))
         return context.get_dummy_value()
 
     return types.void(lanes, like, *(types.intp,) * 7), generate

@@ -1,15 +1,27 @@
-"""Winograd's algorithm for 3x3 convolutions of stride 1: 16 multiplications where there were 36.
+"""Winograd's algorithm for 3x3 convolutions of stride 1: 36 multiplications where there were 144.
 
-F(2x2, 3x3): a tile of 2x2 outputs reads 4x4 inputs d.  With the matrices below,
+F(4x4, 3x3): a tile of 4x4 outputs reads 6x6 inputs d.  With the matrices below,
 
     y  = A^T [ (G w G^T) * (B^T d B) ] A         * is element by element, summed over channels
     dw = G^T [ (A g A^T) * (B^T d B) ] G         summed over tiles
     dx is y again, with flipped weights
 
-so that for each of the 16 elements a matrix product over the channels remains: P tiles by C
+so that for each of the 36 elements a matrix product over the channels remains: P tiles by C
 channels by O.  A strip of tiles goes through all three steps before the next one is read.
 
-Reference: Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016.
+The algorithm multiplies polynomials by their values at 0, infinity and four more points.  With
+-+r and -+2r, r = 1/sqrt(2), rounding errors are about twice those of the direct sum; with the
+usual -+1 and -+2 they are five times as large.
+
+    B^T = 1   0  -2.5   0  1  0      G = 1     0     0       A^T = 1  1   1    1   1   0
+          0 -2r  -2     r  1  0          -2/3 -2r/3 -1/3           0  r  -r   2r -2r   0
+          0  2r  -2    -r  1  0          -2/3  2r/3 -1/3           0 1/2 1/2   2   2   0
+          0  -r  -1/2  2r  1  0           1/6   r/3  1/3           0 r/2 -r/2 4r -4r   1
+          0   r  -1/2 -2r  1  0           1/6  -r/3  1/3
+          0   1   0  -2.5  0  1           0     0    1
+
+References: Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016;
+Barabasz et al., Error analysis and improving the accuracy of Winograd convolution, TOMS 2020.
 """
 
 from __future__ import annotations
@@ -25,45 +37,44 @@ from tinyconv.backend.compiled.direct import Image, copy_image, images, pieces_o
 from tinyconv.backend.compiled.host import Host, host
 from tinyconv.backend.compiled.jit import kernel
 from tinyconv.backend.compiled.team import Share, parallel, share_out
-from tinyconv.backend.memory import empty
+from tinyconv.backend.compiled.tile import ROOT
+from tinyconv.backend.memory import LINE, empty
 from tinyconv.backend.reference import Pair
 from tinyconv.backend.threads import scratch
 
 FEW_PIXELS, FEW_PRODUCTS = 300, 5e5  # where the direct algorithm is as fast (measured)
 MANY_WEIGHTS = 1024  # to a pixel: read again for every image, they do not stay in cache
-STRIP = 48 * 1024  # bytes of a strip's transformed input
+STRIP = 64 * 1024  # bytes of a strip's transformed input
+OUT, IN, ELEMENTS = 4, 6, 36  # a tile's outputs and inputs along an axis; the matrices
 
 
 class Tiles(NamedTuple):
-    """The outputs in tiles of 2x2, and how many rows of tiles make a strip."""
+    """The outputs in tiles of 4x4, and how many rows of tiles, of how many images, make a strip.
+
+    Several images where one has few tiles: the transformed weights are read once for a strip.
+    """
 
     height: int
     width: int
     rows: int
     columns: int
     strip: int
-
-
-@kernel
-def _step(tiles, channels, size):
-    """Bytes from one of a strip's 16 matrices to the next: an odd number of cache lines.
-
-    With a power of two all 16 would compete for the same few places in the cache.
-    """
-    return ((tiles.strip * tiles.columns * channels * size // 64 + 1) | 1) * 64
+    images: int
+    step_x: int  # bytes from one of a strip's 36 matrices of inputs to the next
+    step_y: int  # the same of outputs
 
 
 @kernel
 def _transform_input(lanes, x, image, tiles, first, last, base, v):
-    """B^T d B for the rows first:last of tiles, to the 16 matrices v (tiles, C)."""
+    """B^T d B for the rows first:last of tiles, to the 36 matrices v (tiles, C)."""
     size = x.itemsize
     L = len(lanes)
     pixel = image.channels * size
     line = image.padded_width * pixel
-    step = _step(tiles, image.channels, size)
+    step = tiles.step_x
     for i in range(first, last):
         for j in range(tiles.columns):
-            source = base + 2 * i * line + 2 * j * pixel
+            source = base + OUT * i * line + OUT * j * pixel
             target = v + ((i - first) * tiles.columns + j) * pixel
             for c in range(0, image.channels, L):
                 at = c * size
@@ -72,14 +83,25 @@ def _transform_input(lanes, x, image, tiles, first, last, base, v):
 
 @kernel
 def _weight_row(a, b, c):
-    """G (a, b, c) of F(2,3)."""
-    half = (a + b + c) * type(a)(0.5)
-    return a, half, half - b, c
+    """G (a, b, c)."""
+    kind = type(a)
+    inner, inner_odd = (a + c * kind(0.5)) * kind(-2 / 3), b * kind(-2 * ROOT / 3)
+    outer, outer_odd = a * kind(1 / 6) + c * kind(1 / 3), b * kind(ROOT / 3)
+    return a, inner + inner_odd, inner - inner_odd, outer + outer_odd, outer - outer_odd, c
+
+
+@kernel
+def _gradient_column(t):
+    """G^T t."""
+    kind = type(t[0])
+    inner, outer = (t[1] + t[2]) * kind(-2 / 3), (t[3] + t[4]) * kind(1 / 6)
+    odd = (t[3] - t[4]) * kind(ROOT / 3) - (t[1] - t[2]) * kind(2 * ROOT / 3)
+    return t[0] + inner + outer, odd, inner * kind(0.5) + outer * kind(2) + t[5]
 
 
 @parallel
 def _transform_weights(w, step_o, step_c, flipped, outputs, u, thread, piece, start, stop):
-    """G w G^T for the input channels start:stop, to u (16, blocks, C, lanes), zeros to fill."""
+    """G w G^T for the input channels start:stop, to u (36, blocks, C, lanes), zeros to fill."""
     _, blocks, _, lanes = u.shape
     step = -1 if flipped else 1
     for block in range(blocks):
@@ -89,152 +111,156 @@ def _transform_weights(w, step_o, step_c, flipped, outputs, u, thread, piece, st
                 first = _weight_row(w[at], w[at + 3 * step], w[at + 6 * step])
                 second = _weight_row(w[at + step], w[at + 4 * step], w[at + 7 * step])
                 third = _weight_row(w[at + 2 * step], w[at + 5 * step], w[at + 8 * step])
-                for i in range(4):
+                for i in range(6):
                     row = _weight_row(first[i], second[i], third[i])
-                    for j in range(4):
-                        u[4 * i + j, block, c, o] = row[j]
+                    for j in range(6):
+                        u[6 * i + j, block, c, o] = row[j]
         for o in range(outputs - block * lanes, lanes):
             u[:, block, start:stop, o] = 0
 
 
 @parallel
 def _transform_gradient(sums, dw, thread, piece, start, stop):
-    """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 16, blocks, C, lanes)."""
+    """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 36, blocks, C, lanes)."""
     pieces, _, blocks, _, lanes = sums.shape
-    half = dw.dtype.type(0.5)
-    columns = np.empty((4, 3, lanes), dw.dtype)
-    for c in range(start, stop):
-        for block in range(blocks):
+    columns = np.empty((6, 3), dw.dtype)
+    for block in range(blocks):
+        for c in range(start, stop):
             total = sums[0, :, block, c]
             for other in range(1, pieces):
-                for k in range(16):
+                for k in range(ELEMENTS):
                     for o in range(lanes):
                         total[k, o] += sums[other, k, block, c, o]
-            for i in range(4):
-                for o in range(lanes):
-                    inner = half * total[4 * i + 1, o], half * total[4 * i + 2, o]
-                    columns[i, 0, o] = total[4 * i, o] + inner[0] + inner[1]
-                    columns[i, 1, o] = inner[0] - inner[1]
-                    columns[i, 2, o] = inner[0] + inner[1] + total[4 * i + 3, o]
             for o in range(min(lanes, len(dw) - block * lanes)):
+                for i in range(6):
+                    k = 6 * i
+                    row = (total[k, o], total[k + 1, o], total[k + 2, o],
+                           total[k + 3, o], total[k + 4, o], total[k + 5, o])  # fmt: skip
+                    columns[i, 0], columns[i, 1], columns[i, 2] = _gradient_column(row)
                 for j in range(3):
-                    inner = half * columns[1, j, o], half * columns[2, j, o]
-                    of_o = dw[block * lanes + o, c]
-                    of_o[0, j] = columns[0, j, o] + inner[0] + inner[1]
-                    of_o[1, j] = inner[0] - inner[1]
-                    of_o[2, j] = inner[0] + inner[1] + columns[3, j, o]
+                    of_j = (columns[0, j], columns[1, j], columns[2, j],
+                            columns[3, j], columns[4, j], columns[5, j])  # fmt: skip
+                    found = _gradient_column(of_j)
+                    for i in range(3):
+                        dw[block * lanes + o, c, i, j] = found[i]
 
 
 @parallel
 def _correlate(
     shape, lanes, x, u, y, channels, image, tiles, scratch, v, m, thread, piece, start, stop
 ):
-    """y (N,OH,OW,O) for the images start:stop; u: (16, blocks of O, C, V*L)."""
+    """y (N,OH,OW,O) for the images start:stop; u: (36, blocks of O, C, V*L)."""
     size = x.itemsize
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
     C, O = image.channels, channels
-    step_x, step_y = _step(tiles, C, size), _step(tiles, O, size)
     mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
     taps = np.zeros((1, 2), np.int64)
     pixel = O * size
     line = tiles.width * pixel
+    filled = -(-O // VL) * VL
     mine[:] = 0  # the border stays so
-    for n in range(start, stop):
-        copy_image(x, image, n, size, mine.ctypes.data)
+    for n0 in range(start, stop, tiles.images):
+        images = min(tiles.images, stop - n0)
         for first in range(0, tiles.rows, tiles.strip):
             last = min(first + tiles.strip, tiles.rows)
             count = (last - first) * tiles.columns
-            _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, va)
-            for k in range(16):
+            for n in range(images):
+                if first == 0:
+                    copy_image(x, image, n0 + n, size, mine.ctypes.data)
+                target = va + n * count * C * size
+                _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, target)
+            for k in range(ELEMENTS):
                 for o in range(0, O, VL):
-                    weights = u.ctypes.data + (k * (-(-O // VL) * VL) + o) * C * size
-                    p = 0
-                    while p < count:
-                        p = min(p, count - J)
+                    weights = u.ctypes.data + (k * filled + o) * C * size
+                    for p in range(0, images * count, J):  # the last ones may be no tiles
                         tile.window(
                             shape,
                             x,
-                            va + k * step_x + p * C * size,
+                            va + k * tiles.step_x + p * C * size,
                             C * size,
                             taps.ctypes.data,
                             1,
                             C,
                             weights,
-                            ma + k * step_y + (p * O + o) * size,
+                            ma + k * tiles.step_y + (p * O + o) * size,
                             pixel,
                             O - o,
                         )
-                        p += J
-            for i in range(first, last):
-                for j in range(tiles.columns):
-                    source = ma + ((i - first) * tiles.columns + j) * pixel
-                    target = y.ctypes.data + n * tiles.height * line + 2 * i * line + 2 * j * pixel
-                    for o in range(0, O, L):
-                        tile.winograd_output(
-                            lanes,
-                            x,
-                            source + o * size,
-                            step_y,
-                            target + o * size,
-                            line,
-                            pixel,
-                            tiles.height - 2 * i,
-                            tiles.width - 2 * j,
-                        )
+            for n in range(images):
+                base = y.ctypes.data + (n0 + n) * tiles.height * line
+                for i in range(first, last):
+                    for j in range(tiles.columns):
+                        at = n * count + (i - first) * tiles.columns + j
+                        for o in range(0, O, L):
+                            tile.winograd_output(
+                                lanes,
+                                x,
+                                ma + at * pixel + o * size,
+                                tiles.step_y,
+                                base + OUT * (i * line + j * pixel) + o * size,
+                                line,
+                                pixel,
+                                tiles.height - OUT * i,
+                                tiles.width - OUT * j,
+                            )
 
 
 @parallel
 def _correlate_weight(
     shape, lanes, x, g, sums, channels, image, tiles, scratch, v, m, thread, piece, start, stop
 ):
-    """sums[piece] (16, blocks of O, C, V*L): over the images start:stop."""
+    """sums[piece] (36, blocks of O, C, V*L): over the images start:stop."""
     size = x.itemsize
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
     C, O = image.channels, channels
-    step_x, step_y = _step(tiles, C, size), _step(tiles, O, size)
     mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
     out = sums[piece]
     out[:] = 0
     pixel = O * size
     line = tiles.width * pixel
+    filled = -(-O // VL) * VL
     mine[:] = 0  # the border stays so
-    for n in range(start, stop):
-        copy_image(x, image, n, size, mine.ctypes.data)
+    for n0 in range(start, stop, tiles.images):
+        images = min(tiles.images, stop - n0)
         for first in range(0, tiles.rows, tiles.strip):
             last = min(first + tiles.strip, tiles.rows)
             count = (last - first) * tiles.columns
-            _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, va)
-            for i in range(first, last):
-                for j in range(tiles.columns):
-                    source = g.ctypes.data + n * tiles.height * line + 2 * i * line + 2 * j * pixel
-                    target = ma + ((i - first) * tiles.columns + j) * pixel
-                    for o in range(0, O, L):
-                        tile.winograd_gradient(
-                            lanes,
-                            x,
-                            source + o * size,
-                            line,
-                            pixel,
-                            tiles.height - 2 * i,
-                            tiles.width - 2 * j,
-                            target + o * size,
-                            step_y,
-                        )
-            for k in range(16):
+            for n in range(images):
+                if first == 0:
+                    copy_image(x, image, n0 + n, size, mine.ctypes.data)
+                target = va + n * count * C * size
+                _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, target)
+                base = g.ctypes.data + (n0 + n) * tiles.height * line
+                for i in range(first, last):
+                    for j in range(tiles.columns):
+                        at = n * count + (i - first) * tiles.columns + j
+                        for o in range(0, O, L):
+                            tile.winograd_gradient(
+                                lanes,
+                                x,
+                                base + OUT * (i * line + j * pixel) + o * size,
+                                line,
+                                pixel,
+                                tiles.height - OUT * i,
+                                tiles.width - OUT * j,
+                                ma + at * pixel + o * size,
+                                tiles.step_y,
+                            )
+            for k in range(ELEMENTS):
                 for o in range(0, O, VL):
                     for c in range(0, C, J):
                         tile.weight(
                             shape,
                             x,
-                            va + k * step_x + c * size,
+                            va + k * tiles.step_x + c * size,
                             0,
                             C * size,
-                            ma + k * step_y + o * size,
+                            ma + k * tiles.step_y + o * size,
                             0,
                             pixel,
                             1,
-                            count,
-                            out.ctypes.data + ((k * (-(-O // VL) * VL) + o) * C + c * VL) * size,
+                            images * count,
+                            out.ctypes.data + ((k * filled + o) * C + c * VL) * size,
                             VL * size,
                             0,
                         )
@@ -275,7 +301,7 @@ class Plan(NamedTuple):
     blocks: int
     image: Image
     tiles: Tiles
-    scratch: tuple[int, int, int]  # numbers: the image, and its and the outputs' 16 matrices
+    scratch: tuple[int, ...]  # numbers: the image, and its and the outputs' matrices
 
 
 @functools.lru_cache(maxsize=4096)
@@ -289,22 +315,39 @@ def _plan(
     machine: Host,
 ) -> Plan:
     (H, W), (OH, OW), (top, left), (C, O) = size, out_size, padding, channels
-    rows, columns = -(-OH // 2), -(-OW // 2)
-    strip = max(1, min(rows, STRIP // (16 * columns * max(channels) * dtype.itemsize)))
+    rows, columns = -(-OH // OUT), -(-OW // OUT)
+    L = machine.lanes(dtype)
+    fit = max(1, STRIP // (ELEMENTS * max(channels) * dtype.itemsize))  # tiles
+    strip = max(1, min(rows, fit // columns))
     strip = -(-rows // -(-rows // strip))
-    height, width = max(top + H, 2 * rows + 2), max(left + W, 2 * columns + 2)
-    image, tiles = Image(H, W, C, top, left, height, width, 1), Tiles(OH, OW, rows, columns, strip)
+    images = max(1, fit // (rows * columns)) if strip == rows else 1
+    count = images * strip * columns
     if weight_gradient:
         J, V = machine.weight_tile(C, O, dtype)
         while C % J:
             J -= 1
     else:
-        J, V = machine.tile((rows % strip or strip) * columns, O, dtype)
-    L = machine.lanes(dtype)
+        J, V = machine.tile(count, O, dtype)
     blocks = -(-O // (V * L))
-    matrices = [16 * (strip * columns * n + 128 // dtype.itemsize) for n in (C, blocks * V * L)]
-    shape = ((0,) * J, (0,) * V, (0,) * L, (0,))
-    return Plan(shape, V * L, blocks, image, tiles, (height * width * C, *matrices))
+    count = -(-count // J) * J
+    step_x, step_y = (_odd_lines(count * n * dtype.itemsize) for n in (C, blocks * V * L))
+    height, width = max(top + H, OUT * rows + 2), max(left + W, OUT * columns + 2)
+    return Plan(
+        ((0,) * J, (0,) * V, (0,) * L, (0,)),
+        V * L,
+        blocks,
+        Image(H, W, C, top, left, height, width, 1),
+        Tiles(OH, OW, rows, columns, strip, images, step_x, step_y),
+        (height * width * C, *(ELEMENTS * step // dtype.itemsize for step in (step_x, step_y))),
+    )
+
+
+def _odd_lines(size: int) -> int:
+    """Bytes in an odd number of cache lines, at least `size`.
+
+    With a power of two all matrices would compete for the same few places in the cache.
+    """
+    return (-(-size // LINE) | 1) * LINE
 
 
 def _scratch(share: Share, plan: Plan, dtype: Any) -> list[Array]:
@@ -321,7 +364,7 @@ def correlate(x: Array, w: Array, out_size: Pair, padding: Pair, backward: bool)
     O = w.shape[1] if backward else w.shape[0]
     y = empty((N, *out_size, O), x.dtype)
     plan = _plan(x.shape[2:], tuple(out_size), (C, O), padding, False, x.dtype, host())
-    u = scratch("weights", (16, plan.blocks, C, plan.lanes), x.dtype)
+    u = scratch("weights", (ELEMENTS, plan.blocks, C, plan.lanes), x.dtype)
     steps = (9, 9 * O) if backward else (9 * C, 9)
     flat = np.ascontiguousarray(w).reshape(-1)
     _transform_weights(share_out(C, u.size, 1), flat, *steps, backward, O, u)
@@ -346,8 +389,8 @@ def correlate_weight(x: Array, g: Array, padding: Pair) -> Array:
     xs, gs = images(x), images(g)
     (N, C), O = x.shape[:2], g.shape[1]
     plan = _plan(x.shape[2:], g.shape[2:], (C, O), padding, True, x.dtype, host())
-    share = share_out(N, g.size * 16, pieces_of_sums(16 * C * O))
-    sums = scratch("sums", (share.pieces, 16, plan.blocks, C, plan.lanes), x.dtype)
+    share = share_out(N, g.size * 16, pieces_of_sums(ELEMENTS * C * O))
+    sums = scratch("sums", (share.pieces, ELEMENTS, plan.blocks, C, plan.lanes), x.dtype)
     _correlate_weight(
         share,
         plan.shape,
