@@ -12,6 +12,7 @@ import numpy as np
 from tinyconv.backend.array import Array
 
 LINE = 64  # bytes of a cache line
+WASTE = 8  # how many times too large memory may be for what is put into it
 LARGE = 2**17  # bytes from which on an array's memory is worth keeping for the next one
 
 
@@ -53,14 +54,14 @@ class Memory:
             owner = self._reuse(size)
             if owner is None:
                 owner = np.empty(size + LINE, np.uint8)
-            self.owners.setdefault(size, []).append(owner)
+            self.owners.setdefault(owner.size - LINE, []).append(owner)
             return _from_line(owner, size).view(dtype).reshape(shape)
 
     def _reuse(self, size: int) -> Array | None:
-        """Take out an idle owner of this size; if there is none, drop others to make room."""
-        same = self.owners.get(size, [])
-        for i in self._idle(same):
-            return same.pop(i)
+        """Take out the smallest idle owner that is large enough; else drop others to make room."""
+        for fit in sorted(fit for fit in self.owners if size <= fit <= WASTE * size):
+            for i in self._idle(self.owners[fit]):
+                return self.owners[fit].pop(i)
         dropped = 0
         for other, owners in list(self.owners.items()):
             for passed, i in enumerate(self._idle(owners)):

@@ -1,4 +1,8 @@
-"""Large arrays, element by element: plain loops on all threads, in recycled memory."""
+"""Large arrays, element by element: plain loops on all threads, in recycled memory.
+
+A loop runs over a slice from its start: only then does the compiler know that no index is negative,
+which in Python counts from the end, and vectorises it.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,22 @@ from tinyconv.backend.memory import empty_like
 
 @parallel
 def _add(x, y, total, thread, piece, start, stop):
-    for i in range(start, stop):
+    x, y, total = x[start:stop], y[start:stop], total[start:stop]
+    for i in range(len(x)):
         total[i] = x[i] + y[i]
 
 
 @parallel
 def _relu(x, y, thread, piece, start, stop):
-    zero = x.dtype.type(0)
-    for i in range(start, stop):
+    x, y, zero = x[start:stop], y[start:stop], x.dtype.type(0)
+    for i in range(len(x)):
         y[i] = zero if x[i] < zero else x[i]  # NaN stays NaN
 
 
 @parallel
 def _relu_backward(g, y, dx, thread, piece, start, stop):
-    zero = g.dtype.type(0)
-    for i in range(start, stop):
+    g, y, dx, zero = g[start:stop], y[start:stop], dx[start:stop], g.dtype.type(0)
+    for i in range(len(g)):
         dx[i] = zero if y[i] <= zero else g[i]
 
 

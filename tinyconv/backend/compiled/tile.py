@@ -269,6 +269,34 @@ def _spreads(e: _Emitter, g: list[Any]) -> list[Any]:
     ]
 
 
+def _filter_spreads(e: _Emitter, w: list[Any]) -> list[Any]:
+    """G w: six numbers from three."""
+    b = e.b
+    inner, inner_odd = (
+        e.scaled(-2 / 3, e.scaled_sum(w[2], 0.5, w[0])),
+        e.scaled(-2 * ROOT / 3, w[1]),
+    )
+    outer, outer_odd = e.scaled(1 / 6, e.scaled_sum(w[2], 2, w[0])), e.scaled(ROOT / 3, w[1])
+    return [
+        w[0],
+        *(b.fadd(inner, inner_odd), b.fsub(inner, inner_odd)),
+        *(b.fadd(outer, outer_odd), b.fsub(outer, outer_odd)),
+        w[2],
+    ]
+
+
+def _filter_sums(e: _Emitter, t: list[Any]) -> list[Any]:
+    """G^T t: three numbers from six."""
+    b = e.b
+    inner, outer = e.scaled(-2 / 3, b.fadd(t[1], t[2])), e.scaled(1 / 6, b.fadd(t[3], t[4]))
+    inner_odd, outer_odd = b.fsub(t[1], t[2]), b.fsub(t[3], t[4])
+    return [
+        b.fadd(t[0], b.fadd(inner, outer)),
+        e.scaled(ROOT / 3, e.scaled_sum(inner_odd, -2, outer_odd)),
+        e.scaled_sum(inner, 0.5, e.scaled_sum(outer, 2, t[5])),
+    ]
+
+
 def _both_ways(e: _Emitter, transform: Any, square: list[list[Any]]) -> list[list[Any]]:
     """The transform of the columns, then of the rows."""
     columns = [transform(e, [row[j] for row in square]) for j in range(len(square[0]))]
@@ -278,6 +306,40 @@ def _both_ways(e: _Emitter, transform: Any, square: list[list[Any]]) -> list[lis
 def _store_tile(e: _Emitter, square: list[list[Any]], out: Any, step: Any) -> None:
     for k, value in enumerate(value for row in square for value in row):
         e.store(value, out, e.b.mul(step, INT(k)))
+
+
+def _load_tile(e: _Emitter, size: int, source: Any, step: Any) -> list[list[Any]]:
+    return [
+        [e.load(source, e.b.mul(step, INT(size * i + j))) for j in range(size)] for i in range(size)
+    ]
+
+
+def _from_tile_to_tile(transform: Any, size: int) -> Any:
+    """An intrinsic's code generator: size*size vectors, `step_in` apart, through a transform."""
+
+    def generate(context, builder, signature, args):
+        lanes, like, *_ = signature.args
+        _, _, source, step_in, target, step_out = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
+        square = _load_tile(e, size, source, step_in)
+        _store_tile(e, _both_ways(e, transform, square), target, step_out)
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic
+def winograd_weights(typing, lanes, like, w, step_w, u, step_u):
+    """G w G^T: 36 vectors `step_u` bytes apart from the 9 of w."""
+    signature = types.void(lanes, like, *(types.intp,) * 4)
+    return signature, _from_tile_to_tile(_filter_spreads, 3)
+
+
+@intrinsic
+def winograd_weight_gradient(typing, lanes, like, t, step_t, dw, step_dw):
+    """G^T t G: 9 vectors from 36."""
+    signature = types.void(lanes, like, *(types.intp,) * 4)
+    return signature, _from_tile_to_tile(_filter_sums, 6)
 
 
 @intrinsic
@@ -333,10 +395,7 @@ def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):
     def generate(context, builder, signature, args):
         _, _, m, step, y, row, pixel, rows, columns = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
-        square = [
-            [e.load(m, builder.mul(step, INT(6 * i + j))) for j in range(6)] for i in range(6)
-        ]
-        pixels = _both_ways(e, _sums, square)
+        pixels = _both_ways(e, _sums, _load_tile(e, 6, m, step))
         for i in range(4):
             line = builder.add(y, builder.mul(row, INT(i)))
             with builder.if_then(builder.icmp_signed(">", rows, INT(i))):

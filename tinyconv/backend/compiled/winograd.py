@@ -37,14 +37,13 @@ from tinyconv.backend.compiled.direct import Image, copy_image, images, pieces_o
 from tinyconv.backend.compiled.host import Host, host
 from tinyconv.backend.compiled.jit import kernel
 from tinyconv.backend.compiled.team import Share, parallel, share_out
-from tinyconv.backend.compiled.tile import ROOT
 from tinyconv.backend.memory import LINE, empty
 from tinyconv.backend.reference import Pair
 from tinyconv.backend.threads import scratch
 
 FEW_PIXELS, FEW_PRODUCTS = 300, 5e5  # where the direct algorithm is as fast (measured)
 MANY_WEIGHTS = 1024  # to a pixel: read again for every image, they do not stay in cache
-STRIP = 64 * 1024  # bytes of a strip's transformed input
+STRIP = 12  # tiles: enough to repay reading the weights, few enough to stay in cache
 OUT, IN, ELEMENTS = 4, 6, 36  # a tile's outputs and inputs along an axis; the matrices
 
 
@@ -81,68 +80,49 @@ def _transform_input(lanes, x, image, tiles, first, last, base, v):
                 tile.winograd_input(lanes, x, source + at, line, pixel, target + at, step)
 
 
-@kernel
-def _weight_row(a, b, c):
-    """G (a, b, c)."""
-    kind = type(a)
-    inner, inner_odd = (a + c * kind(0.5)) * kind(-2 / 3), b * kind(-2 * ROOT / 3)
-    outer, outer_odd = a * kind(1 / 6) + c * kind(1 / 3), b * kind(ROOT / 3)
-    return a, inner + inner_odd, inner - inner_odd, outer + outer_odd, outer - outer_odd, c
-
-
-@kernel
-def _gradient_column(t):
-    """G^T t."""
-    kind = type(t[0])
-    inner, outer = (t[1] + t[2]) * kind(-2 / 3), (t[3] + t[4]) * kind(1 / 6)
-    odd = (t[3] - t[4]) * kind(ROOT / 3) - (t[1] - t[2]) * kind(2 * ROOT / 3)
-    return t[0] + inner + outer, odd, inner * kind(0.5) + outer * kind(2) + t[5]
-
-
 @parallel
-def _transform_weights(w, step_o, step_c, flipped, outputs, u, thread, piece, start, stop):
-    """G w G^T for the input channels start:stop, to u (36, blocks, C, lanes), zeros to fill."""
-    _, blocks, _, lanes = u.shape
-    step = -1 if flipped else 1
+def _transform_weights(lanes, w, step_o, step_c, flipped, outputs, u, thread, piece, start, stop):
+    """G w G^T for the input channels start:stop, to u (36, blocks, C, V*L), zeros to fill."""
+    _, blocks, C, VL = u.shape
+    L = len(lanes)
+    taps = np.zeros((9, VL), w.dtype)
+    step = blocks * C * VL * w.itemsize
     for block in range(blocks):
-        for o in range(min(lanes, outputs - block * lanes)):
-            for c in range(start, stop):
-                at = (block * lanes + o) * step_o + c * step_c + (8 if flipped else 0)
-                first = _weight_row(w[at], w[at + 3 * step], w[at + 6 * step])
-                second = _weight_row(w[at + step], w[at + 4 * step], w[at + 7 * step])
-                third = _weight_row(w[at + 2 * step], w[at + 5 * step], w[at + 8 * step])
-                for i in range(6):
-                    row = _weight_row(first[i], second[i], third[i])
-                    for j in range(6):
-                        u[6 * i + j, block, c, o] = row[j]
-        for o in range(outputs - block * lanes, lanes):
-            u[:, block, start:stop, o] = 0
+        count = min(VL, outputs - block * VL)
+        taps[:, count:] = 0
+        for c in range(start, stop):
+            for o in range(count):
+                first = (block * VL + o) * step_o + c * step_c
+                for t in range(9):
+                    taps[8 - t if flipped else t, o] = w[first + t]
+            for o in range(0, VL, L):
+                source = taps.ctypes.data + o * w.itemsize
+                target = u.ctypes.data + ((block * C + c) * VL + o) * w.itemsize
+                tile.winograd_weights(lanes, w, source, VL * w.itemsize, target, step)
 
 
 @parallel
-def _transform_gradient(sums, dw, thread, piece, start, stop):
-    """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 36, blocks, C, lanes)."""
-    pieces, _, blocks, _, lanes = sums.shape
-    columns = np.empty((6, 3), dw.dtype)
+def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
+    """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 36, blocks, C, V*L)."""
+    pieces, _, blocks, C, VL = sums.shape
+    L = len(lanes)
+    taps = np.empty((9, VL), dw.dtype)
+    step = blocks * C * VL * dw.itemsize
     for block in range(blocks):
         for c in range(start, stop):
-            total = sums[0, :, block, c]
             for other in range(1, pieces):
                 for k in range(ELEMENTS):
-                    for o in range(lanes):
-                        total[k, o] += sums[other, k, block, c, o]
-            for o in range(min(lanes, len(dw) - block * lanes)):
-                for i in range(6):
-                    k = 6 * i
-                    row = (total[k, o], total[k + 1, o], total[k + 2, o],
-                           total[k + 3, o], total[k + 4, o], total[k + 5, o])  # fmt: skip
-                    columns[i, 0], columns[i, 1], columns[i, 2] = _gradient_column(row)
-                for j in range(3):
-                    of_j = (columns[0, j], columns[1, j], columns[2, j],
-                            columns[3, j], columns[4, j], columns[5, j])  # fmt: skip
-                    found = _gradient_column(of_j)
-                    for i in range(3):
-                        dw[block * lanes + o, c, i, j] = found[i]
+                    total, more = sums[0, k, block, c], sums[other, k, block, c]
+                    for o in range(VL):
+                        total[o] += more[o]
+            for o in range(0, VL, L):
+                source = sums.ctypes.data + ((block * C + c) * VL + o) * dw.itemsize
+                target = taps.ctypes.data + o * dw.itemsize
+                tile.winograd_weight_gradient(lanes, dw, source, step, target, VL * dw.itemsize)
+            for o in range(min(VL, len(dw) - block * VL)):
+                of_o = dw[block * VL + o, c].reshape(9)
+                for t in range(9):
+                    of_o[t] = taps[t, o]
 
 
 @parallel
@@ -317,10 +297,9 @@ def _plan(
     (H, W), (OH, OW), (top, left), (C, O) = size, out_size, padding, channels
     rows, columns = -(-OH // OUT), -(-OW // OUT)
     L = machine.lanes(dtype)
-    fit = max(1, STRIP // (ELEMENTS * max(channels) * dtype.itemsize))  # tiles
-    strip = max(1, min(rows, fit // columns))
+    strip = max(1, min(rows, STRIP // columns))
     strip = -(-rows // -(-rows // strip))
-    images = max(1, fit // (rows * columns)) if strip == rows else 1
+    images = max(1, STRIP // (rows * columns)) if strip == rows else 1
     count = images * strip * columns
     if weight_gradient:
         J, V = machine.weight_tile(C, O, dtype)
@@ -367,7 +346,7 @@ def correlate(x: Array, w: Array, out_size: Pair, padding: Pair, backward: bool)
     u = scratch("weights", (ELEMENTS, plan.blocks, C, plan.lanes), x.dtype)
     steps = (9, 9 * O) if backward else (9 * C, 9)
     flat = np.ascontiguousarray(w).reshape(-1)
-    _transform_weights(share_out(C, u.size, 1), flat, *steps, backward, O, u)
+    _transform_weights(share_out(C, u.size, 1), plan.shape[2], flat, *steps, backward, O, u)
     share = share_out(N, y.size * 16)
     _correlate(
         share,
@@ -404,5 +383,5 @@ def correlate_weight(x: Array, g: Array, padding: Pair) -> Array:
         *_scratch(share, plan, x.dtype),
     )
     dw = empty((O, C, 3, 3), x.dtype)
-    _transform_gradient(share_out(C, sums.size, 1), sums, dw)
+    _transform_gradient(share_out(C, sums.size, 1), plan.shape[2], sums, dw)
     return dw
