@@ -1,0 +1,235 @@
+"""The words: titles, the output size, and each step as lines for a terminal or a screen reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from tinyconv import nn
+from tinyconv.nn.conv import sizes
+from tinyconv.nn.functional.conv import same_padding, span
+from tinyconv.see.explain.geometry import Index
+from tinyconv.see.explain.steps import Array, Pass, Step
+
+NAMES = {"forward": "forward", "zeros": "as zeros + conv", "dx": "dX", "dw": "dW", "db": "db"}
+
+# What one step does, by the role that is written and the pass.
+_WHAT = {
+    ("forward", "drive"): "Each output is the sum of its window of the input times the kernel{b}.",
+    ("forward", "window"): "Each input stamps the kernel, times its value, onto the output{b}.",
+    ("zeros", "drive"): "The same output as a plain convolution: zeros between the rows and "
+    "columns of the input, and the kernel flipped{b}.",
+    ("dx", "window"): "Each output gradient stamps the kernel, times its value, onto the input "
+    "gradient.",
+    ("dx", "drive"): "Each input gradient is the sum of its window of the output gradient times "
+    "the kernel: a plain convolution.",
+    ("dw", "dy"): "Each output gradient weighs its window of the input; the kernel gradient adds "
+    "them up.",
+    ("dw", "x"): "Each input weighs its window of the output gradient; the kernel gradient adds "
+    "them up.",
+    ("db", "kernel"): "Each output gradient counts once for the bias of its channel.",
+}
+_POOLED = {
+    ("forward", "max"): "Each output is the greatest number of its window.",
+    ("forward", "mean"): "Each output is the mean of its window.",
+    ("dx", "max"): "Each output gradient goes to the cell that was greatest; the others get none.",
+    ("dx", "mean"): "Each output gradient is shared out evenly over its window.",
+}
+
+
+def what(walk: Pass) -> str:
+    """What every step of the pass does, in one sentence."""
+    if walk.how != "product":
+        return _POOLED[walk.name, walk.how]
+    key = walk.drive.name if walk.name == "dw" else walk.target
+    start = "; it starts at the bias" if walk.target == "window" else ", plus the bias"
+    return _WHAT[walk.name, key].format(b=start if walk.bias is not None else "")
+
+
+def formula(walk: Pass) -> str:
+    """The pass as one line of index arithmetic."""
+    if walk.name == "db":
+        return "db[o] = sum over n, oh, ow of dy[n,o,oh,ow]"
+    names = {role: grid.name for role in ("drive", "window", "kernel")
+             if (grid := getattr(walk, role)) is not None}  # fmt: skip
+    indices = {"drive": "n,o,i,j", "window": "n,c,h,w", "kernel": "o,c,kh,kw"}
+    left, right = (
+        f"{names[r]}[{indices[r]}]" if r in names else {"max": "1 or 0", "mean": "1/size"}[walk.how]
+        for r in indices if r != walk.target
+    )  # fmt: skip
+    if walk.how != "product" and walk.target == "drive":
+        return f"y[n,c,i,j] = {walk.how} over the window of x[n,c,h,w]"
+    return f"{names[walk.target]}[{indices[walk.target]}] += {left} * {right}"
+
+
+def sizes_as_title(layer: Any, x_shape: Index, y_shape: Index) -> str:
+    """Input Shape, Output Shape, K, P, S, D, G."""
+    parts = [f"Input Shape : {_tuple(x_shape)}", f"Output Shape : {_tuple(y_shape)}"]
+    if hasattr(layer, "kernel_size"):
+        pairs = [("K", layer.kernel_size), ("P", layer.padding), ("S", layer.stride),
+                 ("D", getattr(layer, "dilation", 1))]  # fmt: skip
+        parts += [f"{letter} : {_pair(value)}" for letter, value in pairs]
+        parts += [f"G : {layer.groups}"] if hasattr(layer, "groups") else []
+    return " - ".join(parts)
+
+
+def _tuple(shape: Index) -> str:
+    return str(tuple(shape[1:] if shape[0] == 1 else shape))
+
+
+def _pair(value: Any) -> str:
+    return value if isinstance(value, str) else str(sizes(value, 2, "explain", "size"))
+
+
+# --- the output size
+
+
+def size_lines(layer: Any, x_shape: Index, y_shape: Index, walk: Pass) -> list[str]:
+    """For height and width: the formula of the output size with its numbers, and what is unread."""
+    lines = []
+    for a, letter in enumerate("HW"):
+        n, out = x_shape[2 + a], y_shape[2 + a]
+        axis = (walk.geometry.rows, walk.geometry.columns)[a]
+        size, rest = _size(layer, a, n, out)
+        unread = _unread(axis.unread, ("row", "column")[a], isinstance(layer, nn.ConvTranspose2d))
+        notes = [f"remainder {rest}: {unread or 'only padding goes unread'}"] if rest else [unread]
+        lines.append("   ".join([f"{letter}: {size}", *filter(None, notes)]))
+    return lines
+
+
+def _size(layer: Any, a: int, n: int, out: int) -> tuple[str, int]:
+    """The formula with its numbers, and the remainder of its division."""
+    if not hasattr(layer, "kernel_size"):
+        return f"window i of {out} is floor(i*{n}/{out}) .. ceil((i+1)*{n}/{out})-1", 0
+    k, s = _at(layer.kernel_size, a), _at(layer.stride, a)
+    d = _at(getattr(layer, "dilation", 1), a)
+    if isinstance(layer, nn.ConvTranspose2d):
+        p, op = layer.padding[a], layer.output_padding[a]
+        return f"({n}-1)*{s} - 2*{p} + {d}*({k}-1) + {op} + 1 = {out}", 0
+    before, after = _around(layer.padding, a, k, d)
+    up = getattr(layer, "ceil_mode", False)
+    free = n + before + after - span(k, d)
+    most = (math.ceil(free / s) if up else free // s) + 1
+    both = f"2*{before}" if before == after else f"{before} + {after}"
+    text = f"{'ceil' if up else 'floor'}(({n} + {both} - {d}*({k}-1) - 1)/{s}) + 1 = {most}"
+    if most > out:
+        text += f", less 1 that would start in the padding = {out}"
+    if layer.padding == "same":
+        text += f"   same: {before} before, {after} after"
+    return text, 0 if up else free % s
+
+
+def _around(padding: Any, a: int, k: int, d: int) -> tuple[int, int]:
+    if padding == "same":
+        return same_padding(k, d)
+    return (0, 0) if padding == "valid" else (_at(padding, a),) * 2
+
+
+def _at(value: Any, a: int) -> int:
+    return sizes(value, 2, "explain", "size")[a]
+
+
+def _unread(rows: list[int], name: str, transposed: bool) -> str:
+    if not rows:
+        return ""
+    some = f"{name}{'s' if rows[1:] else ''} {_runs(rows)}"
+    if transposed:
+        return f"output {some} {'get' if rows[1:] else 'gets'} nothing but the bias"
+    return f"input {some} {'are' if rows[1:] else 'is'} never read"
+
+
+def _runs(rows: list[int]) -> str:
+    """1, 3..5"""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][1] + 1:
+            runs[-1][1] = row
+        else:
+            runs.append([row, row])
+    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)
+
+
+# --- numbers
+
+
+def number(value: float) -> str:
+    """Four significant digits, and no digits that say nothing: 0.25, -3, 1.235e-06."""
+    text = f"{value:.4g}"
+    return "0" if text == "-0" else text
+
+
+# --- one step
+
+
+def step_text(walk: Pass, number_of: int) -> str:
+    """The step as lines: the cell, its rows and columns, every product, the sum."""
+    return _text(walk, number_of, walk.steps[number_of], walk.after(number_of))
+
+
+def all_texts(walk: Pass) -> Iterator[str]:
+    """The texts of all steps."""
+    for i, (step, result) in enumerate(walk.running()):
+        yield _text(walk, i, step, result)
+
+
+def _text(walk: Pass, i: int, step: Step, result: Array) -> str:
+    lines = [f"{NAMES[walk.name]}, step {i + 1} of {len(walk.steps)}: {walk.drive.label(step.driver)}"]
+    if walk.window is not None:
+        rows, columns = walk.geometry.rows, walk.geometry.columns
+        lines += [f"  rows     {rows.rules[step.driver[2]]}",
+                  f"  columns  {columns.rules[step.driver[3]]}"]  # fmt: skip
+    lines += _gathered(walk, step, result) if walk.target == "drive" else _added(walk, step, result)
+    return "\n".join(lines) + "\n"
+
+
+def _gathered(walk: Pass, step: Step, result: Array) -> list[str]:
+    """One sum: the terms below each other, then the bias and the total."""
+    sign = {"product": "+", "max": " ", "mean": "+"}[walk.how]
+    rows = [_term(walk, step, m) for m in range(len(step.terms))]
+    if walk.bias is not None:
+        channel = step.driver[1]
+        rows.append((f"b[{channel}]", number(float(walk.bias[channel]))))
+    wide = max(len(names) for names, _ in rows)
+    total = number(float(result[walk.drive.at(step.driver)]))
+    return [
+        *(f"  {sign} {names:<{wide}}   {values}" for names, values in rows),
+        f"  {walk.drive.label(step.driver)} = {total}",
+    ]
+
+
+def _added(walk: Pass, step: Step, result: Array) -> list[str]:
+    """A sum for each cell: what is added, and what the cell holds now."""
+    rows = []
+    for m, target in enumerate(step.targets):
+        names, values = _term(walk, step, m)
+        if target is None:
+            assert walk.window is not None
+            label, end = walk.window.label(step.places[m]), f"   falls off: {walk.window.padded}"
+        else:
+            label = walk.result.label(target)
+            end = f"   now {number(float(result[walk.result.at(target)]))}"
+        rows.append((f"{label} += {names}", values, end))
+    wide, wider = (max(len(row[i]) for row in rows) for i in (0, 1))
+    return [f"  {names:<{wide}}   {values:<{wider}}{end}" for names, values, end in rows]
+
+
+def _term(walk: Pass, step: Step, m: int) -> tuple[str, str]:
+    """The factors' names and their numbers: dy[0,0,1,1] * w[0,0,0,2], 2 * -0.5 = -1."""
+    factors = []
+    if walk.target != "drive":
+        factors.append((walk.drive.label(step.driver), walk.drive.value(step.driver)))
+    if walk.window is not None and walk.target != "window":
+        place = step.places[m]
+        outside = f" ({walk.window.padded})" if walk.window.outside(place) else ""
+        factors.append((walk.window.label(place) + outside, walk.window.value(place)))
+    if walk.kernel is not None and walk.target != "kernel":
+        factors.append((walk.kernel.label(step.taps[m]), walk.kernel.value(step.taps[m])))
+    if walk.how == "max" and walk.target == "drive":
+        (name, value), = factors
+        winner = "  <- the greatest" if step.shares[m] else ""
+        return name, f"{'-inf' if name.endswith(')') else number(value)}{winner}"
+    if step.shares:
+        factors.append(("share", step.shares[m]))
+    names, values = " * ".join(n for n, _ in factors), " * ".join(number(v) for _, v in factors)
+    return names, f"{values} = {number(step.terms[m])}" if factors[1:] else values
