@@ -86,6 +86,14 @@ class Grid:
         return any(i % s for i, s in zip(index[2:], self.inserted, strict=True))
 
 
+def flat(grid: Grid, index: Index) -> int:
+    """The cell's position in the values in reading order."""
+    position = 0
+    for i, n in zip(grid.at(index), grid.values.shape, strict=True):
+        position = position * n + i
+    return position
+
+
 class Step(NamedTuple):
     """One driver cell and its window; the lists run in parallel."""
 
