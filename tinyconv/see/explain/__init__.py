@@ -106,13 +106,21 @@ class Explanation:
         """One step as text: the cells, the products, the sum. IndexError for one that is not."""
         if not -len(self) <= number < len(self):
             raise IndexError(f"step {number}: there are {len(self)}, 0..{len(self) - 1}")
-        return text.step_text(self.walk, number % len(self))
+        return self._texts(number % len(self))
+
+    def _texts(self, only: int | None = None) -> str:
+        """The text of one step, or of all of them."""
+        return "\n".join(
+            text.step_text(self.walk, i, step, result)
+            for i, (step, result) in enumerate(self.walk.running())
+            if only in (None, i)
+        )
 
     def text(self) -> str:
         """Everything as text."""
         head = [self.layer.brief(), self.title, *self.sizes, "", text.what(self.walk),
                 text.formula(self.walk), ""]  # fmt: skip
-        return "\n".join(head) + "\n" + "\n".join(text.all_texts(self.walk))
+        return "\n".join(head) + "\n" + self._texts()
 
     def html(self) -> str:
         """The page: one file that needs nothing else."""

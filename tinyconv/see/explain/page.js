@@ -4,13 +4,14 @@ const DATA = JSON.parse(document.getElementById("numbers").textContent);
 const $ = id => document.getElementById(id);
 const ROLES = ["drive", "window", "kernel"];
 const SIDE = {x: 0, dx: 0, z: 0, w: 1, dw: 1, wf: 1, db: 1, y: 2, dy: 2};  // left to right
-const FACTS = {K: "kernel", P: "padding", S: "stride", D: "dilation", G: "groups"};
+const FACTS = {K: "kernel", P: "padding", S: "stride", D: "dilation", G: "groups", OP: "output padding"};
 
 let walk;       // the pass that is shown
 let step = 0;
 let cells = {}; // role -> the elements of its array, by position
 let held = null; // the cell that is pointed at: [role, position]
 let timer = 0;
+const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 for (const array of DATA.arrays) array.values = array.values.map(Number);
 for (const pass of DATA.passes) pass.terms = pass.terms.map(row => row.map(Number));
@@ -78,6 +79,7 @@ function short(value) {
   return text.replace("-", "−");
 }
 
+const three = value => Number.isFinite(value) ? String(Number(value.toPrecision(3))).replace("-", "−") : short(value);
 const number = value => Number.isFinite(value) ? String(Number(value.toPrecision(4))) : String(value);
 
 function paint(element, value, most) {
@@ -147,37 +149,50 @@ function cell(role, array, position) {
   const made = element("div", {class: `cell ${role}`, role: "gridcell", tabindex: position ? -1 : 0,
     "data-role": role, "data-at": position, "data-index": index.slice(4 - array.axes)});
   if (isOutside(array, index)) made.classList.add("pad");
+  else if (array.inserted && (h % array.inserted[0] || w % array.inserted[1])) made.classList.add("inserted");
   else if (array.unread && (array.unread[0].includes(h) || array.unread[1].includes(w))) made.classList.add("unread");
-  if (array.inserted && (h % array.inserted[0] || w % array.inserted[1])) made.classList.add("inserted");
   if (role === "drive") made.classList.add("jump");
   return cells[role][position] = made;
 }
 
-// Cell sizes: in one row where cells stay readable, else below each other.
+// Cell sizes: in one row where cells stay readable, else wrapped.
 function fit() {
-  const panels = [...$("panels").querySelectorAll(".panel")];
-  if (!panels.length) return;
-  const style = getComputedStyle($("stage"));
+  const panels = [...$("panels").querySelectorAll(".panel")], style = getComputedStyle($("stage"));
   const room = $("stage").clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const height = Math.max(300, 0.55 * innerHeight);
   const needs = panels.map(part => {
-    const {shape: [N, C, H, W]} = arrayOf(part.dataset.role), planes = N * C;
-    const across = part.dataset.role === "kernel" && N <= 4 ? N : planes <= 4 ? 1 : Math.ceil(Math.sqrt(planes));
-    return {part, H, W, planes, across: Math.min(across, planes)};
+    const {shape: [N, C, H, W]} = arrayOf(part.dataset.role);
+    return {part, H, W, planes: N * C, fixed: part.dataset.role === "kernel" && C <= 4 ? C : 0};
   });
-  const tall = (need, across) => Math.floor(0.72 * innerHeight / (need.H * Math.ceil(need.planes / across)));
-  const gaps = 60 * (needs.length - 1) + needs.reduce((sum, n) => sum + 12 * (n.across - 1) + n.across * n.W, 0);
-  let side = Math.floor((room - gaps) / needs.reduce((sum, n) => sum + n.across * n.W, 0));
-  const stacked = side < 20 || (side < 28 && room < 700);
-  side = Math.min(side, 52, Math.max(20, ...needs.map(n => tall(n, n.across)).sort((a, b) => a - b).slice(0, 1)));
+  let [side, across] = oneRow(needs, room, height);
+  const stacked = side < (room < 700 ? 30 : 20);
   $("panels").classList.toggle("stacked", stacked);
-  for (const need of needs) {
-    const across = stacked ? Math.max(1, Math.min(need.planes, Math.floor(room / (need.W * 25 + 12)))) : need.across;
-    const own = stacked ? Math.max(8, Math.min(44, Math.floor((room - 12 * (across - 1)) / (across * need.W)) - 1)) : side;
-    need.part.style.setProperty("--side", `${own}px`);
+  needs.forEach((need, i) => {
+    const most = need.fixed || Math.max(1, Math.min(need.planes, Math.floor((room + 12) / (need.W * 27 + 12))));
+    const own = stacked ? Math.min(36, Math.floor((room - 12 * (most - 1)) / (most * need.W)) - 1) : side;
+    need.part.style.setProperty("--side", `${Math.max(8, own)}px`);
     need.part.classList.toggle("small", own < 24);
-    need.part.querySelector(".planes").style.cssText = `display:grid;grid-template-columns:repeat(${across},auto)`;
-  }
+    need.part.querySelector(".planes").style.gridTemplateColumns = `repeat(${stacked ? most : across[i]}, auto)`;
+  });
   rays();
+}
+
+// The largest cells, and how many planes of each panel stand side by side for it.
+function oneRow(needs, room, height) {
+  let best = [0, []];
+  const attempt = (chosen, width, columns, tallest) => {
+    const need = needs[chosen.length];
+    if (!need) {
+      const side = Math.min(48, Math.floor((room - width) / columns) - 1, Math.max(24, Math.floor(height / tallest) - 1));
+      if (side > best[0]) best = [side, chosen];
+      return;
+    }
+    for (let n = need.fixed || 1; n <= (need.fixed || Math.min(8, need.planes)); n++)
+      attempt([...chosen, n], width + 12 * (n - 1) + (chosen.length ? 70 : 0), columns + n * need.W,
+        Math.max(tallest, Math.ceil(need.planes / n) * (need.H + 1)));
+  };
+  attempt([], 0, 0, 1);
+  return best;
 }
 
 function legend(roles) {
@@ -203,6 +218,7 @@ function show() {
       const lost = written && made.classList.contains("pad");
       const empty = written && role === "drive" && !reached.has(position);
       if (made.value !== value || made.blank !== empty) {
+        if (written && on.has(position) && !still.matches) made.animate([{scale: 1.18}, {scale: 1}], 220);
         made.textContent = lost || empty ? "" : short(value);
         made.setAttribute("aria-label", `${label(role, position)} ${empty ? "not yet" : lost ? array.padded : number(value)}`);
         paint(made, lost || empty ? 0 : value, walk.most[role]);
@@ -271,9 +287,10 @@ function product(term, m, most) {
   if (shares && !max) factors.push(["share", shares[m]]);
   const made = element("div", {class: "product", title: factors.map(([name]) => name).join(" × ")});
   const value = max ? factors[0][1] : term;
-  made.append(lost ? "lost" : short(value));
-  if (factors.length > 1) made.append(element("small", {}, factors.map(f => short(f[1])).join(" × ")));
+  made.append(three(value));
+  if (factors.length > 1) made.append(element("small", {}, factors.map(f => three(f[1])).join(" × ")));
   if (!gathers && !lost) made.append(element("small", {}, `→ ${label(walk.target, targetOf(step, m))}`));
+  if (lost && !max) made.append(element("small", {}, "falls off"));
   if (max) made.append(element("small", {}, label("window", at("window", step, m))));
   paint(made, lost ? 0 : value, max ? walk.most.window : most);
   made.classList.toggle("lost", lost || (max && sourceOf(at("window", step, m)) < 0));
@@ -295,8 +312,9 @@ function rays() {
   }
   const drive = [one.left, one.top, one.right, one.bottom], stacked = $("panels").classList.contains("stacked");
   for (const box of planes.values()) {
-    const [a, b] = box[stacked ? 1 : 0] < drive[stacked ? 1 : 0] ? [box, drive] : [drive, box];
-    const corners = stacked ? [[a[0], a[3]], [b[0], b[1]], [b[2], b[1]], [a[2], a[3]]]
+    const below = stacked && (box[3] <= drive[1] || drive[3] <= box[1]), axis = below ? 1 : 0;
+    const [a, b] = box[axis] < drive[axis] ? [box, drive] : [drive, box];
+    const corners = below ? [[a[0], a[3]], [b[0], b[1]], [b[2], b[1]], [a[2], a[3]]]
       : [[a[2], a[1]], [b[0], b[1]], [b[0], b[3]], [a[2], a[3]]];
     const shape = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
     shape.setAttribute("points", corners.map(([x, y]) => `${x - base.left},${y - base.top}`).join(" "));

@@ -83,7 +83,13 @@ class Grid:
 
     def is_inserted(self, index: Index) -> bool:
         """A zero between two rows or columns of z."""
-        return any(i % s for i, s in zip(index[2:], self.inserted, strict=True))
+        between = any(i % s for i, s in zip(index[2:], self.inserted, strict=True))
+        return between and not self.outside(index)
+
+    def is_unread(self, index: Index) -> bool:
+        """A cell of the image that no window has."""
+        rows, columns = self.unread
+        return (index[2] in rows or index[3] in columns) and not self.outside(index)
 
 
 def flat(grid: Grid, index: Index) -> int:
@@ -135,13 +141,6 @@ class Pass:
                 if target is not None:
                     result[self.result.at(target)] += term
             yield step, result
-
-    def after(self, number: int) -> Array:
-        """The result as it stands after step ``number``."""
-        for i, (_, result) in enumerate(self.running()):
-            if i == number:
-                return result
-        raise IndexError(number)
 
 
 # --- which steps

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from tinyconv import nn
 from tinyconv.nn.conv import sizes
@@ -71,6 +72,8 @@ def sizes_as_title(layer: Any, x_shape: Index, y_shape: Index) -> str:
                  ("D", getattr(layer, "dilation", 1))]  # fmt: skip
         parts += [f"{letter} : {_pair(value)}" for letter, value in pairs]
         parts += [f"G : {layer.groups}"] if hasattr(layer, "groups") else []
+        extra = getattr(layer, "output_padding", 0)
+        parts += [f"OP : {_pair(extra)}"] if np.any(extra) else []
     return " - ".join(parts)
 
 
@@ -162,19 +165,13 @@ def number(value: float) -> str:
 # --- one step
 
 
-def step_text(walk: Pass, number_of: int) -> str:
-    """The step as lines: the cell, its rows and columns, every product, the sum."""
-    return _text(walk, number_of, walk.steps[number_of], walk.after(number_of))
+def step_text(walk: Pass, number: int, step: Step, result: Array) -> str:
+    """The step as lines: the cell, its rows and columns, every product, the sum.
 
-
-def all_texts(walk: Pass) -> Iterator[str]:
-    """The texts of all steps."""
-    for i, (step, result) in enumerate(walk.running()):
-        yield _text(walk, i, step, result)
-
-
-def _text(walk: Pass, i: int, step: Step, result: Array) -> str:
-    lines = [f"{NAMES[walk.name]}, step {i + 1} of {len(walk.steps)}: {walk.drive.label(step.driver)}"]
+    result: the array that is written, as it stands after the step.
+    """
+    lines = [f"{NAMES[walk.name]}, step {number + 1} of {len(walk.steps)}: "
+             f"{walk.drive.label(step.driver)}"]  # fmt: skip
     if walk.window is not None:
         rows, columns = walk.geometry.rows, walk.geometry.columns
         lines += [f"  rows     {rows.rules[step.driver[2]]}",
