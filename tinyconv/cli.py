@@ -1,4 +1,4 @@
-"""The command line: ``tinyconv train mnist``, ``tinyconv data mnist``, ``tinyconv doctor``."""
+"""The command line: ``tinyconv train mnist``, ``tinyconv explain conv``, ...."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tinyconv import __version__, doctor
 from tinyconv.errors import TinyconvError
+from tinyconv.see.explain import command
 from tinyconv.train import DATASETS, MODELS, Config, Interrupted, Run, Trainer
 
 RUNS = Path("runs")
@@ -57,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on with the run in --out, or with the latest one"
     )
     train.set_defaults(run=_train)
+
+    steps = commands.add_parser(
+        "explain",
+        help="a layer step by step: a page, a moving picture, text",
+        description="A layer's forward and backward passes step by step, on small numbers.",
+    )
+    command.add_arguments(steps)
 
     get = commands.add_parser(
         "data",
@@ -184,6 +192,7 @@ def _note(message: Warning | str, *_: object, **__: object) -> None:
 def _as_options(text: str) -> str:
     """What the library says about its arguments, in the words of the command line."""
     text = text.replace("source='full' says", "--data full, or tinyconv data mnist, says")
+    text = re.sub(r"region=np\.s_\[(.*)\]", lambda m: f"--region {m[1].replace(' ', '')}", text)
     return re.sub(r"source='(\w+)'", r"--data \1", text)
 
 

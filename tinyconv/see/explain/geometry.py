@@ -60,7 +60,9 @@ class Axis:
         if self.mode == "zeros":
             return {}
         rows: list[int] = np.pad(
-            np.arange(self.size), self.pad, PAD_MODES[self.mode]  # type: ignore[call-overload]
+            np.arange(self.size),
+            self.pad,
+            PAD_MODES[self.mode],  # type: ignore[call-overload]
         ).tolist()
         return dict(enumerate(rows, -self.pad[0]))
 
@@ -137,9 +139,7 @@ def _pads(layer: Any) -> list[tuple[int, int]]:
     if layer.padding == "valid":
         return [(0, 0), (0, 0)]
     if layer.padding == "same":
-        return [
-            same_padding(k, d) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)
-        ]
+        return [same_padding(k, d) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
     return [(p, p) for p in layer.padding]
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinyconv.errors import ShapeError
 from tinyconv.see.explain import text
-from tinyconv.see.explain.steps import Grid, Index, Pass, flat
+from tinyconv.see.explain.geometry import Index
+from tinyconv.see.explain.steps import Grid, Pass, flat
 
 if TYPE_CHECKING:
     from tinyconv.see.explain import Explanation

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyconv.see.explain import text
-from tinyconv.see.explain.steps import Array, Grid, Index, Pass, Step
+from tinyconv.see.explain.geometry import Index
+from tinyconv.see.explain.steps import Array, Grid, Pass, Step
 
 if TYPE_CHECKING:
     from tinyconv.see.explain import Explanation
@@ -302,10 +303,10 @@ def draw(explanation: Explanation, number: int) -> Frame:
 def svg(frame: Frame) -> str:
     """The frame as an SVG document, with the step's text for those who do not see it."""
     size = f'width="{frame.width}" height="{frame.height}"'
+    view = f'viewBox="0 0 {frame.width} {frame.height}" role="img"'
+    font = 'font-family="system-ui, Helvetica, Arial, sans-serif"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} '
-        f'viewBox="0 0 {frame.width} {frame.height}" role="img" '
-        'font-family="system-ui, Helvetica, Arial, sans-serif">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {view} {font}>',
         f"<desc>{escape(frame.words)}</desc>",
         f'<rect {size} fill="{_hex(PAPER)}"/>',
     ]

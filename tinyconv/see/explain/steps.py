@@ -254,7 +254,7 @@ def convolution(
     """A pass of a convolution: products of the two arrays that ``target`` is not."""
     ranges = chosen(region, drive[1].shape)
     check_count(name, ranges, geometry)
-    grids = {
+    grids: dict[str, Any] = {
         "drive": _drive_grid(*drive, ranges),
         "window": _window_grid(*window, geometry, ranges, region is None, **drawn),
         "kernel": Grid(kernel[0], kernel[1][np.ix_(ranges[1])], (ranges[1].start, 0, 0, 0)),
@@ -290,9 +290,7 @@ def bias_gradient(grad: Array, region: Any) -> Pass:
     check_count("db", ranges, geometry)
     drive = _drive_grid("dy", grad, ranges)
     tap = {c: (0, 0, 0, c) for c in ranges[1]}
-    steps = [
-        Step(d, [], [tap[d[1]]], [tap[d[1]]], [drive.value(d)]) for d in _drivers(ranges)
-    ]
+    steps = [Step(d, [], [tap[d[1]]], [tap[d[1]]], [drive.value(d)]) for d in _drivers(ranges)]
     zeros = np.zeros((1, 1, 1, len(ranges[1])))
     kernel = Grid("db", zeros, (0, 0, 0, ranges[1].start), axes=1)
     return Pass("db", geometry, drive, None, kernel, "kernel", steps, region=region is not None)
@@ -345,9 +343,9 @@ def of_layer(layer: Any, x: Array, grad: Array) -> Makers:
         if isinstance(layer, kind):
             return makers(layer, x, grad)
     known = ", ".join(kind.__name__ for kind in _LAYERS)
-    one = "; explain one layer of it, such as model.layer1[0].conv1" if list(
-        layer.children()
-    ) else ""
+    one = (
+        "; explain one layer of it, such as model.layer1[0].conv1" if list(layer.children()) else ""
+    )
     raise TypeError(f"explain: a {type(layer).__name__} is not explained; there is {known}{one}")
 
 

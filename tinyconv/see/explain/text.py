@@ -170,8 +170,8 @@ def step_text(walk: Pass, number: int, step: Step, result: Array) -> str:
 
     result: the array that is written, as it stands after the step.
     """
-    lines = [f"{NAMES[walk.name]}, step {number + 1} of {len(walk.steps)}: "
-             f"{walk.drive.label(step.driver)}"]  # fmt: skip
+    count = f"step {number + 1} of {len(walk.steps)}"
+    lines = [f"{NAMES[walk.name]}, {count}: {walk.drive.label(step.driver)}"]
     if walk.window is not None:
         rows, columns = walk.geometry.rows, walk.geometry.columns
         lines += [f"  rows     {rows.rules[step.driver[2]]}",
@@ -223,7 +223,7 @@ def _term(walk: Pass, step: Step, m: int) -> tuple[str, str]:
     if walk.kernel is not None and walk.target != "kernel":
         factors.append((walk.kernel.label(step.taps[m]), walk.kernel.value(step.taps[m])))
     if walk.how == "max" and walk.target == "drive":
-        (name, value), = factors
+        ((name, value),) = factors
         winner = "  <- the greatest" if step.shares[m] else ""
         return name, f"{'-inf' if name.endswith(')') else number(value)}{winner}"
     if step.shares:
