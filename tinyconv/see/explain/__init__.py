@@ -164,5 +164,6 @@ class Explanation:
         return f"<explanation of {self.layer.brief()}, {self.show}: {len(self)} steps>"
 
     def _repr_html_(self) -> str:
-        return (f'<iframe srcdoc="{html.escape(self.html())}" title="{self.layer.brief()}" '
-                'style="width:100%;height:46rem;border:0"></iframe>')  # fmt: skip
+        page, name = html.escape(self.html()), html.escape(self.layer.brief())
+        style = "width:100%;height:46rem;border:0"
+        return f'<iframe srcdoc="{page}" title="{name}" style="{style}"></iframe>'

@@ -1,4 +1,4 @@
-"""``tinyconv explain``: a layer from options, on small whole numbers that one checks in one's head."""
+"""``tinyconv explain``: a layer from options, on whole numbers that are easy to check."""
 
 from __future__ import annotations
 

@@ -308,9 +308,9 @@ def pooling(name: str, geometry: Geometry, how: str, x: Array, grad: Array, regi
     check_count(name, ranges, geometry)
     read = _window_grid("x", x, geometry, ranges, region is None)
     drive = _drive_grid("y" if forward else "dy", np.zeros_like(grad) if forward else grad, ranges)
-    window = read if forward else _window_grid("dx", x * 0.0, geometry, ranges, region is None)
+    window = read
     if not forward:
-        window.values.fill(0.0)  # an infinite input times zero is NaN
+        window = _window_grid("dx", np.zeros(x.shape), geometry, ranges, region is None)
 
     def step(driver: Index) -> Step:
         places = [p for p, _ in geometry.triples(driver)]
