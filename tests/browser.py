@@ -67,13 +67,22 @@ class Browser:
         while not any(e["method"] == event for e in self.events):
             self.events.append(self._read())
 
-    def open(self, path: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Open a file, as big as a screen of that size."""
+    def open(
+        self,
+        path: Path,
+        width: int = 1200,
+        height: int = 900,
+        dark: bool = False,
+        still: bool = False,
+    ) -> None:
+        """Open a file on a screen of that size; still: the user wants nothing to move."""
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=1, mobile=width < 500)  # fmt: skip
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        wishes = {"prefers-color-scheme": "dark" if dark else "light",
+                  "prefers-reduced-motion": "reduce" if still else "no-preference"}  # fmt: skip
+        features = [{"name": name, "value": value} for name, value in wishes.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait("Page.loadEventFired")
 
@@ -128,16 +137,16 @@ class Browser:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
-    """A running browser; RuntimeError with its last words where it does not start."""
+    """A running browser; what it says goes to chromium.log beside its profile."""
     theirs_in, to = os.pipe()
     back, theirs_out = os.pipe()
     # The browser reads commands from descriptor 3 and answers on descriptor 4.
     shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
     command = ["bash", "-c", shell, "chromium", str(PROGRAM), *FLAGS, f"--user-data-dir={profile}"]
-    process = subprocess.Popen(
-        command, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL,
-        stderr=(profile.parent / "chromium.log").open("wb"),
-    )  # fmt: skip
+    with (profile.parent / "chromium.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log
+        )  # fmt: skip
     os.close(theirs_in)
     os.close(theirs_out)
     try:

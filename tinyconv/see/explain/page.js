@@ -11,6 +11,7 @@ let step = 0;
 let cells = {}; // role -> the elements of its array, by position
 let held = null; // the cell that is pointed at: [role, position]
 let timer = 0;
+const dark = matchMedia("(prefers-color-scheme: dark)");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 for (const array of DATA.arrays) array.values = array.values.map(Number);
@@ -86,7 +87,7 @@ function paint(element, value, most) {
   const share = most > 0 && Number.isFinite(value) ? Math.min(1, Math.abs(value) / most) : 0;
   element.style.setProperty("--share", `${Math.round(share * 92)}%`);
   element.classList.toggle("minus", value < 0);
-  element.classList.toggle("strong", share > 0.55);
+  element.classList.toggle("strong", share > (dark.matches ? 0.6 : 0.82));
 }
 
 const greatest = values => values.reduce((most, v) => Number.isFinite(v) ? Math.max(most, Math.abs(v)) : most, 0);
@@ -213,6 +214,8 @@ function show() {
     const array = arrayOf(role), written = role === walk.target;
     const on = new Set(!has(role, step) ? [] : role === "drive" ? [at("drive", step)]
       : role === "window" ? scene().places[step] : scene().taps[step]);
+    // A padding that repeats the image hands what it gets to the cell that it repeats.
+    const also = new Set(written && role === "window" ? scene().places[step].map(sourceOf).filter(p => !on.has(p)) : []);
     cells[role].forEach((made, position) => {
       const value = written ? result[position] : array.values[position];
       const lost = written && made.classList.contains("pad");
@@ -225,7 +228,8 @@ function show() {
         made.classList.toggle("empty", empty);
         [made.value, made.blank] = [value, empty];
       }
-      made.classList.toggle("on", on.has(position));
+      made.classList.toggle("on", on.has(position) || also.has(position));
+      made.classList.toggle("also", also.has(position));
       made.classList.remove("best");
     });
   }
@@ -305,7 +309,7 @@ function rays() {
   const far = has("window", step) ? "window" : "kernel";
   if (!cells.drive || !cells[far]) return;
   const one = cells.drive[at("drive", step)].getBoundingClientRect(), planes = new Map();
-  for (const made of cells[far].filter(made => made.classList.contains("on"))) {
+  for (const made of cells[far].filter(made => made.matches(".on:not(.also)"))) {
     const {left, right, top, bottom} = made.getBoundingClientRect(), grid = made.closest(".grid");
     const box = planes.get(grid) || [Infinity, Infinity, -Infinity, -Infinity];
     planes.set(grid, [Math.min(box[0], left), Math.min(box[1], top), Math.max(box[2], right), Math.max(box[3], bottom)]);
@@ -453,6 +457,7 @@ $("play").onclick = play;
 $("speed").onchange = () => { if (timer) { stop(); play(); } };
 $("slider").oninput = () => { stop(); go(Number($("slider").value)); };
 addEventListener("resize", fit);
+dark.addEventListener("change", () => { build(); show(); });
 
 $("layer").textContent = DATA.layer;
 $("facts").replaceChildren(...DATA.facts.map(fact => {

@@ -264,7 +264,8 @@ def _share(value: float, most: float) -> float:
 
 
 def _strong(value: float, most: float) -> bool:
-    return _share(value, most) > 0.5
+    """Whether white letters stand out more than dark ones."""
+    return _share(value, most) > 0.82
 
 
 def _shade(value: float, most: float) -> Color:

@@ -205,6 +205,8 @@ def _added(walk: Pass, step: Step, result: Array) -> list[str]:
             label, end = walk.window.label(step.places[m]), f"   falls off: {walk.window.padded}"
         else:
             label = walk.result.label(target)
+            if walk.target == "window" and target != step.places[m]:  # padding that repeats it
+                label = f"{walk.result.label(step.places[m])} -> {label}"
             end = f"   now {number(float(result[walk.result.at(target)]))}"
         rows.append((f"{label} += {names}", values, end))
     wide, wider = (max(len(row[i]) for row in rows) for i in (0, 1))
