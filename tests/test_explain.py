@@ -317,6 +317,22 @@ def test_the_text_of_pools() -> None:
     assert shared.count("8 * 0.25 = 2   now 2") == 4
 
 
+def test_the_formula_of_a_pass() -> None:
+    conv = tc.explain(nn.Conv2d(1, 1, 2), tc.ones(1, 1, 3, 3), show="dx")
+    assert text.formula(conv.walk) == "dx[n,c,h,w] += dy[n,o,i,j] * w[o,c,kh,kw]"
+    back = tc.explain(nn.ConvTranspose2d(1, 1, 2), tc.ones(1, 1, 3, 3))
+    assert text.formula(back.walk) == "y[n,o,h,w] += x[n,c,i,j] * w[c,o,kh,kw]"
+    assert text.formula(back.of("zeros")) == "y[n,o,i,j] += z[n,c,h,w] * wf[o,c,kh,kw]"
+    mean = tc.explain(nn.AvgPool2d(2), tc.ones(1, 1, 4, 4), show="dx")
+    assert text.formula(mean.walk) == "dx[n,c,h,w] += dy[n,c,i,j] * 1/size"
+
+
+def test_padding_never_wins_a_maximum() -> None:
+    shown = tc.explain(nn.MaxPool2d(2, 2, 1), -tc.ones(1, 1, 2, 2)).step(0)
+    assert "x[0,0,-1,-1] (padding)   -inf\n" in shown
+    assert "x[0,0,0,0]               -1  <- the greatest" in shown
+
+
 def test_a_nan_wins_and_infinity_is_no_error() -> None:
     x = np.array([[[[1, np.nan, np.inf, 2], [3, 4, 7, 5]]]], np.float32)
     for layer in (nn.MaxPool2d(2), nn.AvgPool2d(2)):

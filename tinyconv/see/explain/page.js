@@ -169,7 +169,8 @@ function fit() {
   const stacked = side < (room < 700 ? 30 : 20);
   $("panels").classList.toggle("stacked", stacked);
   needs.forEach((need, i) => {
-    const most = need.fixed || Math.max(1, Math.min(need.planes, Math.floor((room + 12) / (need.W * 27 + 12))));
+    // Three planes and more stand two abreast even where that leaves no room for numbers.
+    const most = need.fixed || Math.max(need.planes > 2 ? 2 : 1, Math.min(need.planes, Math.floor((room + 12) / (need.W * 27 + 12))));
     const own = stacked ? Math.min(36, Math.floor((room - 12 * (most - 1)) / (most * need.W)) - 1) : side;
     need.part.style.setProperty("--side", `${Math.max(8, own)}px`);
     need.part.classList.toggle("small", own < 24);

@@ -207,7 +207,13 @@ def _drive_grid(name: str, values: Array, ranges: Ranges) -> Grid:
 
 
 def _window_grid(
-    name: str, values: Array, geometry: Geometry, ranges: Ranges, whole: bool, **drawn: Any
+    name: str,
+    values: Array,
+    geometry: Geometry,
+    ranges: Ranges,
+    whole: bool,
+    padding: float = 0.0,
+    **drawn: Any,
 ) -> Grid:
     """The window side with its padding; of a region, what its windows reach."""
     rows, columns = (
@@ -221,7 +227,7 @@ def _window_grid(
     channels = range(first, last + geometry.per_group)
     part = values[np.ix_(ranges[0], channels)]
     for axis, places, at in ((geometry.rows, rows, 2), (geometry.columns, columns, 3)):
-        part = _spread(part, [axis.source(p) for p in places], at)
+        part = _spread(part, [axis.source(p) for p in places], at, padding)
     return Grid(
         name, part, (ranges[0].start, first, rows.start, columns.start),
         size=(geometry.rows.size, geometry.columns.size),
@@ -229,11 +235,11 @@ def _window_grid(
     )  # fmt: skip
 
 
-def _spread(values: Array, sources: Sequence[int | None], axis: int) -> Array:
-    """Rows by their source; zeros where there is none."""
+def _spread(values: Array, sources: Sequence[int | None], axis: int, padding: float) -> Array:
+    """Rows by their source; ``padding`` where there is none."""
     taken = np.take(values, [s or 0 for s in sources], axis)
     empty = [i for i, s in enumerate(sources) if s is None]
-    np.moveaxis(taken, axis, 0)[empty] = 0
+    np.moveaxis(taken, axis, 0)[empty] = padding
     return taken
 
 
@@ -306,7 +312,8 @@ def pooling(name: str, geometry: Geometry, how: str, x: Array, grad: Array, regi
     forward = name == "forward"
     ranges = chosen(region, grad.shape)
     check_count(name, ranges, geometry)
-    read = _window_grid("x", x, geometry, ranges, region is None)
+    nothing = -math.inf if how == "max" else 0.0  # padding never wins
+    read = _window_grid("x", x, geometry, ranges, region is None, nothing)
     drive = _drive_grid("y" if forward else "dy", np.zeros_like(grad) if forward else grad, ranges)
     window = read
     if not forward:

@@ -55,6 +55,10 @@ def formula(walk: Pass) -> str:
     names = {role: grid.name for role in ("drive", "window", "kernel")
              if (grid := getattr(walk, role)) is not None}  # fmt: skip
     indices = {"drive": "n,o,i,j", "window": "n,c,h,w", "kernel": "o,c,kh,kw"}
+    if walk.how == "product" and walk.drive.name in ("x", "dx"):  # transposed: c steps, o is met
+        indices = {"drive": "n,c,i,j", "window": "n,o,h,w", "kernel": "c,o,kh,kw"}
+    if walk.how != "product":
+        indices["drive"] = "n,c,i,j"
     left, right = (
         f"{names[r]}[{indices[r]}]" if r in names else {"max": "1 or 0", "mean": "1/size"}[walk.how]
         for r in indices if r != walk.target
@@ -227,7 +231,7 @@ def _term(walk: Pass, step: Step, m: int) -> tuple[str, str]:
     if walk.how == "max" and walk.target == "drive":
         ((name, value),) = factors
         winner = "  <- the greatest" if step.shares[m] else ""
-        return name, f"{'-inf' if name.endswith(')') else number(value)}{winner}"
+        return name, f"{number(value)}{winner}"
     if step.shares:
         factors.append(("share", step.shares[m]))
     names, values = " * ".join(n for n, _ in factors), " * ".join(number(v) for _, v in factors)
