@@ -36,8 +36,9 @@ def added_up(data: dict[str, Any], name: str) -> Array:
     assert len(walk["terms"]) == len(scene["drivers"])
     for t, terms in enumerate(walk["terms"]):
         cells = {"drive": [scene["drivers"][t]] * len(terms)}
-        cells |= {r: scene[key][t] for r, key in (("window", "places"), ("kernel", "taps"))
-                  if r in arrays and scene[key] and scene[key][t]}  # fmt: skip
+        for role, key in (("window", "places"), ("kernel", "taps")):
+            if met := positions(scene[key], t):
+                cells[role] = met
         for m, term in enumerate(map(float, terms)):
             factors = [values[r][cells[r][m]] for r in cells if r != walk["target"]]
             if walk["how"] != "product":
@@ -50,6 +51,11 @@ def added_up(data: dict[str, Any], name: str) -> Array:
             if target is not None:
                 result[target] += term
     return _inside(result, arrays[walk["target"]])
+
+
+def positions(windows: dict[str, Any], t: int) -> list[int]:
+    """The cells of one step: a start, and a pattern that other steps share."""
+    return [windows["starts"][t] + cell for cell in windows["patterns"][windows["which"][t]]]
 
 
 def _source(place: int, array: dict[str, Any], scene: dict[str, Any]) -> int | None:

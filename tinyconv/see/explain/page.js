@@ -14,6 +14,11 @@ let timer = 0;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
+const unpacked = ({starts, which, patterns}) => starts.map((start, t) => patterns[which[t]].map(cell => start + cell));
+for (const scene of DATA.scenes) {
+  scene.places = unpacked(scene.places);
+  scene.taps = unpacked(scene.taps);
+}
 for (const array of DATA.arrays) array.values = array.values.map(Number);
 for (const pass of DATA.passes) pass.terms = pass.terms.map(row => row.map(Number));
 
@@ -52,8 +57,7 @@ function sourceOf(position) {
 const scene = () => DATA.scenes[walk.scene];
 const at = (role, t, m) => role === "drive" ? scene().drivers[t]
   : role === "window" ? scene().places[t][m] : scene().taps[t][m];
-const has = (role, t) => role === "drive" || (walk[role] !== null
-  && (role === "window" ? scene().places : scene().taps)[t].length > 0);
+const has = (role, t) => role === "drive" || (role === "window" ? scene().places : scene().taps)[t].length > 0;
 
 function targetOf(t, m) {
   const position = at(walk.target, t, m);

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tinyconv.errors import ShapeError
 from tinyconv.see.explain import text
 from tinyconv.see.explain.geometry import Index
-from tinyconv.see.explain.steps import Grid, Pass, flat
+from tinyconv.see.explain.steps import Grid, Pass
 
 if TYPE_CHECKING:
     from tinyconv.see.explain import Explanation
@@ -112,9 +112,9 @@ def _scene(walk: Pass) -> Json:
         walk.geometry.rows, walk.geometry.columns
     )  # fmt: skip
     data: Json = {
-        "drivers": [flat(walk.drive, step.driver) for step in walk.steps],
-        "places": [[flat(window, p) for p in step.places] for step in walk.steps] if window else [],
-        "taps": [[flat(kernel, t) for t in step.taps] for step in walk.steps] if kernel else [],
+        "drivers": [_flat(walk.drive, step.driver) for step in walk.steps],
+        "places": _windows([[_flat(window, p) for p in s.places] for s in walk.steps]),
+        "taps": _windows([[_flat(kernel, t) for t in s.taps] for s in walk.steps]),
     }
     if window is not None:
         data["rows"] = {step.driver[2]: rows.rules[step.driver[2]] for step in walk.steps}
@@ -125,6 +125,26 @@ def _scene(walk: Pass) -> Json:
             sources = [axis.source(place) for place in range(start, start + count)]
             data[name] = [-1 if s is None else s - start for s in sources]
     return data
+
+
+def _flat(grid: Grid | None, index: Index) -> int:
+    """The cell's position in the values in reading order."""
+    assert grid is not None
+    position = 0
+    for i, n in zip(grid.at(index), grid.values.shape, strict=True):
+        position = position * n + i
+    return position
+
+
+def _windows(lists: list[list[int]]) -> Json:
+    """Lists of positions, short: a start for each, and its pattern, which many of them share."""
+    patterns: dict[tuple[int, ...], int] = {}
+    starts = [cells[0] if cells else 0 for cells in lists]
+    which = [
+        patterns.setdefault(tuple(cell - start for cell in cells), len(patterns))
+        for cells, start in zip(lists, starts, strict=True)
+    ]
+    return {"starts": starts, "which": which, "patterns": list(patterns)}
 
 
 def _array(grid: Grid) -> Json:

@@ -92,14 +92,6 @@ class Grid:
         return (index[2] in rows or index[3] in columns) and not self.outside(index)
 
 
-def flat(grid: Grid, index: Index) -> int:
-    """The cell's position in the values in reading order."""
-    position = 0
-    for i, n in zip(grid.at(index), grid.values.shape, strict=True):
-        position = position * n + i
-    return position
-
-
 class Step(NamedTuple):
     """One driver cell and its window; the lists run in parallel."""
 
