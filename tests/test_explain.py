@@ -582,6 +582,15 @@ def test_the_layer_and_the_input_stay_as_they_were(rng: np.random.Generator) -> 
     assert x.grad is None
 
 
+def test_an_explanation_keeps_the_numbers_of_its_day() -> None:
+    layer, x = nn.Conv2d(1, 1, 3).double(), tc.randn(1, 1, 4, 4, dtype=tc.float64)
+    shown = tc.explain(layer, x)
+    before = tc.explain(layer, x).html()
+    layer.weight.data += 1
+    x.data += 1
+    assert shown.html() == before
+
+
 # --- the command
 
 

@@ -53,7 +53,7 @@ def explain(
 def _numbers(values: Any) -> Array:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
-    return np.asarray(values, np.float64)
+    return np.array(values, np.float64)
 
 
 class Explanation:

@@ -160,6 +160,8 @@ function cell(role, array, position) {
   return cells[role][position] = made;
 }
 
+const MANY = 8;  // more planes than this are small, and as high as two screens
+
 // Cell sizes: in one row where cells stay readable, else wrapped.
 function fit() {
   const panels = [...$("panels").querySelectorAll(".panel")], style = getComputedStyle($("stage"));
@@ -170,11 +172,13 @@ function fit() {
     return {part, H, W, planes: N * C, fixed: part.dataset.role === "kernel" && C <= 4 ? C : 0};
   });
   let [side, across] = oneRow(needs, room, height);
-  const stacked = side < (room < 700 ? 30 : 20);
+  const many = needs.some(need => need.planes > MANY);
+  const stacked = side < (room < 700 ? 30 : many ? 8 : 20);
   $("panels").classList.toggle("stacked", stacked);
   needs.forEach((need, i) => {
     // Three planes and more stand two abreast even where that leaves no room for numbers.
-    const most = need.fixed || Math.max(need.planes > 2 ? 2 : 1, Math.min(need.planes, Math.floor((room + 12) / (need.W * 27 + 12))));
+    const wide = need.W * (need.planes > MANY ? 10 : 27) + 12;
+    const most = need.fixed || Math.max(need.planes > 2 ? 2 : 1, Math.min(need.planes, Math.floor((room + 12) / wide)));
     const own = stacked ? Math.min(36, Math.floor((room - 12 * (most - 1)) / (most * need.W)) - 1) : side;
     need.part.style.setProperty("--side", `${Math.max(8, own)}px`);
     need.part.classList.toggle("small", own < 24);
@@ -186,14 +190,16 @@ function fit() {
 // The largest cells, and how many planes of each panel stand side by side for it.
 function oneRow(needs, room, height) {
   let best = [0, []];
+  const many = needs.some(need => need.planes > MANY), least = many ? 6 : 24;
+  if (many) height *= 4;
   const attempt = (chosen, width, columns, tallest) => {
     const need = needs[chosen.length];
     if (!need) {
-      const side = Math.min(48, Math.floor((room - width) / columns) - 1, Math.max(24, Math.floor(height / tallest) - 1));
+      const side = Math.min(48, Math.floor((room - width) / columns) - 1, Math.max(least, Math.floor(height / tallest) - 1));
       if (side > best[0]) best = [side, chosen];
       return;
     }
-    for (let n = need.fixed || 1; n <= (need.fixed || Math.min(8, need.planes)); n++)
+    for (let n = need.fixed || 1; n <= (need.fixed || Math.min(MANY, need.planes)); n++)
       attempt([...chosen, n], width + 12 * (n - 1) + (chosen.length ? 70 : 0), columns + n * need.W,
         Math.max(tallest, Math.ceil(need.planes / n) * (need.H + 1)));
   };
@@ -263,7 +269,8 @@ function arithmetic(result) {
   } else {
     const lost = terms.filter((_, m) => targetOf(step, m) < 0).length;
     const name = arrayOf(walk.target).name;
-    text = `added onto ${name}` + (walk.target === "kernel" && walk.name === "db" ? `: now ${number(result[targetOf(step, 0)])}` : "")
+    const verb = {product: "added onto", max: "goes to the greatest of its window, in", mean: "shared out over its window of"}[walk.how];
+    text = `${verb} ${name}` + (walk.target === "kernel" && walk.name === "db" ? `: now ${number(result[targetOf(step, 0)])}` : "")
       + (lost ? `; ${lost} of ${terms.length} fall off the edge` : "");
   }
   $("total").textContent = text;

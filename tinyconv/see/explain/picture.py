@@ -231,8 +231,12 @@ def _summary(walk: Pass, step: Step, result: Array) -> str:
             total = text.number(float(result[walk.result.at(target)]))
             return f"{start} is added: {walk.result.label(target)} = {total}"
         lost = sum(target is None for target in step.targets)
-        off = f", {lost} of {len(step.terms)} products fall off the edge" if lost else ""
-        verb = {"window": "stamped onto", "kernel": "times its window, added to"}[walk.target]
+        off = f", {lost} of {len(step.terms)} fall off the edge" if lost else ""
+        verb = {
+            "max": "goes to the greatest of its window, in",
+            "mean": "shared out over its window of",
+            "product": "stamped onto" if walk.target == "window" else "times its window, added to",
+        }[walk.how]
         return f"{start}, {verb} {walk.result.name}{off}"
     total = text.number(float(result[walk.drive.at(step.driver)]))
     if walk.how == "max":
