@@ -401,7 +401,10 @@ def test_too_many_steps_come_with_a_region_that_fits() -> None:
         tc.explain(layer, x)
     region = re.search(r"region=(np\.s_\[.*\])", str(caught.value))
     assert region
-    assert 0 < len(tc.explain(layer, x, region=eval(region[1]))) <= steps.MOST_STEPS
+    cropped = tc.explain(layer, x, region=eval(region[1]))
+    assert 0 < len(cropped) <= steps.MOST_STEPS
+    assert text.CROPPED in cropped.text()
+    assert numbers_of(cropped.html())["cropped"] == text.CROPPED
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d])
@@ -636,6 +639,7 @@ def test_the_commands_numbers_add_up(tmp_path: Path) -> None:
     ("convT -p same", "padding 'same' is for conv"),
     ("conv -o a.pdf", "suffix '.pdf'"),
     ("conv --open", "which one to write: -o out.html"),
+    ("conv --step 99 -o a.svg", "step 99: there are 16, 0..15"),
 ])  # fmt: skip
 def test_mistakes_in_the_command(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", *line.split()]) == 2

@@ -118,9 +118,10 @@ class Explanation:
 
     def text(self) -> str:
         """Everything as text."""
-        head = [self.layer.brief(), self.title, *self.sizes, "", text.what(self.walk),
-                text.formula(self.walk), ""]  # fmt: skip
-        return "\n".join(head) + "\n" + self._texts()
+        head = [self.layer.brief(), self.title, *self.sizes, ""]
+        head += [text.what(self.walk), text.formula(self.walk)]
+        head += [] if self.region is None else [text.CROPPED]
+        return "\n".join(head) + "\n\n" + self._texts()
 
     def html(self) -> str:
         """The page: one file that needs nothing else."""

@@ -98,7 +98,10 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError("--open shows a file; say which one to write: -o out.html")
         print(explanation.text(), end="")
         return 0
-    path = explanation.save(options.out, step=options.step, fps=options.fps)
+    try:
+        path = explanation.save(options.out, step=options.step, fps=options.fps)
+    except (IndexError, ModuleNotFoundError) as error:  # one line for the user, no traceback
+        raise ValueError(str(error)) from error
     print(f"{path}: {explanation.title}, {len(explanation)} steps")
     if options.open:
         webbrowser.open(path.resolve().as_uri())

@@ -396,7 +396,7 @@ function choose(name) {
   step = Math.min(step, walk.terms.length - 1);
   held = null;
   for (const button of $("passes").children) button.setAttribute("aria-pressed", button.dataset.pass === name);
-  $("what").textContent = walk.what + (DATA.cropped ? " Cropped: only the steps of the region are added up." : "");
+  $("what").textContent = `${walk.what} ${DATA.cropped}`.trim();
   $("formula").textContent = walk.formula;
   $("slider").max = walk.terms.length - 1;
   build();

@@ -58,7 +58,7 @@ def numbers(explanation: Explanation) -> Json:
         "facts": explanation.title.split(" - "),
         "sizes": explanation.sizes,
         "show": explanation.show,
-        "cropped": explanation.region is not None,
+        "cropped": "" if explanation.region is None else text.CROPPED,
         "arrays": book.arrays,
         "scenes": book.scenes,
         "passes": passes,

@@ -56,7 +56,7 @@ class Grid:
     origin: Index = (0, 0, 0, 0)
     axes: int = 4  # how many numbers an index has for the reader: db[2]
     size: Index | None = None  # H, W without the padding; None: there is none
-    unread: tuple[list[int], list[int]] = ((), ())  # type: ignore[assignment]
+    unread: tuple[Sequence[int], Sequence[int]] = ((), ())  # rows, columns that no window has
     inserted: Index = (1, 1)  # z: only every SH-th row and SW-th column is real
     padded: str = "padding"  # what lies outside: "padding", or "cut off" of a result
 
@@ -116,7 +116,6 @@ class Pass:
     steps: list[Step]
     how: str = "product"  # how a pool's window becomes a number: "max", "mean"
     bias: Array | None = field(default=None, repr=False)  # what a result started with
-    region: bool = False  # only a part of the steps
 
     @property
     def result(self) -> Grid:
@@ -149,7 +148,7 @@ def chosen(region: Any, shape: Index) -> Ranges:
 
 
 def _range(part: Any, n: int, axis: int) -> range:
-    if isinstance(part, int):
+    if isinstance(part, int | np.integer):
         part = slice(part, part + 1 or None)
     if not isinstance(part, slice) or part.step not in (None, 1):
         raise ShapeError("explain", f"region: {part!r} is no position and no start:stop; "
@@ -271,8 +270,7 @@ def convolution(
         return Step(driver, places, taps, list(targets), terms)
 
     steps = [step(driver) for driver in _drivers(ranges)]
-    return Pass(name, geometry, target=target, steps=steps, bias=bias, region=region is not None,
-                **grids)  # fmt: skip
+    return Pass(name, geometry, target=target, steps=steps, bias=bias, **grids)
 
 
 def _drivers(ranges: Ranges) -> Iterator[Index]:
@@ -291,7 +289,7 @@ def bias_gradient(grad: Array, region: Any) -> Pass:
     steps = [Step(d, [], [tap[d[1]]], [tap[d[1]]], [drive.value(d)]) for d in _drivers(ranges)]
     zeros = np.zeros((1, 1, 1, len(ranges[1])))
     kernel = Grid("db", zeros, (0, 0, 0, ranges[1].start), axes=1)
-    return Pass("db", geometry, drive, None, kernel, "kernel", steps, region=region is not None)
+    return Pass("db", geometry, drive, None, kernel, "kernel", steps)
 
 
 def pooling(name: str, geometry: Geometry, how: str, x: Array, grad: Array, region: Any,
@@ -327,8 +325,8 @@ def pooling(name: str, geometry: Geometry, how: str, x: Array, grad: Array, regi
         return Step(driver, places, [], targets, terms, shares)
 
     steps = [step(driver) for driver in _drivers(ranges)]
-    return Pass(name, geometry, drive, window, None, "drive" if forward else "window", steps, how,
-                region=region is not None)  # fmt: skip
+    target = "drive" if forward else "window"
+    return Pass(name, geometry, drive, window, None, target, steps, how)
 
 
 # --- the passes of each layer: made when asked for

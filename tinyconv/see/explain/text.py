@@ -15,6 +15,8 @@ from tinyconv.see.explain.steps import Array, Pass, Step
 
 NAMES = {"forward": "forward", "zeros": "as zeros + conv", "dx": "dX", "dw": "dW", "db": "db"}
 
+CROPPED = "Cropped: only the steps of the region are added up."
+
 # What one step does, by the role that is written and the pass.
 _WHAT = {
     ("forward", "drive"): "Each output is the sum of its window of the input times the kernel{b}.",
