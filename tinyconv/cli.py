@@ -1,4 +1,4 @@
-"""The command line: ``tinyconv train mnist``, ``tinyconv explain conv``, ...."""
+"""The command line: ``tinyconv train mnist``, ``data mnist``, ``explain conv``, ``doctor``."""
 
 from __future__ import annotations
 
