@@ -175,7 +175,7 @@ from tinyconv.random import (
     set_rng_state as set_rng_state,
 )
 from tinyconv.samples import sample as sample
-from tinyconv.see import Trace as Trace, trace as trace
+from tinyconv.see import Shapes as Shapes, Trace as Trace, shapes as shapes, trace as trace
 from tinyconv.tensor import Tensor as Tensor
 
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tinyconv import __version__, doctor
 from tinyconv.errors import TinyconvError
+from tinyconv.see.commands import add_commands
 from tinyconv.train import DATASETS, MODELS, Config, Interrupted, Run, Trainer
 
 RUNS = Path("runs")
@@ -65,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     )
     get.add_argument("dataset", choices=DATASETS, help="what to look for")
     get.set_defaults(run=_data)
+
+    add_commands(commands)
 
     check = commands.add_parser(
         "doctor",
