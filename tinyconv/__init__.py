@@ -175,7 +175,16 @@ from tinyconv.random import (
     set_rng_state as set_rng_state,
 )
 from tinyconv.samples import sample as sample
-from tinyconv.see import Shapes as Shapes, Trace as Trace, shapes as shapes, trace as trace
+from tinyconv.see import (
+    Shapes as Shapes,
+    Summary as Summary,
+    Tape as Tape,
+    Trace as Trace,
+    record as record,
+    shapes as shapes,
+    summary as summary,
+    trace as trace,
+)
 from tinyconv.tensor import Tensor as Tensor
 
 __version__ = "0.1.0"

@@ -98,12 +98,12 @@ def _adaptive(layer: Any, i: int, n: int) -> Axis:
 
 
 def _pad(layer: Any, i: int, n: int) -> Axis:
-    around = layer.padding[::-1][2 * i : 2 * i + 2][::-1]  # it lists the last axis first
+    before, after = layer.padding[::-1][2 * i : 2 * i + 2][::-1]  # it lists the last axis first
     if layer.mode == "constant":
-        return Shift(n, *around)
-    window = Window(n, 1, 1, *around, mode=layer.mode)
+        return Shift(n, before, after)
+    window = Window(n, 1, 1, before, after, 1, False, layer.mode)
     rows = tuple(tuple(map(int, window.reads(o))) for o in range(window.out))
-    return Table(n, rows, f"{n} + {around[0]} + {around[1]}")
+    return Table(n, rows, f"{n} + {before} + {after}")
 
 
 def _upsample(layer: Any, i: int, n: int) -> Axis:
