@@ -167,6 +167,7 @@ _LAYERS: dict[str, tuple[Callable[[_Arguments, Shape], nn.Module], str]] = {
     "linear": (_linear, "linear(FEATURES[,nobias])"),
 }
 USAGE = {**{name: usage for name, (_, usage) in _LAYERS.items()}, "res": "res(LAYERS[|LAYERS])"}
+_WORDS = ("nobias", "ceil", "bilinear")
 _NAME = re.compile(r"[A-Za-z]+")
 _VALUE = re.compile(
     r"(?P<key>op|[kspdg])?(?P<number>\d+(?:x\d+)?)(?![A-Za-z0-9])|(?P<word>[A-Za-z]\w*)"
@@ -268,6 +269,10 @@ class _Reader:
                 sizes = tuple(map(int, number.split("x"))) if number != "same" else ("same",)
                 value: Any = sizes[0] if len(sizes) == 1 else sizes
             if word:
+                if word not in _WORDS:
+                    raise LanguageError(
+                        self.text, self.at, f"{word!r} is no argument of {USAGE[into.name]}"
+                    )
                 into.words.add(word)
             elif key:
                 if key in into.named:

@@ -351,7 +351,8 @@ class ReceptiveField:
     """What one output pixel reads of an input of ``size`` (H, W).
 
     at:       the output pixel, (row, column)
-    rows:     first and last row of the hull; it may lie partly outside of the image, in padding
+    rows:     first and last row of the hull, as if no layer's image had an end: where padding is
+              read they may lie outside of the image
     columns:  the same
     everything: a layer on the way (linear, global pooling) reads all pixels
     signal:   the input is (N, C, L), an image of one row
@@ -381,15 +382,17 @@ class ReceptiveField:
         return self._walk()
 
     @property
-    def hull(self) -> tuple[slice, slice]:
-        """The part of the image inside the hull."""
-        (top, bottom), (left, right) = self.rows, self.columns
-        return slice(max(top, 0), max(bottom + 1, 0)), slice(max(left, 0), max(right + 1, 0))
+    def box(self) -> tuple[slice, slice]:
+        """Rows and columns of the smallest box around the pixels that are read."""
+        rows, columns = (np.flatnonzero(self.mask.any(axis)) for axis in (1, 0))
+        if not len(rows):
+            return slice(0, 0), slice(0, 0)
+        return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
     @property
     def holes(self) -> int:
-        """How many pixels inside the hull and inside the image are not read."""
-        return int((~self.mask[self.hull]).sum())
+        """How many pixels inside that box are not read."""
+        return int((~self.mask[self.box]).sum())
 
     def __str__(self) -> str:
         (top, bottom), (left, right) = self.rows, self.columns
@@ -409,7 +412,7 @@ class ReceptiveField:
             text += f", which covers the whole {image} input"
         elif top < 0 or left < 0 or bottom >= height or right >= width:
             text += f" (the input is {image}, the rest is padding)"
-        inside = self.mask[self.hull].size
+        inside = self.mask[self.box].size
         holes = f"{self.holes} of the {inside} inside are holes" if self.holes else "no holes"
         return f"output pixel {at} reads {text}; {holes}"
 

@@ -84,7 +84,7 @@ class LayerShape:
 class Shapes:
     """What `shapes` found; printed, it is the arithmetic as text.
 
-    field:   what the middle output pixel reads; None without a spatial input
+    field:   what the middle output pixel reads; None if nothing, or without a spatial input
     unread:  (H, W) of bool: input pixels that no output of the whole model reads; or None
     failed:  path of the layer that raised ``error``; the layers up to it are there
     """
@@ -131,7 +131,8 @@ def shapes(layer_or_model: nn.Module, shape: Any) -> Shapes:
     field = unread = None
     if output is not None:
         field = seen.receptive_field(output)
-        unread = None if field is None else ~read_mask(edge(output), seen.input, seen.jumps())
+        spatial = seen.input.ndim in (3, 4) and seen.input.requires_grad
+        unread = ~read_mask(edge(output), seen.input, seen.jumps()) if spatial else None
     return Shapes(
         seen.input.shape, layers, None if output is None else output.shape, field, unread,
         _where(seen), seen.error,
