@@ -286,6 +286,46 @@ def test_resnet_receptive_fields():
         assert seen.receptive_field(last.output).height == size
 
 
+def test_a_layer_with_a_forward_of_its_own():
+    """Its arguments say one thing, its forward does another: the recorded operations are right."""
+
+    class Padded(nn.Conv2d):
+        def forward(self, input):
+            padded = nn.functional.pad(input, (2, 2, 2, 2))
+            return nn.functional.conv2d(padded, self.weight, self.bias, 2)
+
+    seen = probe(Padded(1, 1, 3), (1, 1, 9, 9))
+    output = seen.calls[0].output
+    for at in np.ndindex(*output.shape[2:]):
+        np.testing.assert_array_equal(
+            seen.receptive_field(output, at).mask, support(seen.model, (1, 1, 9, 9), at)
+        )
+
+
+def test_output_size_in_the_call():
+    class Back(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(1, 1, 3, 2, 1)
+
+        def forward(self, x):
+            return self.up(x, output_size=(8, 7))
+
+    rows, columns = shapes(Back(), (1, 1, 4, 4)).layers[0].axes
+    assert (rows.out, rows.extra, columns.out, columns.extra) == (8, 1, 7, 0)
+
+
+def test_picture_of_holes():
+    found = shapes(nn.Conv2d(1, 1, (2, 3), dilation=2), (1, 9, 9))
+    assert "    # . # . #\n    . . . . .\n    # . # . #\n" in str(found)
+
+
+def test_a_pixel_that_reads_nothing():
+    found = shapes(nn.ConvTranspose2d(1, 1, 1, 2), (1, 2, 2))
+    assert found.field is None
+    assert "the middle output pixel reads no input pixel" in str(found)
+
+
 def test_known_rules_name_operations():
     assert set(reach._RULES) <= set(OPS)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyconv import nn, random
@@ -17,6 +17,7 @@ from tinyconv.autograd import Edge, Node, _order, enable_grad
 from tinyconv.context import context
 from tinyconv.creation import zeros
 from tinyconv.errors import ShapeError
+from tinyconv.see.axes import Axis, Stamp
 from tinyconv.see.reach import Axes, ReceptiveField, layer_axes, receptive_field, two_axes
 from tinyconv.tensor import Tensor
 
@@ -46,9 +47,21 @@ class Call:
         return None if self.layout is None else two_axes(self.layout)
 
     @property
-    def layout(self) -> tuple[Any, ...] | None:
-        """One Axis per spatial axis: H and W, or L."""
-        return None if self.input is None else layer_axes(self.module, self.input.shape)
+    def layout(self) -> tuple[Axis, ...] | None:
+        """One Axis per spatial axis, H and W, or L; as far as it explains the output's shape."""
+        if self.input is None or self.output is None:
+            return None
+        axes = layer_axes(self.module, self.input.shape)
+        if axes is None:
+            return None
+        sizes = self.output.shape[2:]
+        fitted = tuple(_fitted(axis, size) for axis, size in zip(axes, sizes, strict=True))
+        return fitted if tuple(axis.out for axis in fitted) == sizes else None
+
+
+def _fitted(axis: Axis, size: int) -> Axis:
+    """A transposed convolution may be called with output_size=, in the place of output_padding."""
+    return replace(axis, extra=axis.extra + size - axis.out) if isinstance(axis, Stamp) else axis
 
 
 @dataclass(eq=False)

@@ -53,13 +53,14 @@ _ALONG = ("softmax", "log_softmax", "sum", "mean", "amax", "amin", "cumsum")
 def layer_axes(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Axis, ...] | None:
     """A layer's geometry for an input (N, C, H, W) or (N, C, L): one Axis each for H and W, or L.
 
-    None where the layer is not made of windows, or the input has no spatial axes.
+    None where the layer is not made of windows, has a forward of the user's own, or the input has
+    no spatial axes.
     """
     spatial = shape[2:]
     if not 1 <= len(spatial) <= 2:
         return None
     for kinds, describe in _LAYERS:
-        if isinstance(layer, kinds):
+        if type(layer).forward in [kind.forward for kind in kinds]:
             return tuple(describe(layer, i, n) for i, n in enumerate(spatial))
     return None
 
@@ -120,15 +121,15 @@ def _shuffle(layer: Any, i: int, n: int) -> Axis:
     return Table(n, tuple((o // r,) for o in range(n * r)), f"{n}*{r}")
 
 
-_LAYERS: list[tuple[Any, Callable[[Any, int, int], Axis]]] = [
+_LAYERS: list[tuple[tuple[type[nn.Module], ...], Callable[[Any, int, int], Axis]]] = [
     ((nn.Conv1d, nn.Conv2d), _conv),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d), _transposed),
     ((nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d), _pool),
     ((nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), _adaptive),
     ((nn.ConstantPad1d, nn.ZeroPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d, nn.CircularPad1d),
      _pad),
-    (nn.Upsample, _upsample),
-    (nn.PixelShuffle, _shuffle),
+    ((nn.Upsample,), _upsample),
+    ((nn.PixelShuffle,), _shuffle),
 ]  # fmt: skip
 
 
@@ -393,6 +394,12 @@ class ReceptiveField:
     def holes(self) -> int:
         """How many pixels inside that box are not read."""
         return int((~self.mask[self.box]).sum())
+
+    def picture(self) -> str:
+        """The box as text: # is read, a dot is a hole."""
+        return "\n".join(
+            " ".join("#" if hit else "." for hit in row) for row in self.mask[self.box]
+        )
 
     def __str__(self) -> str:
         (top, bottom), (left, right) = self.rows, self.columns

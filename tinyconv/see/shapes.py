@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ _WORDS = {
 }
 Shape = tuple[int, ...]
 WIDTH = 100
+PICTURE = 25  # rows and columns of the largest receptive field that is drawn as text
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,18 @@ class Shapes:
         blocks = [[f"input {_plain(self.input)}"], *(layer.lines() for layer in self.layers)]
         if self.error is not None:
             blocks.append([failure(self.failed, self.error)])
-        elif self.field is not None and self.unread is not None:
-            blocks.append(
-                [f"receptive field: {self.field}", _unread(self.unread, len(self.input) == 3)]
-            )
+        elif self.unread is not None:
+            field = self.field or "the middle output pixel reads no input pixel"
+            unread = _unread(self.unread, len(self.input) == 3)
+            blocks.append([f"receptive field: {field}", *self._holes(), unread])
         return "\n".join("\n".join(block) for block in blocks)
+
+    def _holes(self) -> list[str]:
+        """A picture of the receptive field where it has holes and is not too large."""
+        field = self.field
+        if field is None or not field.holes or max(field.mask[field.box].shape) > PICTURE:
+            return []
+        return [f"    {line}" for line in field.picture().splitlines()]
 
     __repr__ = __str__
 
@@ -148,7 +155,7 @@ def _where(seen: Probe) -> str | None:
 def _layer(call: Call, counts: Counter[str]) -> LayerShape:
     given = None if call.input is None else call.input.shape
     made = None if call.output is None else call.output.shape
-    axes = (call.layout or ()) if made is not None else ()
+    axes = call.layout or ()
     parameters = sum(p.data.size for p in call.module.parameters())
     count = counts[call.path]
     idle = _on_padding(call, count)
@@ -165,8 +172,11 @@ def _on_padding(call: Call, count: int) -> int:
         return 0
     if isinstance(axes[0], Window) and axes[0].mode != "zeros":
         return 0  # there the padding holds copies of real pixels
-    real = math.prod(int(axis.matrix.sum()) for axis in axes)
-    every = math.prod((axis.out if isinstance(axis, Window) else axis.n) * axis.k for axis in axes)
+    real, every = 1, 1
+    for axis in axes:
+        assert isinstance(axis, (Window, Stamp))
+        real *= int(axis.matrix.sum())
+        every *= (axis.out if isinstance(axis, Window) else axis.n) * axis.k
     return count - count // every * real
 
 
