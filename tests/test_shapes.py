@@ -254,6 +254,38 @@ def test_receptive_field_of_functions():
         np.testing.assert_array_equal(field.mask, support(model, shape, at))
 
 
+@pytest.mark.parametrize("function", [
+    lambda x: nn.functional.adaptive_avg_pool2d(x, (3, 4)),
+    lambda x: nn.functional.interpolate(x, (7, 13), mode="bilinear"),
+    lambda x: x @ tc.ones(10, 3, dtype=tc.float64, requires_grad=True),
+    lambda x: tc.ones(4, 9, dtype=tc.float64, requires_grad=True) @ x,
+    lambda x: x.mean(3, keepdim=True) + x,
+    lambda x: x[:, :, 2:, ::2],
+    lambda x: x[:, :, [0, 3, 3]],
+    lambda x: nn.functional.pad(x, (1, -2, 0, 3)),
+    lambda x: tc.cat([x, x * 2.0, x[:, :, :2]], 2),
+    lambda x: x.softmax(2),
+    lambda x: nn.functional.unfold(x, 2),
+])  # fmt: skip
+def test_receptive_field_of_operations(function):
+    class Model(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    shape = (1, 1, 9, 10)
+    x = tc.zeros(shape, dtype=tc.float64)
+    seen = probe(Model(), x)
+    assert seen.error is None
+    output = seen.calls[0].output
+    if output.ndim == 3:  # windows as columns: no pixels any more, so an upper bound
+        assert seen.receptive_field(output, (0, 0)).everything
+        return
+    for at in np.ndindex(*output.shape[2:]):
+        field = seen.receptive_field(output, at)
+        mask = np.zeros(shape[2:], bool) if field is None else field.mask
+        np.testing.assert_array_equal(mask, support(Model(), shape, at))
+
+
 class Functional(nn.Module):
     def forward(self, x):
         return nn.functional.max_pool2d(x, 3, 2, 1)

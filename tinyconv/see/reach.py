@@ -272,6 +272,27 @@ def _cat(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
     return pair[0], pair[1]
 
 
+def _matmul(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
+    """A product mixes the columns of its left operand, the rows of its right one.
+
+    With a constant table (adaptive pooling, bilinear resizing) it mixes those of its non-zeros.
+    """
+    if len(shape) != len(node.shape) or len(shape) not in (3, 4):
+        return None
+    pair: list[Axis] = [Axis(n) for n in _view(shape)]
+    if i == 1 and len(shape) == 3:
+        return pair[0], pair[1]  # (N, C, L): the channels are mixed
+    at, out = 1 - i, node.shape[-1 - i]
+    assert node.saved is not None
+    other = node.saved[2 - i]
+    if node.inputs[1 - i] is None and getattr(other, "ndim", 0) == 2:
+        weights = np.asarray(other.T if i == 0 else other)
+        pair[at] = Table(shape[-1 - i], tuple(tuple(map(int, np.flatnonzero(w))) for w in weights))
+    else:
+        pair[at] = Everything(shape[-1 - i], out)
+    return pair[0], pair[1]
+
+
 def _width(node: Node, j: int, dim: int) -> int:
     edge = node.inputs[j]
     assert node.saved is not None
@@ -287,6 +308,7 @@ _RULES: dict[str, Callable[[Node, tuple[int, ...], int], Axes | None]] = {
     "pad_zeros": _pad_zeros,
     "getitem": _getitem,
     "cat": _cat,
+    "matmul": _matmul,
     **dict.fromkeys(_LOCAL, _local),
     **dict.fromkeys(_ALONG, _along),
 }

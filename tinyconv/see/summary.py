@@ -137,6 +137,8 @@ class Summary:
             f"FLOPs           {self.flops:,}   (2 x multiply-adds)",
             f"saved           {saved}   (for backward, in {mode} mode, besides parameters)",
         ]
+        if any(row.receptive_field for row in self.rows):
+            lines.append("receptive field: of the middle output pixel, if the input had no end")
         if self.error is not None:
             lines = [failure(self.failed, self.error), "up to there:", *lines]
         return lines
@@ -151,12 +153,10 @@ class Summary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in _HEADINGS)
-        body = "".join(
-            f"<tr>{''.join(map(_cell, enumerate(row.cells())))}</tr>" for row in self.rows
-        )
-        foot = "<br>".join(map(html.escape, self._totals()))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{foot}</p>"
+        head = _html_row("th", _HEADINGS)
+        body = "".join(_html_row("td", row.cells()) for row in self.rows)
+        foot = html.escape("\n".join(self._totals()))
+        return f'<table style="border-collapse:collapse">{head}{body}</table><pre>{foot}</pre>'
 
 
 def summary(model: nn.Module, shape: Any) -> Summary:
@@ -284,10 +284,17 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(placed).rstrip()
 
 
-def _cell(numbered: tuple[int, str]) -> str:
-    i, text = numbered
-    side = "left" if i < _TEXT_COLUMNS else "right"
-    return f'<td style="text-align:{side}">{html.escape(text)}</td>'
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    sides = ["left" if i < _TEXT_COLUMNS else "right" for i in range(len(cells))]
+    return (
+        "<tr>"
+        + "".join(
+            f'<{tag} style="text-align:{side};padding:2px 10px;border-bottom:1px solid #ddd">'
+            f"{html.escape(cell)}</{tag}>"
+            for cell, side in zip(cells, sides, strict=True)
+        )
+        + "</tr>"
+    )
 
 
 # --- the command
