@@ -76,6 +76,13 @@ def test_files(found, tmp_path):
     assert [p.name for p in found.save(tmp_path / "d.csv")] == ["d.csv"]
 
 
+def test_notebook(found, monkeypatch):
+    pytest.importorskip("matplotlib")
+    assert found._repr_png_().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert found._repr_png_() is None
+
+
 def test_without_matplotlib(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(TinyconvError, match=r"pip install 'tinyconv\[plot\]'"):

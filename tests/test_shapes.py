@@ -502,6 +502,21 @@ def test_language_errors(text, position, said):
     assert str(caught.value).endswith(f"^ position {position}")
 
 
+def test_language_errors_show_their_line():
+    with pytest.raises(LanguageError) as caught:
+        parse_network("conv(8,k3)\n  conf(8)\nrelu", (1, 28, 28))
+    assert str(caught.value).endswith("\n      conf(8)\n      ^ position 14")
+
+
+def test_language_keeps_what_does_not_fit():
+    """The network ends with the layer that fails, so that its error is the layer's."""
+    model = parse_network("conv(4,k3) res(conv(6,k3,p1)) relu", (1, 9, 9))
+    assert len(model) == 2
+    found = shapes(model, (1, 9, 9))
+    assert "the shortcut needs Conv2d(4, 6, 1)" in str(found)
+    assert found.failed.startswith("1 Residual")
+
+
 def test_shapes_as_text():
     assert parse_shape("1x28x28") == (1, 28, 28)
     assert with_batch((1, 28, 28)) == (1, 1, 28, 28)

@@ -1,8 +1,20 @@
 """Everything that people look at."""
 
+from tinyconv.see.curves import Curves, curves
 from tinyconv.see.shapes import Shapes, shapes
 from tinyconv.see.summary import Summary, summary
 from tinyconv.see.tape import Tape, record
 from tinyconv.see.trace import Trace, trace
 
-__all__ = ["Shapes", "Summary", "Tape", "Trace", "record", "shapes", "summary", "trace"]
+__all__ = [
+    "Curves",
+    "Shapes",
+    "Summary",
+    "Tape",
+    "Trace",
+    "curves",
+    "record",
+    "shapes",
+    "summary",
+    "trace",
+]

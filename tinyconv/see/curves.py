@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import time
@@ -118,6 +119,16 @@ class Curves:
     def data(self) -> dict[str, Any]:
         """Everything as plain numbers; times in seconds."""
         return asdict(self)
+
+    def _repr_png_(self) -> bytes | None:
+        """The figure in a notebook, where matplotlib is installed."""
+        try:
+            figure = draw(self)
+        except TinyconvError:
+            return None
+        file = io.BytesIO()
+        figure.savefig(file, dpi=80)
+        return file.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write a figure (.png, .svg, .pdf) with .json and .csv beside it, or one of these alone.

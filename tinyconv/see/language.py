@@ -31,7 +31,9 @@ class LanguageError(ValueError):
     """Text that is no network: says where, what stands there, and what was expected."""
 
     def __init__(self, text: str, at: int, said: str) -> None:
-        super().__init__(f"{said}\n    {text}\n    {' ' * at}^ position {at + 1}")
+        start = text.rfind("\n", 0, at) + 1
+        line = text[start:].partition("\n")[0]
+        super().__init__(f"{said}\n    {line}\n    {' ' * (at - start)}^ position {at + 1}")
 
 
 @dataclass

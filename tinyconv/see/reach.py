@@ -20,6 +20,7 @@ import numpy as np
 
 from tinyconv import nn
 from tinyconv.autograd import Edge, Node, _order
+from tinyconv.backend import backend_of
 from tinyconv.creation import eye
 from tinyconv.nn.conv import sizes
 from tinyconv.nn.functional.conv import same_padding
@@ -286,7 +287,8 @@ def _matmul(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
     assert node.saved is not None
     other = node.saved[2 - i]
     if node.inputs[1 - i] is None and getattr(other, "ndim", 0) == 2:
-        weights = np.asarray(other.T if i == 0 else other)
+        table = backend_of(other).to_numpy(other)
+        weights = table.T if i == 0 else table
         pair[at] = Table(shape[-1 - i], tuple(tuple(map(int, np.flatnonzero(w))) for w in weights))
     else:
         pair[at] = Everything(shape[-1 - i], out)
