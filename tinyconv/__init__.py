@@ -177,8 +177,14 @@ from tinyconv.random import (
 from tinyconv.samples import sample as sample
 from tinyconv.see import (
     Explanation as Explanation,
+    Shapes as Shapes,
+    Summary as Summary,
+    Tape as Tape,
     Trace as Trace,
     explain as explain,
+    record as record,
+    shapes as shapes,
+    summary as summary,
     trace as trace,
 )
 from tinyconv.tensor import Tensor as Tensor

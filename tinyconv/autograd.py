@@ -527,6 +527,9 @@ def _walk(
     needed = None if wanted is None else _leading_to(wanted, order)
     pending = dict(roots)
     finished: dict[Edge, Any] = {}
+    tape = context.tape
+    if tape is not None:
+        tape.start(roots)
     with grad_mode(create_graph):
         for node in order:
             g = pending.pop(node, None)
@@ -545,6 +548,8 @@ def _walk(
                     pending[edge] = _added(pending[edge], share)
                 else:
                     pending[edge] = share
+                if tape is not None:
+                    tape.send(node, edge, share, pending[edge])
             if not retain_graph:
                 node.saved = node.aux = None
             del g
@@ -770,6 +775,8 @@ def backward(
             assert isinstance(leaf, Variable)
             g = g if is_tensor(g) else wrap(g)
             # cloned, because a VJP may return a view, or one array for two inputs
+            if context.tape is not None:
+                context.tape.store(leaf, g)
             leaf.grad = _kept(g) if leaf.grad is None else leaf.grad + g
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tinyconv import __version__, doctor
 from tinyconv.errors import TinyconvError
-from tinyconv.see.explain import command
+from tinyconv.see.commands import add_commands
 from tinyconv.train import DATASETS, MODELS, Config, Interrupted, Run, Trainer
 
 RUNS = Path("runs")
@@ -59,13 +59,6 @@ def parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    steps = commands.add_parser(
-        "explain",
-        help="a layer step by step: a page, a moving picture, text",
-        description="A layer's forward and backward passes step by step, on small numbers.",
-    )
-    command.add_arguments(steps)
-
     get = commands.add_parser(
         "data",
         help="find or download a data set",
@@ -73,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     )
     get.add_argument("dataset", choices=DATASETS, help="what to look for")
     get.set_defaults(run=_data)
+
+    add_commands(commands)
 
     check = commands.add_parser(
         "doctor",

@@ -13,6 +13,7 @@ class Context(threading.local):
         self.scope = ""  # attribute path of the module that is running, e.g. "layer2.0.conv1"
         self.module: Any = None  # that module
         self.paths: dict[int, str] = {}  # id(module) -> attribute path, of the outermost call
+        self.tape: Any = None  # what writes down every gradient that is sent (see.tape)
 
 
 context = Context()

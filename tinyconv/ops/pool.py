@@ -37,8 +37,11 @@ def max_pool2d_indices(
 
 
 @op
-def pool_gather(x: Array, indices: Array) -> Array:
-    """The entries of each (H, W) plane at flat positions: (N, C, H, W) -> indices' shape."""
+def pool_gather(x: Array, indices: Array, *, window: dict[str, Any] | None = None) -> Array:
+    """The entries of each (H, W) plane at flat positions: (N, C, H, W) -> indices' shape.
+
+    window: the geometry that the positions were picked with, for those who read the graph.
+    """
     return backend_of(x).pool_gather(x, indices)
 
 
@@ -49,7 +52,7 @@ def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
 
 
 pool_gather.defvjp(
-    lambda g, _y, _x, indices: pool_scatter(g, indices, input_size=_x.shape[2:]),
+    lambda g, _y, _x, indices, *, window: pool_scatter(g, indices, input_size=_x.shape[2:]),
     None,
     samples=[sample((2, 3, 4, 5), ints(2, 3, 2, 2, high=20))],
 )

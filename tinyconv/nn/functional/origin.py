@@ -58,9 +58,10 @@ def _unpadded(edge: Any) -> Iterator[Unpadded]:
             if max(growth) > 0:
                 yield Unpadded(edge.scope, padding, growth)
             strides.append(edge.params["stride"])
-        elif name in ("pool_gather", "window_sum"):  # the first keeps no stride: take the ratio
+        elif name in ("pool_gather", "window_sum"):  # adaptive pools have no stride: take the ratio
             down, right = (_shape_of(edge, 0)[axis] // edge.shape[axis] or 1 for axis in (2, 3))
-            strides.append(edge.params.get("stride", (down, right)))
+            window = edge.params.get("window") or edge.params
+            strides.append(window.get("stride", (down, right)))
         else:
             shape = edge.shape
             edge = next((e for e in edge.inputs if e is not None and e.shape == shape), None)

@@ -82,10 +82,9 @@ def max_pool2d(
     stride = _stride(stride, kernel)
     padding, dilation = pair(padding, "padding"), pair(dilation, "dilation")
     _, pads = _geometry("max_pool2d", input, kernel, stride, padding, dilation, ceil_mode)
-    indices = ops.max_pool2d_indices(
-        input, kernel_size=kernel, stride=stride, padding=pads, dilation=dilation
-    )
-    values = ops.pool_gather(input, indices)
+    window = {"kernel_size": kernel, "stride": stride, "padding": pads, "dilation": dilation}
+    indices = ops.max_pool2d_indices(input, **window)
+    values = ops.pool_gather(input, indices, window=window)
     return (values, indices) if return_indices else values
 
 

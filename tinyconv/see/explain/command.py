@@ -19,8 +19,13 @@ from tinyconv.see.explain.steps import PASSES
 from tinyconv.tensor import Tensor
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tinyconv explain``."""
+def add_command(commands: Any) -> None:
+    """``tinyconv explain conv --input 6x6 -k 3 -o conv.html``"""
+    parser = commands.add_parser(
+        "explain",
+        help="a layer step by step: a page, a moving picture, text",
+        description="A layer's forward and backward passes step by step, on small numbers.",
+    )
     parser.add_argument("layer", choices=_LAYERS, metavar="LAYER", help=", ".join(_LAYERS))
     parser.add_argument(
         "--input",
