@@ -13,6 +13,7 @@ class Context(threading.local):
         self.scope = ""  # attribute path of the module that is running, e.g. "layer2.0.conv1"
         self.module: Any = None  # that module
         self.paths: dict[int, str] = {}  # id(module) -> attribute path, of the outermost call
+        self.watch: Any = None  # called with each new node and its output's array
 
 
 context = Context()
