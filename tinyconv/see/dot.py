@@ -6,25 +6,27 @@ its own shape or words.
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 
 import graphviz
 from graphviz import escape, nohtml
 
 from tinyconv.see.graph import Call, Graph, Share, backward_steps, calls
-from tinyconv.see.words import count, figures, heading, name, tensor
+from tinyconv.see.words import count, figures, heading, legend, name, tensor
 
 FILL = {"operation": "#d6e9f8", "module": "#d6e9f8", "parameter": "#fdebc8", "input": "#d5f0e6",
-        "failed": "#fbdcd0", "backward": "#f5e1ec"}
+        "failed": "#fbd9d5", "backward": "#f5e1ec"}
 LINE = {"operation": "#0072b2", "module": "#0072b2", "parameter": "#e69f00", "input": "#009e73",
-        "failed": "#d55e00", "backward": "#b3548a"}
+        "failed": "#c0271d", "backward": "#b3548a"}
 
 _FONT = "Helvetica"
 _INK, _QUIET, _RED = "#1a1a1a", "#6b6b6b", "#c0271d"
 _GRAPH = {"newrank": "true", "nodesep": "0.18", "ranksep": "0.3", "labelloc": "t", "labeljust": "l",
           "fontname": _FONT, "fontsize": "15", "fontcolor": _INK, "pad": "0.2"}
+_CLOSER = {"ranksep": "0.2"}  # where edges have no labels
 _NODE = {"fontname": _FONT, "fontsize": "11", "fontcolor": _INK, "height": "0.1",
          "margin": "0.14,0.06"}
 _EDGE = {"fontname": _FONT, "fontsize": "8", "fontcolor": _QUIET, "color": _QUIET,
@@ -47,8 +49,12 @@ _WIDTH = 52  # characters of a line of an error's message
 
 def to_digraph(graph: Graph, title: str, backward: bool = False) -> graphviz.Digraph:
     """The drawing; ``title`` stands above it.  backward: with the backward pass beside it."""
-    drawing = graphviz.Digraph("trace", graph_attr={**_GRAPH, "label": quoted(title)},
-                               node_attr=_NODE, edge_attr=_EDGE)
+    folded = any(vertex.kind == "module" for vertex in graph.vertices)
+    top = {"label": quoted(title, *legend(graph))}
+    drawing = graphviz.Digraph(
+        "trace", graph_attr={**_GRAPH, **(_CLOSER if folded else {}), **top},
+        node_attr=_NODE, edge_attr=_EDGE,
+    )
     boxes = parameter_boxes(graph)
     for cluster, parent in reversed(_clusters(graph, boxes, drawing)):  # children before parents
         parent.subgraph(cluster)
@@ -84,15 +90,20 @@ def lines_of(graph: Graph, numbers: list[int]) -> list[str]:
         for one in vertices:
             lines += [f"{name(one)}  {tensor(one)}", *figures(one)]
     else:
-        notes = vertex.notes
-        if vertex.kind == "failed":
-            notes = tuple(textwrap.wrap(" ".join(notes), _WIDTH))
-        lines = [*filter(None, [vertex.alias, name(vertex), *notes, tensor(vertex)]),
-                 *figures(vertex)]
-    if vertex.kind == "parameter" or vertex.parameters:
-        total = vertex.parameters or sum(v.size for v in vertices)
-        lines.append(count(total, "parameter"))
+        notes = _wrapped(vertex.notes) if vertex.kind == "failed" else vertex.notes
+        shape = tensor(vertex)
+        if vertex.parameters:
+            shape += f"  {count(vertex.parameters, 'parameter')}"
+        lines = [*filter(None, [vertex.alias, name(vertex), *notes, shape]), *figures(vertex)]
+    if vertex.kind == "parameter":
+        lines.append(count(sum(v.size for v in vertices), "parameter"))
     return lines
+
+
+def _wrapped(notes: Iterable[str]) -> list[str]:
+    """An error's message in lines; a shape is not torn apart."""
+    whole = re.sub(r"(?<=\d), (?=\d)", ",\u00a0", " ".join(notes))
+    return [line.replace("\u00a0", " ") for line in textwrap.wrap(whole, _WIDTH)]
 
 
 def _edge(graph: Graph, i: int, j: int, place: int) -> dict[str, str]:
@@ -203,11 +214,11 @@ def _draw_backward(graph: Graph, drawing: graphviz.Digraph) -> None:
 def _step_lines(graph: Graph, step: int, number: int, shares: list[Share]) -> list[str]:
     vertex = graph.vertices[number]
     sent = ", ".join(f"∂{gradient_name(graph, share)}" for share in shares)
-    return [f"{step} · {name(vertex)}", sent]
+    return [f"step {step} · {name(vertex)}", sent]
 
 
 def gradient_name(graph: Graph, share: Share) -> str:
-    """What a share is the gradient of: a leaf by its name, else the argument; (+) if it is added."""
+    """What a share is the gradient of: a leaf's name, or the argument; (+) if it is added."""
     target = graph.vertices[share.target]
     named = name(target) if not target.computes and target.name else share.role
     return f"{named} (+)" if share.added else named

@@ -10,7 +10,7 @@ import json
 
 from tinyconv.see.dot import FILL, LINE, gradient_name, lines_of, parameter_boxes
 from tinyconv.see.graph import Call, Graph, backward_steps, calls
-from tinyconv.see.words import heading, name
+from tinyconv.see.words import heading, legend, name
 
 _SHAPES = {"operation": ("(", ")"), "module": ("(", ")"), "input": ("([", "])"),
            "failed": ("{{", "}}"), "parameter": ("[", "]")}
@@ -19,7 +19,8 @@ _SHAPES = {"operation": ("(", ")"), "module": ("(", ")"), "input": ("([", "])"),
 def to_mermaid(graph: Graph, title: str, backward: bool = False) -> str:
     """A flowchart from top to bottom; modules are subgraphs."""
     boxes = parameter_boxes(graph)
-    lines = ["---", f"title: {json.dumps(title)}", "---", "flowchart TD"]
+    heading = json.dumps("; ".join([title, *legend(graph)]))
+    lines = ["---", f"title: {heading}", "---", "flowchart TD"]
     lines += _tree(graph, boxes)
     edges = [(boxes.get(i, i), j) for i, j in graph.edges]
     grouped = dict.fromkeys(edge for edge in edges if edge[0] in boxes)
@@ -61,10 +62,10 @@ def _tree(graph: Graph, boxes: dict[int, int]) -> list[str]:
 def _backward(graph: Graph) -> list[str]:
     steps = backward_steps(graph)
     stepping = {number for number, _ in steps}
-    lines = ['  subgraph backward["backward, numbered in its order"]']
+    lines = ['  subgraph backward["backward, numbered in its order"]', "    direction BT"]
     for step, (number, shares) in enumerate(steps, 1):
         sent = ", ".join(f"∂{gradient_name(graph, share)}" for share in shares)
-        text = _quoted(f"{step} · {name(graph.vertices[number])}", sent)
+        text = _quoted(f"step {step} · {name(graph.vertices[number])}", sent)
         lines.append(f"    b{number}({text}):::backward")
     lines.append("  end")
     return lines + [f"  b{number} -.-> b{share.target}" for number, shares in steps

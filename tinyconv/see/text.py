@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tinyconv.see.graph import Call, Graph, Share, backward_steps, calls
-from tinyconv.see.words import count, figures, heading, name, tensor
+from tinyconv.see.words import count, figures, heading, legend, name, tensor
 
 
 def to_text(graph: Graph, title: str, backward: bool = False) -> str:
     """A tree, indented by module, in the order of execution; and the backward pass in its order."""
-    lines = [title, ""]
+    lines = [title, *legend(graph), ""]
     todo: list[tuple[int | Call, int]] = [(m, 0) for m in reversed(calls(graph).members)]
     while todo:
         member, depth = todo.pop()

@@ -86,7 +86,10 @@ def trace(
             raise _no_graph(f"the tensor {subject.shape}")
         return Trace(_described([subject], names, modules, wanted), zoom, backward)
     _check_callable(subject, inputs)
-    names, modules = _names(subject if params is None and isinstance(subject, Module) else params)
+    names, modules = _names(params)
+    if isinstance(subject, Module):
+        own, modules = _names(subject)
+        names = {**own, **names}
     names = {**names, **input_names(subject, inputs)}
     seen: dict[Any, Statistics] = {}
 

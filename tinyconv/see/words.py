@@ -62,3 +62,11 @@ def figures(vertex: Vertex) -> list[str]:
     if vertex.saved:
         lines.append(f"saves {size(vertex.saved)} for backward")
     return lines
+
+
+def legend(graph: Graph) -> list[str]:
+    """How to read the figures, where there are any."""
+    shown = {"values": any(vertex.values for vertex in graph.vertices),
+             "gradients": any(vertex.gradient for vertex in graph.vertices)}
+    listed = " and ".join(what for what, is_there in shown.items() if is_there)
+    return [f"{listed}: least … mean … greatest"] if listed else []

@@ -97,11 +97,10 @@ def _inputs(graph: Graph, box: _Box, home: dict[int, _Box]) -> list[tuple[int, s
         return list(zip(vertex.inputs, vertex.roles, strict=True))
     inputs: dict[int, str] = {}
     for number in box.members:
-        vertex = graph.vertices[number]
-        for i, role in zip(vertex.inputs, vertex.roles, strict=True):
+        for i in graph.vertices[number].inputs:
             own = not graph.vertices[i].computes and home[i].path == box.path
             if home[i] is not box and not own:
-                inputs.setdefault(i, role)
+                inputs[i] = "input"
     return list(inputs.items())
 
 
