@@ -308,6 +308,7 @@ def test_a_run_leaves_the_model_as_it_was(network):
     dropped = nn.Sequential(model, nn.Dropout(0.5))
     with tc.no_grad():
         assert trace(dropped, x).error is None
+        assert trace(lambda x: dropped(x).sum(), x, params=dropped).error is None
     for name, buffer in model.named_buffers():
         np.testing.assert_array_equal(buffer.numpy(), before[name])
     assert tc.get_rng_state() == state

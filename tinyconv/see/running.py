@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
@@ -31,11 +31,12 @@ class Outcome:
 
 
 def run(
-    function: Callable[..., Any], inputs: tuple[Any, ...], see: Callable[[Node, Any], None]
+    function: Callable[..., Any], inputs: tuple[Any, ...], models: Iterable[Any],
+    see: Callable[[Node, Any], None],
 ) -> Outcome:
     """``function(*inputs)``, recorded also under no_grad; ``see`` meets each node and its array.
 
-    The random numbers that it draws, and what a model writes into its buffers, are put back.
+    The random numbers' state, and the buffers of those ``models`` that are Modules, are put back.
     """
     outcome = Outcome()
 
@@ -43,7 +44,8 @@ def run(
         outcome.nodes.append(node)
         see(node, array)
 
-    with _put_back(function), _watched(watch), enable_grad():
+    buffers = [b for model in models if isinstance(model, Module) for b in model.buffers()]
+    with _put_back(buffers), _watched(watch), enable_grad():
         try:
             outcome.output = function(*inputs)
         except Exception as error:  # whatever it is, it is drawn
@@ -62,9 +64,8 @@ def _watched(watch: Callable[[Node, Any], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _put_back(function: Any) -> Iterator[None]:
+def _put_back(buffers: list[Tensor]) -> Iterator[None]:
     state = get_rng_state()
-    buffers = list(function.buffers()) if isinstance(function, Module) else []
     before = [buffer.data.copy() for buffer in buffers]
     try:
         yield

@@ -65,7 +65,8 @@ def trace(
         name show their shape.
     A model, or any function, and its inputs: runs it.  Where it raises, the graph is what ran
         before, and the call that failed, in red; the exception is in the result's `error`.
-        Buffers and the random numbers' state are put back.
+        The buffers of the model (the function's: give it as params) and the random numbers' state
+        are put back.
 
     zoom: "model", a box for each child of the model; "module", a box for each call of a layer;
         "operation".
@@ -98,7 +99,7 @@ def trace(
         if found is not None:
             seen[node] = found
 
-    outcome = run(subject, inputs, look)
+    outcome = run(subject, inputs, (subject, params), look)
     results = outcome.nodes if outcome.error else outputs(outcome.output)
     if not results and not outcome.error:
         raise _no_graph("what it returned")
