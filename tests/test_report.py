@@ -89,14 +89,24 @@ def pixels(source: str) -> np.ndarray:
 def record() -> Record:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(3, 0.3), 40).astype(np.float32)
-    norms = [{"a.conv": 10.0 ** -i, "b<c>": 2.0} for i in range(4)]
+    norms = [{"a.conv": 10.0**-i, "b<c>": 2.0} for i in range(4)]
     return Record(
         title="a <run>",
         facts=[("lr", "0.3 & more")],
-        epochs=[{"epoch": i, "train_loss": 1 / i, "test_loss": 0.5 / i, "train_accuracy": 90 + i,
-                 "test_accuracy": 91 + i, "images_per_second": 1234.5} for i in (1, 2)],
-        steps=[{"epoch": 0.5 * (i + 1), "loss": 2.0 / (i + 1), "norms": n}
-               for i, n in enumerate(norms)],
+        epochs=[
+            {
+                "epoch": i,
+                "train_loss": 1 / i,
+                "test_loss": 0.5 / i,
+                "train_accuracy": 90 + i,
+                "test_accuracy": 91 + i,
+                "images_per_second": 1234.5,
+            }
+            for i in (1, 2)
+        ],
+        steps=[
+            {"epoch": 0.5 * (i + 1), "loss": 2.0 / (i + 1), "norms": n} for i, n in enumerate(norms)
+        ],
         filters=np.array([[[[-2.0, 0.0, 1.0]]], [[[2.0, 0.5, 0.0]]]]),
         filters_path="conv1",
         classes=["zero", "one", "two"],
@@ -201,8 +211,11 @@ def test_a_chart_draws_its_numbers():
     assert single.get("points") == line.get("points").split()[0]
     texts = [t.text for t in svg.findall("text")]
     assert {"1", "0.1", "0.01", "2", "3", "4", "x", "y"} <= set(texts)
-    ticks = {t.text: float(t.get("y")) - 4.5 for t in svg.findall("text")
-             if t.get("text-anchor") == "end"}
+    ticks = {
+        t.text: float(t.get("y")) - 4.5
+        for t in svg.findall("text")
+        if t.get("text-anchor") == "end"
+    }
     assert ticks["0.1"] == pytest.approx(points[1][1], abs=0.1)
     assert svg.get("aria-label") == "about"
     assert "a &lt; b" in source
@@ -295,3 +308,16 @@ def test_predictions_are_probabilities_and_leave_the_mode():
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
     _, accuracy = train.evaluate(trainer.model, trainer.test_set)
     assert 100 * (p.argmax(1) == trainer.test_set.labels).mean() == pytest.approx(accuracy)
+
+
+def test_the_most_frequent_mistakes_are_named(record):
+    said = np.array([0, 0, 0, 1, 1, 2, 2])
+    some = Record(
+        **{
+            **vars(record),
+            "labels": np.array([1, 1, 0, 2, 2, 2, 0]),
+            "images": record.images[:7],
+            "probabilities": np.eye(3, dtype=np.float32)[said],
+        }
+    )
+    assert "Most often (2 times): one for zero, two for one." in to_html(some)

@@ -12,13 +12,14 @@ import time
 
 import numpy as np
 import pytest
-from test_trace import Affine, needs_dot, parsed, recorded
+from hypothesis import given, settings, strategies as st
+from test_trace import Affine, drawn, needs_dot, parsed, recorded
 
 import tinyconv as tc
 from tinyconv import nn
 from tinyconv.nn import functional as F, resnet
-from tinyconv.see import trace
-from tinyconv.see.graph import backward_steps
+from tinyconv.see import trace, zoom
+from tinyconv.see.graph import _Builder, backward_steps
 from tinyconv.see.statistics import statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pydot.*")
@@ -50,7 +51,8 @@ def folded_by_hand(output: tc.Tensor, key) -> set[tuple[str, str]]:
     nodes, _ = recorded(output)
     return {
         (key(edge), key(node))
-        for node in nodes for edge in node.inputs
+        for node in nodes
+        for edge in node.inputs
         if hasattr(edge, "op") and edge.op is not None and key(edge) != key(node)
     }
 
@@ -62,7 +64,7 @@ def drawn_boxes(found) -> dict[str, str]:
         first = label.split("\n")[0]
         path = found.tooltips[node]
         is_box = path and first.startswith(path.rpartition(".")[2] + "  ")
-        names[node] = path if is_box else first
+        names[node] = path if is_box else first.partition("(")[0]
     return names
 
 
@@ -97,11 +99,14 @@ def test_every_zoom_has_all_parameters(network):
     model, x = network
     total = sum(p.numel() for p in model.parameters())
     result = trace(model, x)
-    for zoom in ("model", "module", "operation"):
-        zoomed = result.at(zoom)
+    for at in ("model", "module", "operation"):
+        zoomed = result.at(at)
         assert f"{total:,} parameters" in zoomed.title
-        shown = [vertex.parameters or vertex.size for vertex in zoomed.graph.vertices
-                 if vertex.parameters or vertex.kind == "parameter"]
+        shown = [
+            vertex.parameters or vertex.size
+            for vertex in zoomed.graph.vertices
+            if vertex.parameters or vertex.kind == "parameter"
+        ]
         assert sum(shown) == total
         assert all(i < j for i, j in zoomed.graph.edges)
 
@@ -188,13 +193,20 @@ def test_values_of_a_run_are_all_known():
     by_name = {v.label or v.name: v.values for v in trace(model, x, values=True).graph.vertices}
     weight, bias = model[0].weight.data, model[0].bias.data
     product = x.numpy() @ weight
-    expected = {"input": x.numpy(), "0.weight": weight, "0.bias": bias, "matmul": product,
-                "add": product + bias, "relu": np.maximum(product + bias, 0)}
+    expected = {
+        "input": x.numpy(),
+        "0.weight": weight,
+        "0.bias": bias,
+        "matmul": product,
+        "add": product + bias,
+        "relu": np.maximum(product + bias, 0),
+    }
     assert by_name.keys() == expected.keys()
     for name, array in expected.items():
         least, mean, greatest, zeros, lost = by_name[name]
-        np.testing.assert_allclose([least, mean, greatest],
-                                   [array.min(), array.mean(), array.max()], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            [least, mean, greatest], [array.min(), array.mean(), array.max()], rtol=1e-5, atol=1e-6
+        )
         assert zeros == pytest.approx((array == 0).mean())
         assert lost == 0
 
@@ -271,8 +283,9 @@ def test_each_share_is_a_gradient_and_later_ones_are_added():
     b = tc.randn(3, requires_grad=True)
     c = b * 2.0
     graph = trace(c * c + c, {"b": b}).graph
-    assert [(graph.vertices[n].name, [tuple(s) for s in shares])
-            for n, shares in backward_steps(graph)] == [
+    assert [
+        (graph.vertices[n].name, [tuple(s) for s in shares]) for n, shares in backward_steps(graph)
+    ] == [
         ("add", [("a", 2, False), ("b", 1, False)]),
         ("mul", [("a", 1, True), ("b", 1, True)]),
         ("mul", [("a", 0, False)]),
@@ -388,9 +401,20 @@ def test_a_layer_inside_a_block_fails_in_its_place():
     assert "1 Conv2d(8->4, k3): " in result.graph.vertices[-1].notes[0]
     boxes = result.at("model").graph
     assert [(v.kind, v.name) for v in boxes.vertices] == [
-        ("input", "input"), ("module", "0"), ("failed", "1")]
+        ("input", "input"),
+        ("module", "0"),
+        ("failed", "1"),
+    ]
     assert list(boxes.edges) == [(0, 1), (1, 2)]
     assert "backward" not in result.dot
+
+
+def test_a_block_of_the_library_fails_as_itself():
+    block = resnet.BasicBlock(2, 4, downsample=nn.Identity())
+    *ran, failed = trace(nn.Sequential(block), tc.randn(1, 2, 5, 5)).graph.vertices
+    assert (failed.name, failed.scope) == ("BasicBlock(2->4)", "0")
+    assert "the shortcut needs Conv2d(2, 4, 1)" in failed.notes[0]
+    assert [ran[i].name for i in failed.inputs] == ["input", "conv2d"]
 
 
 def test_the_first_call_may_fail():
@@ -425,10 +449,10 @@ def mermaid_edges(source: str) -> list[tuple[str, str]]:
     return sorted(re.findall(r"^ +(\w+) --> (\w+)$", source, re.M))
 
 
-@pytest.mark.parametrize("zoom", ["model", "module", "operation"])
-def test_mermaid_has_the_edges_of_the_dot(network, zoom):
+@pytest.mark.parametrize("at", ["model", "module", "operation"])
+def test_mermaid_has_the_edges_of_the_dot(network, at):
     model, x = network
-    result = trace(model, x, zoom=zoom)
+    result = trace(model, x, zoom=at)
     source = result.mermaid()
     assert mermaid_edges(source) == parsed(result.dot).edges
     nodes = re.findall(r"^ +(n\d+)[\[({]+\"", source, re.M)
@@ -471,6 +495,91 @@ flowchart TD
 """
 
 
+# --- drawn graphs
+
+MAKERS = [lambda a, b: a + b, lambda a, b: a * b, lambda a, b: a.tanh(), lambda a, b: a * 2.0 - b]
+
+
+class Drawn(nn.Module):
+    """Results of the steps are read by later ones; every third step is a layer of its own."""
+
+    def __init__(self, steps) -> None:
+        super().__init__()
+        self.steps = steps
+        for i in range(0, len(steps), 3):
+            self.register_module(f"layer{i}", Affine(2, 2))
+
+    def forward(self, x):
+        results = [x]
+        for i, (maker, first, second) in enumerate(self.steps):
+            a, b = results[first % len(results)], results[second % len(results)]
+            results.append(getattr(self, f"layer{i}")(a) if i % 3 == 0 else MAKERS[maker](a, b))
+        return sum(results[1:], results[0]).sum()
+
+
+steps = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(steps, st.booleans())
+def test_any_graph_is_drawn_as_it_is(drawn_steps, wanted):
+    tc.manual_seed(0)
+    model, x = Drawn(drawn_steps), tc.randn(2, 2, requires_grad=wanted)
+    loss = model(x)
+    check_against_the_engine(loss, model)
+
+
+def check_against_the_engine(loss: tc.Tensor, model: nn.Module) -> None:
+    """Edges of all zooms by pydot, and the order of the backward pass by hooks."""
+    nodes, edges = recorded(loss)
+    assert drawn(trace(loss, model)) == edges
+    found = parsed(trace(loss, model, zoom="model").dot)
+    names = drawn_boxes(found)
+    by_hand = folded_by_hand(loss, lambda n: n.scope or n.op.name)
+    boxes = {name for edge in by_hand for name in edge}
+    folded = {(names[a], names[b]) for a, b in found.edges if names[a] != names[b]}
+    assert {edge for edge in folded if boxes.issuperset(edge)} == by_hand
+    walked = []
+    for node in nodes:
+        node.hooks = [lambda g, node=node: walked.append(node.seq)]
+    graph = trace(loss, model).graph
+    order = sorted(nodes, key=lambda node: node.seq)
+    numbers = [i for i, v in enumerate(graph.vertices) if v.kind == "operation"]
+    seq = dict(zip(numbers, (node.seq for node in order), strict=True))
+    loss.backward()
+    assert [seq[number] for number, _ in backward_steps(graph)] == walked
+
+
+@pytest.mark.parametrize("error", ["edge", "box", "order"])
+def test_an_error_put_in_on_purpose_is_found(monkeypatch, error):
+    model = Drawn([(0, 0, 0), (1, 0, 1), (2, 1, 0), (0, 2, 1), (3, 0, 3)])
+    loss = model(tc.randn(2, 2))
+    plain_arguments, plain_inputs = _Builder._arguments, zoom._inputs
+    plain_steps = backward_steps
+    if error == "edge":  # the first operand twice
+        monkeypatch.setattr(
+            _Builder,
+            "_arguments",
+            lambda self, node: [
+                (role, next(iter(plain_arguments(self, node)))[1])
+                for role, _ in plain_arguments(self, node)
+            ],
+        )
+    elif error == "box":
+        monkeypatch.setattr(zoom, "_inputs", lambda *given: plain_inputs(*given)[:1])
+    else:
+
+        def swapped(graph):
+            first, second, *others = plain_steps(graph)
+            return [second, first, *others]
+
+        monkeypatch.setattr(sys.modules[__name__], "backward_steps", swapped)
+    with pytest.raises(AssertionError):
+        check_against_the_engine(loss, model)
+
+
 # --- stable, linear, on a screen
 
 PRINTED = """
@@ -486,8 +595,12 @@ for zoom in ("model", "module", "operation"):
 
 def test_two_processes_give_the_same_bytes():
     outputs = [
-        subprocess.run([sys.executable, "-c", PRINTED], capture_output=True, check=True,
-                       env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONIOENCODING": "utf-8"})
+        subprocess.run(
+            [sys.executable, "-c", PRINTED],
+            capture_output=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONIOENCODING": "utf-8"},
+        )
         for seed in ("1", "2")
     ]
     assert outputs[0].stdout == outputs[1].stdout
@@ -525,7 +638,7 @@ def test_resnet50_is_quick_and_its_model_fits_a_screen():
     model(x)  # compiles the kernels
     started = time.perf_counter()
     result = trace(model, x)
-    pictures = [result.at(zoom).render("svg") for zoom in ("model", "module", "operation")]
+    pictures = [result.at(at).render("svg") for at in ("model", "module", "operation")]
     assert time.perf_counter() - started < 2
     width, height = re.search(rb'width="(\d+)pt" height="(\d+)pt"', pictures[0]).groups()
     assert int(width) * 4 / 3 < 1200  # pixels of a screen, at 96 to the inch
@@ -537,8 +650,10 @@ def test_resnet50_is_quick_and_its_model_fits_a_screen():
 
 def pure(folder) -> None:
     program = folder / "graphviz-pure"
-    program.write_text(f"#!{sys.executable}\nimport sys\nsource = sys.stdin.read()\n"
-                       "sys.exit('bad luck') if 'broken' in source else print(sys.argv[1:])\n")
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsource = sys.stdin.read()\n"
+        "sys.exit('bad luck') if 'broken' in source else print(sys.argv[1:])\n"
+    )
     program.chmod(0o755)
 
 

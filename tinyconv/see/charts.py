@@ -100,15 +100,18 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, about: str) ->
     logs = [math.log(y) for y in (bottom, top, ticks[0], ticks[-1])]
     to_y = _axis(logs, _HEIGHT - _BOTTOM, _TOP)
     body = [_y_axis(ticks, to_y), _x_axis([x for x, _ in everything], to_x)]
-    body += [_drawn(line, [(to_x(x), to_y(math.log(y))) for x, y in points[line.name]])
-             for line in lines]
+    body += [
+        _drawn(line, [(to_x(x), to_y(math.log(y))) for x, y in points[line.name]]) for line in lines
+    ]
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     body += [
         _label(x_label, f'x="{(_LEFT + _WIDTH - _RIGHT) / 2:g}" y="{_HEIGHT - 6}"'),
         _label(y_label, f'transform="translate(13 {middle:g}) rotate(-90)"'),
     ]
-    return (f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-            f'aria-label="{escape(about)}">{"".join(body)}</svg>{_legend(lines)}')
+    return (
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(about)}">{"".join(body)}</svg>{_legend(lines)}'
+    )
 
 
 def _label(text: str, place: str) -> str:
@@ -159,14 +162,16 @@ def _drawn(line: Line, points: Sequence[tuple[float, float]]) -> str:
     dashes = ' stroke-dasharray="7 4"' if line.dashed else ""
     drawn = f'<polyline points="{path}" stroke="{line.colour}"{dashes}/>'
     if line.dots or len(points) == 1:
-        drawn += "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{line.colour}"/>'
-                         for x, y in points)
+        drawn += "".join(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{line.colour}"/>' for x, y in points
+        )
     return drawn
 
 
 def _legend(lines: Sequence[Line]) -> str:
     keys = "".join(
         f'<span><svg class="key" viewBox="0 0 34 10" aria-hidden="true">'
-        f'{_drawn(line, [(1, 5), (33, 5)])}</svg>{escape(line.name)}</span>' for line in lines
+        f"{_drawn(line, [(1, 5), (33, 5)])}</svg>{escape(line.name)}</span>"
+        for line in lines
     )
     return f'<p class="legend">{keys}</p>'

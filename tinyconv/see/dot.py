@@ -17,22 +17,58 @@ from graphviz import escape, nohtml
 from tinyconv.see.graph import Call, Graph, Share, backward_steps, calls
 from tinyconv.see.words import count, figures, heading, legend, name, tensor
 
-FILL = {"operation": "#d6e9f8", "module": "#d6e9f8", "parameter": "#fdebc8", "input": "#d5f0e6",
-        "failed": "#fbd9d5", "backward": "#f5e1ec"}
-LINE = {"operation": "#0072b2", "module": "#0072b2", "parameter": "#e69f00", "input": "#009e73",
-        "failed": "#c0271d", "backward": "#b3548a"}
+FILL = {
+    "operation": "#d6e9f8",
+    "module": "#d6e9f8",
+    "parameter": "#fdebc8",
+    "input": "#d5f0e6",
+    "failed": "#fbd9d5",
+    "backward": "#f5e1ec",
+}
+LINE = {
+    "operation": "#0072b2",
+    "module": "#0072b2",
+    "parameter": "#e69f00",
+    "input": "#009e73",
+    "failed": "#c0271d",
+    "backward": "#b3548a",
+}
 
 _FONT = "Helvetica"
 _INK, _QUIET, _RED = "#1a1a1a", "#6b6b6b", "#c0271d"
-_GRAPH = {"newrank": "true", "nodesep": "0.18", "ranksep": "0.3", "labelloc": "t", "labeljust": "l",
-          "fontname": _FONT, "fontsize": "15", "fontcolor": _INK, "pad": "0.2"}
+_GRAPH = {
+    "newrank": "true",
+    "nodesep": "0.18",
+    "ranksep": "0.3",
+    "labelloc": "t",
+    "labeljust": "l",
+    "fontname": _FONT,
+    "fontsize": "15",
+    "fontcolor": _INK,
+    "pad": "0.2",
+}
 _CLOSER = {"ranksep": "0.2"}  # where edges have no labels
-_NODE = {"fontname": _FONT, "fontsize": "11", "fontcolor": _INK, "height": "0.1",
-         "margin": "0.14,0.06"}
-_EDGE = {"fontname": _FONT, "fontsize": "8", "fontcolor": _QUIET, "color": _QUIET,
-         "arrowsize": "0.6"}
-_CLUSTER = {"style": "rounded,filled", "fontsize": "10", "fontcolor": _QUIET, "margin": "9",
-            "color": "#bbbbbb"}
+_NODE = {
+    "fontname": _FONT,
+    "fontsize": "11",
+    "fontcolor": _INK,
+    "height": "0.1",
+    "margin": "0.14,0.06",
+}
+_EDGE = {
+    "fontname": _FONT,
+    "fontsize": "8",
+    "fontcolor": _QUIET,
+    "color": _QUIET,
+    "arrowsize": "0.6",
+}
+_CLUSTER = {
+    "style": "rounded,filled",
+    "fontsize": "10",
+    "fontcolor": _QUIET,
+    "margin": "9",
+    "color": "#bbbbbb",
+}
 _SHAPES = {
     "operation": {"shape": "box", "style": "rounded,filled"},
     "module": {"shape": "box", "style": "rounded,filled", "penwidth": "1.6"},
@@ -52,8 +88,10 @@ def to_digraph(graph: Graph, title: str, backward: bool = False) -> graphviz.Dig
     folded = any(vertex.kind == "module" for vertex in graph.vertices)
     top = {"label": quoted(title, *legend(graph))}
     drawing = graphviz.Digraph(
-        "trace", graph_attr={**_GRAPH, **(_CLOSER if folded else {}), **top},
-        node_attr=_NODE, edge_attr=_EDGE,
+        "trace",
+        graph_attr={**_GRAPH, **(_CLOSER if folded else {}), **top},
+        node_attr=_NODE,
+        edge_attr=_EDGE,
     )
     boxes = parameter_boxes(graph)
     for cluster, parent in reversed(_clusters(graph, boxes, drawing)):  # children before parents
@@ -77,8 +115,11 @@ def quoted(*lines: str) -> str:
 def parameter_boxes(graph: Graph) -> dict[int, int]:
     """For each parameter of a module the one whose node shows it: the module's first."""
     first: dict[str, int] = {}
-    return {i: first.setdefault(vertex.scope, i) for i, vertex in enumerate(graph.vertices)
-            if vertex.kind == "parameter" and vertex.scope}
+    return {
+        i: first.setdefault(vertex.scope, i)
+        for i, vertex in enumerate(graph.vertices)
+        if vertex.kind == "parameter" and vertex.scope
+    }
 
 
 def lines_of(graph: Graph, numbers: list[int]) -> list[str]:
@@ -135,10 +176,15 @@ def _clusters(
         call, here, depth = todo.pop()
         for member in call.members:
             if isinstance(member, Call):
-                cluster = graphviz.Digraph(f"cluster_{len(made)}", graph_attr={
-                    **_CLUSTER, "fillcolor": _SHADES[depth % len(_SHADES)],
-                    "label": quoted(heading(graph, member)) + _room(graph, member),
-                    "tooltip": quoted(member.path)})
+                cluster = graphviz.Digraph(
+                    f"cluster_{len(made)}",
+                    graph_attr={
+                        **_CLUSTER,
+                        "fillcolor": _SHADES[depth % len(_SHADES)],
+                        "label": quoted(heading(graph, member)) + _room(graph, member),
+                        "tooltip": quoted(member.path),
+                    },
+                )
                 made.append((cluster, here))
                 todo.append((member, cluster, depth + 1))
             elif boxes.get(member, member) == member:
@@ -176,7 +222,8 @@ def _node(graph: Graph, numbers: list[int]) -> dict[str, str]:
     if vertex.kind == "module":
         named = [".".join(filter(None, [vertex.scope, vertex.name]))]
     return {
-        **_colours(vertex.kind), **(_OUTPUT if is_output else {}),
+        **_colours(vertex.kind),
+        **(_OUTPUT if is_output else {}),
         **(_LOST if any(s.lost for s in shown) else {}),
         "label": quoted(*lines_of(graph, numbers)),
         "tooltip": quoted(*([vertex.scope] if vertex.kind in ("operation", "failed") else named)),
@@ -198,8 +245,11 @@ def _draw_backward(graph: Graph, drawing: graphviz.Digraph) -> None:
     frame = {**_CLUSTER, "fillcolor": "#fbf4f8", "label": label}
     with drawing.subgraph(name="cluster_backward", graph_attr=frame) as column:
         for step, (number, shares) in enumerate(steps, 1):
-            column.node(f"b{number}", label=quoted(*_step_lines(graph, step, number, shares)),
-                        **_colours("backward"))
+            column.node(
+                f"b{number}",
+                label=quoted(*_step_lines(graph, step, number, shares)),
+                **_colours("backward"),
+            )
     for number, shares in steps:
         with drawing.subgraph() as level:
             level.attr(rank="same")
@@ -207,8 +257,13 @@ def _draw_backward(graph: Graph, drawing: graphviz.Digraph) -> None:
             level.node(f"b{number}")
         for share in shares:
             if share.target in stepping and share.target != number:
-                drawing.edge(f"b{share.target}", f"b{number}", dir="back", color=LINE["backward"],
-                             label=" " + quoted(tensor(graph.vertices[share.target])))
+                drawing.edge(
+                    f"b{share.target}",
+                    f"b{number}",
+                    dir="back",
+                    color=LINE["backward"],
+                    label=" " + quoted(tensor(graph.vertices[share.target])),
+                )
 
 
 def _step_lines(graph: Graph, step: int, number: int, shares: list[Share]) -> list[str]:

@@ -12,8 +12,13 @@ from tinyconv.see.dot import FILL, LINE, gradient_name, lines_of, parameter_boxe
 from tinyconv.see.graph import Call, Graph, backward_steps, calls
 from tinyconv.see.words import heading, legend, name
 
-_SHAPES = {"operation": ("(", ")"), "module": ("(", ")"), "input": ("([", "])"),
-           "failed": ("{{", "}}"), "parameter": ("[", "]")}
+_SHAPES = {
+    "operation": ("(", ")"),
+    "module": ("(", ")"),
+    "input": ("([", "])"),
+    "failed": ("{{", "}}"),
+    "parameter": ("[", "]"),
+}
 
 
 def to_mermaid(graph: Graph, title: str, backward: bool = False) -> str:
@@ -28,10 +33,17 @@ def to_mermaid(graph: Graph, title: str, backward: bool = False) -> str:
     if backward:
         lines += _backward(graph)
     used = {vertex.kind for vertex in graph.vertices} | ({"backward"} if backward else set())
-    return "\n".join(lines + [
-        f"  classDef {kind} fill:{FILL[kind]},stroke:{LINE[kind]},color:#1a1a1a"
-        for kind in FILL if kind in used
-    ]) + "\n"
+    return (
+        "\n".join(
+            lines
+            + [
+                f"  classDef {kind} fill:{FILL[kind]},stroke:{LINE[kind]},color:#1a1a1a"
+                for kind in FILL
+                if kind in used
+            ]
+        )
+        + "\n"
+    )
 
 
 def _tree(graph: Graph, boxes: dict[int, int]) -> list[str]:
@@ -68,13 +80,25 @@ def _backward(graph: Graph) -> list[str]:
         text = _quoted(f"step {step} · {name(graph.vertices[number])}", sent)
         lines.append(f"    b{number}({text}):::backward")
     lines.append("  end")
-    return lines + [f"  b{number} -.-> b{share.target}" for number, shares in steps
-                    for share in shares if share.target in stepping and share.target != number]
+    return lines + [
+        f"  b{number} -.-> b{share.target}"
+        for number, shares in steps
+        for share in shares
+        if share.target in stepping and share.target != number
+    ]
 
 
 def _quoted(*lines: str) -> str:
     """Text without special meaning: entity codes for what Mermaid or HTML would read."""
-    special = {'"': "#quot;", "#": "#35;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;",
-               "\\": "#92;", "\n": "<br/>"}
+    special = {
+        '"': "#quot;",
+        "#": "#35;",
+        "<": "#lt;",
+        ">": "#gt;",
+        "&": "#amp;",
+        "`": "#96;",
+        "\\": "#92;",
+        "\n": "<br/>",
+    }
     escaped = ["".join(special.get(c, c) for c in line) for line in lines]
     return f'"{"<br/>".join(escaped)}"'

@@ -56,10 +56,12 @@ def to_html(record: Record) -> str:
         _section("gradients", "How large the gradients were", _gradients(record)),
         _section("facts", "The run", _facts(record)),
     ]
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(record.title)}</title><style>{_STYLE}</style></head>\n"
-            f"<body><main>{''.join(parts)}</main></body></html>\n")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(record.title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
 
 
 def confusion_matrix(record: Record) -> NDArray[np.int64]:
@@ -94,8 +96,9 @@ def _headline(record: Record, confusion: NDArray[np.int64]) -> str:
     ]
     if record.epochs:
         figures.append((f"{record.epochs[-1]['images_per_second']:,.0f}", "training images/s"))
-    shown = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>"
-                    for value, what in figures)
+    shown = "".join(
+        f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in figures
+    )
     return f'<header><h1>{escape(record.title)}</h1><div class="figures">{shown}</div></header>\n'
 
 
@@ -106,25 +109,51 @@ def _curves(record: Record) -> str:
     epochs = [row["epoch"] for row in record.epochs]
     loss = line_chart(
         [
-            Line("training", [row["epoch"] for row in record.steps],
-                 [row["loss"] for row in record.steps]),
-            Line("test", epochs, [row["test_loss"] for row in record.epochs], VERMILION,
-                 dashed=True, dots=True),
+            Line(
+                "training",
+                [row["epoch"] for row in record.steps],
+                [row["loss"] for row in record.steps],
+            ),
+            Line(
+                "test",
+                epochs,
+                [row["test_loss"] for row in record.epochs],
+                VERMILION,
+                dashed=True,
+                dots=True,
+            ),
         ],
-        "epoch", "cross-entropy", "Cross-entropy over the epochs, training and test",
+        "epoch",
+        "cross-entropy",
+        "Cross-entropy over the epochs, training and test",
     )
     wrong = line_chart(
         [
-            Line("training", epochs, [100 - row["train_accuracy"] for row in record.epochs],
-                 BLUE, dots=True),
-            Line("test", epochs, [100 - row["test_accuracy"] for row in record.epochs], VERMILION,
-                 dashed=True, dots=True),
+            Line(
+                "training",
+                epochs,
+                [100 - row["train_accuracy"] for row in record.epochs],
+                BLUE,
+                dots=True,
+            ),
+            Line(
+                "test",
+                epochs,
+                [100 - row["test_accuracy"] for row in record.epochs],
+                VERMILION,
+                dashed=True,
+                dots=True,
+            ),
         ],
-        "epoch", "wrong answers in %", "Wrong answers in percent over the epochs",
+        "epoch",
+        "wrong answers in %",
+        "Wrong answers in percent over the epochs",
     )
-    note = ("<p>The training's figures are means over what the network saw while it learned: "
-            "shifted images, and weights that were still changing. So they can be worse than the "
-            "test's.</p>")
+    note = (
+        "<p>The training's figures are means over what the network saw while it learned: "
+        "shifted images, and weights that were still changing. So they can be worse than the "
+        "test's.</p>"
+    )
     return f'<div class="pair"><figure>{loss}</figure><figure>{wrong}</figure></div>{note}'
 
 
@@ -136,10 +165,12 @@ def _worst(record: Record) -> str:
     if not worst:
         return "<p>There are none: every test image is classified right.</p>"
     cards = "".join(_card(record, i) for i in worst)
-    return (f"<p>Test images in whose true class the network believed least. Bars: its "
-            f"probabilities for {escape(record.classes[0])} … {escape(record.classes[-1])}; "
-            f'<b class="true">blue</b> is the truth, <b class="said">orange</b> its answer.</p>'
-            f'<ol class="cards">{cards}</ol>')
+    return (
+        f"<p>Test images in whose true class the network believed least. Bars: its "
+        f"probabilities for {escape(record.classes[0])} … {escape(record.classes[-1])}; "
+        f'<b class="true">blue</b> is the truth, <b class="said">orange</b> its answer.</p>'
+        f'<ol class="cards">{cards}</ol>'
+    )
 
 
 def _card(record: Record, i: int) -> str:
@@ -147,19 +178,27 @@ def _card(record: Record, i: int) -> str:
     said = int(p.argmax())
     names = record.classes
     kinds = {truth: ' class="true"', said: ' class="said"'}
-    bars = "".join(f'<i{kinds.get(k, "")} style="height:{max(100 * float(p[k]), 1):.0f}%"></i>'
-                   for k in range(len(names)))
+    bars = "".join(
+        f'<i{kinds.get(k, "")} style="height:{max(100 * float(p[k]), 1):.0f}%"></i>'
+        for k in range(len(names))
+    )
     picture = png(record.images[i], f"test image {i}, a {names[truth]}", "digit")
-    words = (f'<b class="true">{escape(names[truth])}</b>, {_percent(p[truth])}<br>'
-             f'said <b class="said">{escape(names[said])}</b>, {_percent(p[said])}')
-    return (f'<li>{picture}<div class="bars" aria-hidden="true">{bars}</div>'
-            f'<p>{words}<br><small>test image {i}</small></p></li>')
+    words = (
+        f'<b class="true">{escape(names[truth])}</b>, {_percent(p[truth])}<br>'
+        f'said <b class="said">{escape(names[said])}</b>, {_percent(p[said])}'
+    )
+    return (
+        f'<li>{picture}<div class="bars" aria-hidden="true">{bars}</div>'
+        f"<p>{words}<br><small>test image {i}</small></p></li>"
+    )
 
 
 def _percent(p: float) -> str:
     percent = 100 * float(p)
     if percent < 0.1:
         return "under 0.1 %"
+    if percent > 99.5:
+        return "over 99 %"
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.1f} %"
 
 
@@ -174,10 +213,12 @@ def _confusion(record: Record, confusion: NDArray[np.int64]) -> str:
         total = int(confusion[i].sum())
         right = f"{100 * confusion[i, i] / total:.1f} %" if total else ""
         rows.append(f'<tr><th scope="row">{name}</th>{cells}<td class="recall">{right}</td></tr>')
-    return (f"<p>Row: what the image shows. Column: what the network said. On the right: the share "
-            f'of the row that is right.{_pairs(record, mistakes)}</p><div class="scroll">'
-            f'<table class="confusion"><thead><tr><td></td>{head}<td class="recall">right</td></tr>'
-            f"</thead><tbody>{''.join(rows)}</tbody></table></div>")
+    return (
+        f"<p>Row: what the image shows. Column: what the network said. On the right: the share "
+        f'of the row that is right.{_pairs(record, mistakes)}</p><div class="scroll">'
+        f'<table class="confusion"><thead><tr><td></td>{head}<td class="recall">right</td></tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _cell(n: int, right: bool, most: int) -> str:
@@ -191,14 +232,13 @@ def _cell(n: int, right: bool, most: int) -> str:
 
 
 def _pairs(record: Record, mistakes: NDArray[np.int64]) -> str:
-    """The most frequent mistake in words."""
-    if not mistakes.any():
+    """The most frequent mistakes in words, three of them if there are more."""
+    most = int(mistakes.max())
+    if not most:
         return ""
-    truth, said = divmod(int(mistakes.argmax()), len(record.classes))
-    n = int(mistakes.max())
-    times = "once" if n == 1 else f"{n} times"
-    return (f" Most often {escape(record.classes[truth])} is taken for "
-            f"{escape(record.classes[said])}: {times}.")
+    names = [escape(name) for name in record.classes]
+    pairs = [f"{names[i]} for {names[j]}" for i, j in np.argwhere(mistakes == most)[:3]]
+    return f" Most often ({'once' if most == 1 else f'{most} times'}): {', '.join(pairs)}."
 
 
 # --- filters and gradients
@@ -210,15 +250,18 @@ def _filters(record: Record) -> str:
     tiles = "".join(
         f"<figure>{png(signed(kernel, limit), f'filter {i}', 'filter')}"
         f"<figcaption>{i}</figcaption></figure>"
-        for i, kernels in enumerate(weight) for kernel in kernels
+        for i, kernels in enumerate(weight)
+        for kernel in kernels
     )
     bar = png(signed(np.linspace(-1, 1, 65)[None], 1.0), "from blue over white to orange", "bar")
     outs, ins, height, width = weight.shape
-    return (f"<p><code>{escape(record.filters_path)}</code>: {outs} filters of {height} x {width}"
-            f"{f' on {ins} channels' if ins > 1 else ''}. Orange weighs a bright pixel up, blue "
-            f"down; orange beside blue looks for an edge between the two.</p>"
-            f'<div class="tiles">{tiles}</div>'
-            f'<p class="scale">-{limit:.2g} {bar} +{limit:.2g}</p>')
+    return (
+        f"<p><code>{escape(record.filters_path)}</code>: {outs} filters of {height} x {width}"
+        f"{f' on {ins} channels' if ins > 1 else ''}. Orange weighs a bright pixel up, blue "
+        f"down; orange beside blue looks for an edge between the two.</p>"
+        f'<div class="tiles">{tiles}</div>'
+        f'<p class="scale">-{limit:.2g} {bar} +{limit:.2g}</p>'
+    )
 
 
 def _gradients(record: Record) -> str:
@@ -235,17 +278,20 @@ def _gradients(record: Record) -> str:
         for layer, shade, first, last in zip(layers, shades, norms[:, 0], norms[:, -1], strict=True)
     )
     bar = png(magnitudes(np.linspace(0, 1, 65)[None]), "from dark blue to yellow", "bar")
-    return (f"<p>The norm of each layer's gradient during the training, from left to right, at "
-            f"{len(record.steps)} of its steps: large where the loss still asks a layer to change, "
-            f"small where it hardly does.</p>"
-            f'<table class="strips"><thead><tr><th>layer</th><th>start … end</th><th>first</th>'
-            f"<th>last</th></tr></thead><tbody>{rows}</tbody></table>"
-            f'<p class="scale">{10**low:.2g} {bar} {10**high:.2g}, logarithmic</p>')
+    return (
+        f"<p>The norm of each layer's gradient during the training, from left to right, at "
+        f"{len(record.steps)} of its steps: large where the loss still asks a layer to change, "
+        f"small where it hardly does.</p>"
+        f'<table class="strips"><thead><tr><th>layer</th><th>start … end</th><th>first</th>'
+        f"<th>last</th></tr></thead><tbody>{rows}</tbody></table>"
+        f'<p class="scale">{10**low:.2g} {bar} {10**high:.2g}, logarithmic</p>'
+    )
 
 
 def _facts(record: Record) -> str:
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-                   for name, value in record.facts)
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in record.facts
+    )
     return f"<dl>{rows}</dl>"
 
 

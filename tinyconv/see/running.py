@@ -31,7 +31,9 @@ class Outcome:
 
 
 def run(
-    function: Callable[..., Any], inputs: tuple[Any, ...], models: Iterable[Any],
+    function: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    models: Iterable[Any],
     see: Callable[[Node, Any], None],
 ) -> Outcome:
     """``function(*inputs)``, recorded also under no_grad; ``see`` meets each node and its array.
@@ -116,11 +118,18 @@ def _failure(error: Exception, function: Any) -> Failure:
         if module.is_layer:
             return Failure(layer, scope, _tensors(frames[at].f_locals["args"]), message)
         forward = at + 1
-    for frame in frames[forward + 1 :]:
-        if _LIBRARY in Path(frame.f_code.co_filename).parents:
-            return Failure(_called(frame), scope, _tensors(_arguments(frame)), message)
+    called = next(filter(_in_library, frames[forward + 1 :]), None)
+    if called is not None:
+        ours = forward < len(frames) and _in_library(frames[forward])  # BasicBlock, Residual
+        return Failure(
+            layer if ours else _called(called), scope, _tensors(_arguments(called)), message
+        )
     seen = frames[forward].f_locals if forward < len(frames) else {}
     return Failure(layer, scope, _tensors(seen.values()), message)
+
+
+def _in_library(frame: FrameType) -> bool:
+    return _LIBRARY in Path(frame.f_code.co_filename).parents
 
 
 _CODE_OF_A_MODULE: CodeType = Module.__call__.__code__

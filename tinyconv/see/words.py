@@ -10,8 +10,10 @@ def title(graph: Graph) -> str:
     model = graph.modules.get("", "")
     parameters = graph.of_kind("parameter")
     total = sum(vertex.size for vertex in parameters)
-    counts = (f"{count(len(graph.of_kind('operation')), 'operation')}, "
-              f"{count(total, 'parameter')} in {count(len(parameters), 'tensor')}")
+    counts = (
+        f"{count(len(graph.of_kind('operation')), 'operation')}, "
+        f"{count(total, 'parameter')} in {count(len(parameters), 'tensor')}"
+    )
     return f"{model}: {counts}" if model else counts
 
 
@@ -66,7 +68,9 @@ def figures(vertex: Vertex) -> list[str]:
 
 def legend(graph: Graph) -> list[str]:
     """How to read the figures, where there are any."""
-    shown = {"values": any(vertex.values for vertex in graph.vertices),
-             "gradients": any(vertex.gradient for vertex in graph.vertices)}
+    shown = {
+        "values": any(vertex.values for vertex in graph.vertices),
+        "gradients": any(vertex.gradient for vertex in graph.vertices),
+    }
     listed = " and ".join(what for what, is_there in shown.items() if is_there)
     return [f"{listed}: least … mean … greatest"] if listed else []

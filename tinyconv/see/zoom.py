@@ -1,8 +1,8 @@
 """The three zooms.  A graph whose modules are folded into a box each is a graph again.
 
-    operation   every operation, in clusters by module
-    module      every call of a layer is a box; what happens between the layers stays
-    model       every direct child of the model is a box
+operation   every operation, in clusters by module
+module      every call of a layer is a box; what happens between the layers stays
+model       every direct child of the model is a box
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ def zoomed(graph: Graph, zoom: str) -> Graph:
     for box in boxes:
         inputs = _inputs(graph, box, home)
         carried = tuple("" if home[i].shows == i else tensor(graph.vertices[i]) for i, _ in inputs)
-        vertices.append(replace(
-            graph.vertices[box.members[0]] if box.path is None else _folded(graph, box),
-            inputs=tuple(numbers[id(home[i])] for i, _ in inputs),
-            roles=tuple(role for _, role in inputs),
-            carried=carried if any(carried) else (),
-        ))
+        vertices.append(
+            replace(
+                graph.vertices[box.members[0]] if box.path is None else _folded(graph, box),
+                inputs=tuple(numbers[id(home[i])] for i, _ in inputs),
+                roles=tuple(role for _, role in inputs),
+                carried=carried if any(carried) else (),
+            )
+        )
     return Graph(tuple(vertices), graph.modules)
 
 
@@ -111,11 +113,16 @@ def _folded(graph: Graph, box: _Box) -> Vertex:
     failed = [vertex for vertex in vertices if vertex.kind == "failed"]
     scope, _, name = box.path.rpartition(".")
     return Vertex(
-        "failed" if failed else "module", name, shown.shape, shown.dtype, scope,
+        "failed" if failed else "module",
+        name,
+        shown.shape,
+        shown.dtype,
+        scope,
         label=graph.modules.get(box.path, ""),
         notes=failed[0].notes if failed else tuple(_contents(graph, box.path, vertices)),
         parameters=sum(vertex.size for vertex in vertices if vertex.kind == "parameter"),
-        values=shown.values, gradient=shown.gradient,
+        values=shown.values,
+        gradient=shown.gradient,
         saved=sum(vertex.saved for vertex in vertices),
     )
 
@@ -123,8 +130,11 @@ def _folded(graph: Graph, box: _Box) -> Vertex:
 def _contents(graph: Graph, path: str, vertices: list[Vertex]) -> list[str]:
     """What a box hides: the children and how many operations, or the steps of a fused one."""
     operations = [vertex for vertex in vertices if vertex.computes]
-    children = [brief.partition("(")[0] for child, brief in graph.modules.items()
-                if child.rpartition(".")[0] == path and child != path]
+    children = [
+        brief.partition("(")[0]
+        for child, brief in graph.modules.items()
+        if child.rpartition(".")[0] == path and child != path
+    ]
     if any(vertex.scope != path for vertex in operations):
         runs = [(kind, len(list(run))) for kind, run in groupby(children)]
         listed = ", ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in runs)
