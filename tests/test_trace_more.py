@@ -3,12 +3,14 @@
 `test_trace` holds what they share: the operation-level graph, its DOT and its text.
 """
 
+import gc
 import os
 import re
 import subprocess
 import sys
 import sysconfig
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from test_trace import Affine, drawn, needs_dot, parsed, recorded
 
 import tinyconv as tc
 from tinyconv import nn
+from tinyconv.context import context
 from tinyconv.nn import functional as F, resnet
 from tinyconv.see import trace, zoom
 from tinyconv.see.graph import _Builder, backward_steps
@@ -326,6 +329,25 @@ def test_a_run_leaves_the_model_as_it_was(network):
         np.testing.assert_array_equal(buffer.numpy(), before[name])
     assert tc.get_rng_state() == state
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_run_leaves_no_graph_behind(network):
+    model, x = network
+    nodes = []
+
+    def forward(x):
+        y = model(x)
+        nodes.append(weakref.ref(y.node))
+        return y
+
+    gc.disable()  # reference counting alone must free it
+    try:
+        result = trace(forward, x, params=model, values=True, gradients=True, saved=True)
+    finally:
+        gc.enable()
+    assert nodes[0]() is None
+    assert len(result.graph.of_kind("operation")) > 20
+    assert context.watch is None
 
 
 def test_inputs_have_the_names_of_forwards_arguments():

@@ -86,7 +86,8 @@ _WIDTH = 52  # characters of a line of an error's message
 def to_digraph(graph: Graph, title: str, backward: bool = False) -> graphviz.Digraph:
     """The drawing; ``title`` stands above it.  backward: with the backward pass beside it."""
     folded = any(vertex.kind == "module" for vertex in graph.vertices)
-    top = {"label": quoted(title, *legend(graph))}
+    lines = [title, *legend(graph)]
+    top = {"label": quoted(*lines) if len(lines) == 1 else _flush_left(lines)}
     drawing = graphviz.Digraph(
         "trace",
         graph_attr={**_GRAPH, **(_CLOSER if folded else {}), **top},
@@ -110,6 +111,10 @@ def to_digraph(graph: Graph, title: str, backward: bool = False) -> graphviz.Dig
 def quoted(*lines: str) -> str:
     """Text without special meaning for DOT; graphviz puts it into quotes where needed."""
     return nohtml("\\n".join(escape(line).replace("\n", "\\n") for line in lines))
+
+
+def _flush_left(lines: list[str]) -> str:
+    return "".join(quoted(line) + "\\l" for line in lines)
 
 
 def parameter_boxes(graph: Graph) -> dict[int, int]:

@@ -130,15 +130,15 @@ def _folded(graph: Graph, box: _Box) -> Vertex:
 def _contents(graph: Graph, path: str, vertices: list[Vertex]) -> list[str]:
     """What a box hides: the children and how many operations, or the steps of a fused one."""
     operations = [vertex for vertex in vertices if vertex.computes]
-    children = [
-        brief.partition("(")[0]
-        for child, brief in graph.modules.items()
-        if child.rpartition(".")[0] == path and child != path
-    ]
     if any(vertex.scope != path for vertex in operations):
+        total = count(len(operations), "operation")
+        children = [
+            brief.partition("(")[0]
+            for child, brief in graph.modules.items()
+            if child.rpartition(".")[0] == path and child != path
+        ]
         runs = [(kind, len(list(run))) for kind, run in groupby(children)]
         listed = ", ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in runs)
-        total = count(len(operations), "operation")
         return [f"{listed}: {total}" if listed and len(runs) <= 3 else total]
     if any(vertex.label != vertex.name for vertex in operations):
         return ["; ".join(vertex.label for vertex in operations)]
