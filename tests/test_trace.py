@@ -15,8 +15,8 @@ import tinyconv as tc
 from tinyconv import nn
 from tinyconv.nn import functional as F, resnet
 from tinyconv.see import Trace, trace
+from tinyconv.see.dot import parameter_boxes
 from tinyconv.see.graph import Call, calls
-from tinyconv.see.trace import _boxes
 
 
 def has_dot() -> bool:
@@ -103,7 +103,7 @@ def end(edge) -> str:
 
 def drawn(result: Trace) -> list[tuple[str, str]]:
     """The edges between what gets a gradient, by name and shape as `recorded`; the DOT has them."""
-    vertices, boxes = result.graph.vertices, _boxes(result.graph)
+    vertices, boxes = result.graph.vertices, parameter_boxes(result.graph)
     nodes = {(f"n{boxes.get(i, i)}", f"n{j}") for i, j in result.graph.edges}
     assert set(parsed(result.dot).edges) == nodes
 
@@ -270,7 +270,7 @@ def test_clusters_are_the_scopes(network):
     model, loss = network
     result = trace(loss, model)
     found = parsed(result.dot)
-    boxes = _boxes(result.graph)
+    boxes = parameter_boxes(result.graph)
     for i, vertex in enumerate(result.graph.vertices):
         assert found.cluster[f"n{boxes.get(i, i)}"] == vertex.scope
     scopes = sorted(node.scope for node in recorded(loss)[0])
@@ -477,7 +477,8 @@ def test_text_files(tmp_path):
 
 @pytest.mark.parametrize("name", ["g.jpeg", "g", "g.svg.gz"])
 def test_an_unknown_suffix_lists_those_known(name, tmp_path):
-    with pytest.raises(ValueError, match=r"there is \.svg, \.png, \.pdf, \.dot, \.gv, \.txt"):
+    known = re.escape("there is .svg, .png, .pdf, .dot, .gv, .mmd, .txt")
+    with pytest.raises(ValueError, match=known):
         trace(mlp()[1]).save(tmp_path / name)
     assert os.listdir(tmp_path) == []
 

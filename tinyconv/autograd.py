@@ -95,6 +95,8 @@ class Node:
         self.seq = tick()
         self.scope = context.scope
         self.hooks: list[Callable[[Any], Any]] | None = None
+        if context.watch is not None:
+            context.watch(self, output)
 
     @property
     def ndim(self) -> int:

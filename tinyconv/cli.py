@@ -59,6 +59,15 @@ def parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
+    page = commands.add_parser(
+        "report",
+        help="a run's report as one HTML page",
+        description="Write report.html of a run, finished or not: curves, the first layer's "
+        "filters, the confusion matrix, the worst mistakes, the gradients' norms.",
+    )
+    page.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    page.set_defaults(run=_report)
+
     get = commands.add_parser(
         "data",
         help="find or download a data set",
@@ -127,10 +136,13 @@ def _train(options: argparse.Namespace) -> int:
     except Interrupted:
         print(
             f"\nstopped after step {trainer.batch} of epoch {trainer.epoch + 1} and saved; go on "
-            f"with: tinyconv train {config.dataset} --resume --out {run.folder}"
+            f"with: tinyconv train {config.dataset} --resume --out {run.folder}",
+            flush=True,
         )
+        print(f"how far it came is in {trainer.write_report()}")
         return INTERRUPTED
-    print(f"test accuracy {history[-1]['test_accuracy']:.2f} %, everything is in {run.folder}")
+    print(f"test accuracy {history[-1]['test_accuracy']:.2f} %, everything is in {run.folder}; "
+          f"look at {run.folder / 'report.html'}")
     return 0
 
 
@@ -170,6 +182,16 @@ def _new_run(out: Path | None, config: Config) -> Run:
     name = f"{config.dataset}-{config.model}"
     numbers = (RUNS / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
     return Run(next(folder for folder in numbers if not folder.exists()))
+
+
+def _report(options: argparse.Namespace) -> int:
+    run = Run(options.folder)
+    if not run.checkpoint.exists():
+        raise FileNotFoundError(f"there is no run in {run.folder}: it has no {run.checkpoint.name}")
+    trainer = Trainer(run.read_config(), run)
+    trainer.restore()
+    print(trainer.write_report())
+    return 0
 
 
 def _data(options: argparse.Namespace) -> int:

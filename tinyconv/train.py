@@ -1,15 +1,14 @@
 """Training a ResNet on MNIST: what ``tinyconv train mnist`` does.
 
-A run lives in a folder: config.json, metrics.jsonl (one line per epoch), curves.png, the graph of
-the network, model.safetensors (the weights), checkpoint.safetensors (everything that is needed to
-go on).  A run that was killed and resumed ends with the same weights, bit for bit, as one that
-was not: what the data loader draws depends on seed, epoch and batch only, and the rest of the
-state is in the checkpoint.
+A run lives in a folder: config.json, metrics.jsonl (one line per epoch), report.html (what there is
+to see), curves.png, the graph of the network, model.safetensors (the weights),
+checkpoint.safetensors (everything that is needed to go on).  A run that was killed and resumed ends
+with the same weights, bit for bit, as one that was not: what the data loader draws depends on seed,
+epoch and batch only, and the rest of the state is in the checkpoint.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -19,16 +18,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 import tinyconv as tc
 from tinyconv import data, io, nn, optim, see
 from tinyconv.nn import functional as F
+from tinyconv.see import report
 
 MODELS = {"resnet8": nn.resnet.resnet8, "resnet20": nn.resnet.resnet20}
 DATASETS = {"mnist": data.MNIST, "fashion": data.FashionMNIST}
 EPOCHS = {"full": 3, "sample": 5}
 SAVE_EVERY = 100  # steps between checkpoints: what a kill can cost at most
+NOTES = 60  # how often a run notes its loss and its gradients' norms,
+NOTE_EVERY = 8  # but no more often than each so many steps: it must cost no time
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,14 @@ class Run:
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
 
+    def write_report(self, page: str) -> Path:
+        self._write("report.html", page)
+        return self.folder / "report.html"
+
     def _write(self, name: str, text: str) -> None:
         """Completely or not at all."""
         temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.folder / name)
 
     def write_curves(self, history: list[dict[str, Any]]) -> None:
@@ -146,6 +153,9 @@ class Trainer:
         self.batch = 0  # finished batches of the next one
         self.sums = {"loss": 0.0, "correct": 0, "seconds": 0.0}
         self.history: list[dict[str, Any]] = []
+        self.note_every = max(NOTE_EVERY, steps // NOTES)
+        self.losses: list[float] = []  # since the last note
+        self.notes: list[dict[str, Any]] = []  # rows of `report.Record.steps`
 
     def _shift(self, images: Any, rng: Any) -> Any:
         return data.random_shift(images, self.config.max_shift, rng, fill=self.train_set.black)
@@ -154,7 +164,8 @@ class Trainer:
 
     def save(self) -> None:
         """Everything that decides how the run goes on, written atomically."""
-        progress = {name: getattr(self, name) for name in ("epoch", "batch", "sums", "history")}
+        names = ("epoch", "batch", "sums", "history", "losses", "notes")
+        progress = {name: getattr(self, name) for name in names}
         io.save_checkpoint(self.run.checkpoint, **self._parts(), **progress)
 
     def restore(self) -> None:
@@ -171,10 +182,22 @@ class Trainer:
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
+        self.losses.append(loss.item())
+        if (self.epoch * len(self.loader) + self.batch) % self.note_every == 0:
+            self._note()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
         return loss.item(), int((logits.detach().argmax(1) == labels).sum())
+
+    def _note(self) -> None:
+        """The mean loss since the last note, and the norm of each layer's gradient."""
+        self.notes.append({
+            "epoch": self.epoch + (self.batch + 1) / len(self.loader),
+            "loss": sum(self.losses) / len(self.losses),
+            "norms": gradient_norms(self.model),
+        })
+        self.losses = []
 
     def train_epoch(self, stop: StopRequest, show: bool) -> None:
         self.model.train()
@@ -235,9 +258,35 @@ class Trainer:
     def draw_graph(self) -> None:
         """The network's graph as SVG (as text without the ``dot`` program)."""
         size = self.train_set.images.shape[1:]
-        model = copy.deepcopy(self.model)  # the forward pass would move the running statistics
-        loss = F.cross_entropy(model(tc.zeros(2, 1, *size)), tc.tensor([0, 1]))
-        see.trace(loss, model).save(self.run.folder / "graph.svg")
+        labels = tc.tensor([0, 1], device=self.config.device)
+
+        def loss(images: tc.Tensor) -> tc.Tensor:
+            return F.cross_entropy(self.model(images), labels)
+
+        images = tc.zeros(2, 1, *size, device=self.config.device)
+        see.trace(loss, images, params=self.model).save(self.run.folder / "graph.svg")
+
+    def write_report(self) -> Path:
+        """report.html: what the run has come to, with the weights as they are now."""
+        path, first = next((path, module) for path, module in self.model.named_modules()
+                           if isinstance(module, nn.Conv2d))
+        settings = {name: str(value) for name, value in asdict(self.config).items()}
+        settings["data"] = (f"{self.train_set.source}: {len(self.train_set):,} training and "
+                            f"{len(self.test_set):,} test images")
+        total = sum(p.numel() for p in self.model.parameters())
+        return self.run.write_report(report.to_html(report.Record(
+            title=f"{self.config.model} on {self.config.dataset}",
+            facts=[("parameters", f"{total:,}"), *settings.items(),
+                   ("tinyconv", tc.__version__)],
+            epochs=self.history,
+            steps=self.notes,
+            filters=first.weight.detach().cpu().numpy(),
+            filters_path=path,
+            classes=self.test_set.classes,
+            images=self.test_set.images,
+            labels=self.test_set.labels,
+            probabilities=predict(self.model, self.test_set),
+        )))
 
     def fit(self, show: bool = True) -> list[dict[str, Any]]:
         """Train to the last epoch; returns one row of figures per epoch.
@@ -262,6 +311,7 @@ class Trainer:
                 )
         io.save(self.model.state_dict(), self.run.folder / "model.safetensors")
         self.run.write_curves(self.history)
+        self.write_report()
         return self.history
 
 
@@ -304,3 +354,26 @@ def evaluate(model: nn.Module, dataset: Any, batch_size: int = 500) -> tuple[flo
         correct += int((logits.argmax(1) == labels).sum())
     model.train(training)
     return loss / len(dataset), 100 * correct / len(dataset)
+
+
+@tc.no_grad()
+def predict(model: nn.Module, dataset: Any, batch_size: int = 500) -> Any:
+    """The probabilities of the classes, (N, K) float32; the model is left in the mode it was in."""
+    training = model.training
+    model.eval()
+    found = [F.softmax(model(images), 1).cpu().numpy()
+             for images, _ in data.DataLoader(dataset, batch_size)]
+    model.train(training)
+    return np.concatenate(found)
+
+
+@tc.no_grad()
+def gradient_norms(model: nn.Module) -> dict[str, float]:
+    """The Euclidean norm of all gradients of a layer, by the layer's path."""
+    squares: dict[str, float] = {}
+    for path, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            layer = path.rpartition(".")[0]
+            square = (parameter.grad * parameter.grad).sum().item()
+            squares[layer] = squares.get(layer, 0.0) + square
+    return {layer: math.sqrt(square) for layer, square in squares.items()}

@@ -1,52 +1,50 @@
-"""``tc.trace(loss, model).save("graph.svg")``: the graph as people look at it.
+"""``tc.trace(model, x).save("graph.svg")``: the graph as people look at it.
 
-`see.graph` describes the graph, this file draws it: as DOT, as SVG, PNG and PDF through graphviz's
-``dot`` program, and as text, which needs nothing.  The colours are Okabe and Ito's, which
-colour-blind people can tell apart; every colour also has its own shape.
+`see.graph` describes the graph, `see.zoom` folds it; `see.dot`, `see.mermaid` and `see.text` draw
+it.  This file is what a user calls: it runs a model where there is one, and turns drawings into
+files.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import graphviz
-from graphviz import escape, nohtml
 
+from tinyconv.autograd import Node
 from tinyconv.errors import GraphError
 from tinyconv.nn.module import Module
-from tinyconv.see.graph import Call, Graph, Vertex, calls, describe
+from tinyconv.see.dot import to_digraph
+from tinyconv.see.graph import Details, Failure, Graph, describe, walk
+from tinyconv.see.mermaid import to_mermaid
+from tinyconv.see.running import input_names, outputs, run
+from tinyconv.see.statistics import (
+    Statistics,
+    gradient_statistics,
+    kept_values,
+    saved_bytes,
+    statistics,
+)
+from tinyconv.see.text import to_text
+from tinyconv.see.words import title
+from tinyconv.see.zoom import Zoom, zoomed
 from tinyconv.tensor import Tensor
 
 PICTURES = (".svg", ".png", ".pdf")  # drawn by the dot program
-TEXTS = (".dot", ".gv", ".txt")
-INSTALL = "apt-get install graphviz (Debian), brew install graphviz (macOS)"
+TEXTS = (".dot", ".gv", ".mmd", ".txt")
+INSTALL = ("apt-get install graphviz (Debian), brew install graphviz (macOS), "
+           "or for .svg and .png: pip install graphviz-pure")
 
-_FONT = "Helvetica"
-_INK, _QUIET = "#1a1a1a", "#6b6b6b"
-_GRAPH = {"newrank": "true", "nodesep": "0.18", "ranksep": "0.3", "labelloc": "t", "labeljust": "l",
-          "fontname": _FONT, "fontsize": "15", "fontcolor": _INK, "pad": "0.2"}
-_NODE = {"fontname": _FONT, "fontsize": "11", "fontcolor": _INK, "height": "0.1",
-         "margin": "0.14,0.06"}
-_EDGE = {"fontname": _FONT, "fontsize": "8", "fontcolor": _QUIET, "color": _QUIET,
-         "arrowsize": "0.6"}
-_CLUSTER = {"style": "rounded,filled", "fontsize": "10", "fontcolor": _QUIET, "margin": "9",
-            "color": "#bbbbbb"}
-_KINDS = {
-    "operation": {"shape": "box", "style": "rounded,filled", "fillcolor": "#d6e9f8",
-                  "color": "#0072b2"},
-    "parameter": {"shape": "box", "style": "filled", "fillcolor": "#fdebc8", "color": "#e69f00"},
-    "input": {"shape": "ellipse", "style": "filled", "fillcolor": "#d5f0e6", "color": "#009e73"},
-}
-_OUTPUT = {"penwidth": "2.5"}
-_SHADES = ("#f7f7f7", "#eeeeee", "#e4e4e4")  # of clusters, by depth
-
+_PURE = "graphviz-pure"  # a port of the dot program that pip installs
 _log = logging.getLogger("tinyconv")
 
 
@@ -54,29 +52,85 @@ class NotDrawn(RuntimeError):
     """The ``dot`` program is missing or failed; says so, and what to do."""
 
 
-def trace(tensor: Tensor, params: Module | Mapping[str, Tensor] | None = None) -> Trace:
-    """The graph of everything that ``tensor`` was computed from.
+def trace(
+    subject: Tensor | Module | Callable[..., Any], *inputs: Any,
+    params: Module | Mapping[str, Tensor] | None = None, zoom: Zoom = "operation",
+    values: bool = False, gradients: bool = False, saved: bool = False, backward: bool = False,
+) -> Trace:
+    """The graph of a tensor, ``trace(loss, model)``, or of a call, ``trace(model, x)``.
 
-    params: names for what is in it: the model (parameters and buffers get their paths, clusters
-        their class), or a dict, {"x": x, "hidden": h}; leaves without a name show their shape.
+    A tensor: everything that it was computed from.
+        params, also by position: names for what is in it: the model (parameters and buffers get
+        their paths, clusters their class), or a dict, {"x": x, "hidden": h}; leaves without a
+        name show their shape.
+    A model, or any function, and its inputs: runs it.  Where it raises, the graph is what ran
+        before, and the call that failed, in red; the exception is in the result's `error`.
+        The buffers of the model (the function's: give it as params) and the random numbers' state
+        are put back.
+
+    zoom: "model", a box for each child of the model; "module", a box for each call of a layer;
+        "operation".
+    values, gradients: least … mean … greatest, and the shares of zeros and of what is not finite,
+        of each tensor and of the gradient of the output's sum with respect to it.  Of a tensor's
+        graph only the values that are kept for the backward pass are known.
+    saved: the bytes that each operation keeps for the backward pass.
+    backward: the backward pass beside the graph, in its order.
 
     After backward() the graph is still there, but the arrays that it had kept are freed: inputs
     that need no gradient are then drawn without their shapes.
     GraphError for a tensor that does not require grad, so has no graph.
     """
-    if not isinstance(tensor, Tensor):
-        hint = "a model has no graph before it ran: tc.trace(model(x), model)" \
-            if isinstance(tensor, Module) else "pass the result of a computation, such as the loss"
-        raise TypeError(f"trace: a {type(tensor).__name__} is not a Tensor; {hint}")
-    if not tensor.requires_grad:
-        raise GraphError(
-            "trace",
-            f"the tensor {tensor.shape} has no graph: nothing that it was computed from requires "
-            "grad, or it was computed under no_grad(), or detached. To see it, compute it outside "
-            "of no_grad() from a tensor that requires grad: x.requires_grad_()",
-        )
+    wanted = _Wanted(values, gradients, saved)
+    if isinstance(subject, Tensor):
+        names, modules = _names(inputs[0] if inputs and params is None else params)
+        if not subject.requires_grad:
+            raise _no_graph(f"the tensor {subject.shape}")
+        return Trace(_described([subject], names, modules, wanted), zoom, backward)
+    _check_callable(subject, inputs)
     names, modules = _names(params)
-    return Trace(describe(tensor, names, modules))
+    if isinstance(subject, Module):
+        own, modules = _names(subject)
+        names = {**own, **names}
+    names = {**names, **input_names(subject, inputs)}
+    seen: dict[Any, Statistics] = {}
+
+    def look(node: Node, array: Any) -> None:
+        found = statistics(array) if values else None
+        if found is not None:
+            seen[node] = found
+
+    outcome = run(subject, inputs, (subject, params), look)
+    results = outcome.nodes if outcome.error else outputs(outcome.output)
+    if not results and not outcome.error:
+        raise _no_graph("what it returned")
+    graph = _described(results, names, modules, wanted, seen, outcome.failure)
+    return Trace(graph, zoom, backward and not outcome.error, outcome.error)
+
+
+class _Wanted(NamedTuple):
+    """The figures that were asked for."""
+
+    values: bool
+    gradients: bool
+    saved: bool
+
+
+def _check_callable(subject: Any, inputs: tuple[Any, ...]) -> None:
+    if not callable(subject):
+        raise TypeError(f"trace: a {type(subject).__name__} is not a Tensor; pass the result of a "
+                        "computation, such as the loss, or a model to run: tc.trace(model, x)")
+    if isinstance(subject, Module) and not inputs:
+        raise TypeError(f"trace: a {type(subject).__name__} is not a Tensor; a model has no graph "
+                        "before it runs: tc.trace(model, x), or tc.trace(model(x), model)")
+
+
+def _no_graph(what: str) -> GraphError:
+    return GraphError(
+        "trace",
+        f"{what} has no graph: nothing that it was computed from requires grad, or it was "
+        "computed under no_grad(), or detached. To see it, compute it outside of no_grad() from a "
+        "tensor that requires grad: x.requires_grad_()",
+    )
 
 
 def _names(params: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,32 +149,72 @@ def _names(params: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {str(name): tensor for name, tensor in params.items()}, {}
 
 
-class Trace:
-    """A drawn graph: a picture in a notebook, text when printed, a file with `save`."""
+def _described(
+    results: Sequence[Any], names: Mapping[str, Tensor], modules: Mapping[str, str],
+    wanted: _Wanted, seen: Mapping[Any, Statistics] | None = None, failure: Failure | None = None,
+) -> Graph:
+    """The graph of tensors or nodes; ``seen``: the statistics of values that were met in a run."""
+    order = walk(results)
+    details = Details(
+        {**kept_values(order, names), **(seen or {})} if wanted.values else {},
+        gradient_statistics(results, order) if wanted.gradients and failure is None else {},
+        saved_bytes(order, names) if wanted.saved else {},
+    )
+    return describe(results, names, modules, details, failure)
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+
+class Trace:
+    """A drawn graph: a picture in a notebook, text when printed, a file with `save`.
+
+    graph: at the zoom that is shown.  error: what a traced call raised, or None; it holds the
+    frames of that call, and so their tensors, until the trace is dropped.
+    """
+
+    def __init__(
+        self, graph: Graph, zoom: Zoom = "operation", backward: bool = False,
+        error: Exception | None = None,
+    ) -> None:
+        self.graph = zoomed(graph, zoom)
+        self.zoom = zoom
+        self.error = error
+        self._backward = backward
+        self._operations = graph
+
+    def at(self, zoom: Zoom) -> Trace:
+        """The same graph at another zoom: "model", "module" or "operation"."""
+        return Trace(self._operations, zoom, self._backward, self.error)
+
+    @property
+    def title(self) -> str:
+        """``ResNet: 33 operations, 77,850 parameters in 29 tensors``"""
+        counts = title(self._operations)
+        return counts if self.error is None else f"{counts}, then {type(self.error).__name__}"
 
     @cached_property
     def digraph(self) -> graphviz.Digraph:
         """The graphviz.Digraph, to be changed as one likes before saving."""
-        return _digraph(self.graph)
+        return to_digraph(self.graph, self.title, self._backward)
 
     @property
     def dot(self) -> str:
         """DOT source; the same bytes in every run of the same code."""
         return self.digraph.source
 
+    def mermaid(self) -> str:
+        """Mermaid source, for a Markdown page."""
+        return to_mermaid(self.graph, self.title, self._backward)
+
     def text(self) -> str:
         """The graph as lines, indented by module, in the order of execution."""
-        return "\n".join(_lines(self.graph)) + "\n"
+        return to_text(self.graph, self.title, self._backward)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the graph, all of it or nothing, and return the path written.
 
-        The suffix decides: .svg, .png, .pdf, .dot or .gv (the source), .txt.
-        Pictures need graphviz's dot program; without it the text goes to a .txt and the source to
-        a .dot beside it, and a warning on the log "tinyconv" says so.
+        The suffix decides: .svg, .png, .pdf, .dot or .gv (the source), .mmd (Mermaid), .txt.
+        Pictures need graphviz's dot program, or for .svg and .png graphviz-pure from PyPI; without
+        them the text goes to a .txt and the source to a .dot beside it, and a warning on the log
+        "tinyconv" says so.
         ValueError for another suffix, FileNotFoundError where the folder is missing.
         """
         target = Path(path)
@@ -131,7 +225,8 @@ class Trace:
         if not target.parent.is_dir():
             raise FileNotFoundError(f"save: there is no folder {target.parent}; make it first")
         if kind in TEXTS:
-            return _write(target, (self.text() if kind == ".txt" else self.dot).encode())
+            texts = {".txt": self.text, ".mmd": self.mermaid}
+            return _write(target, (texts[kind]() if kind in texts else self.dot).encode())
         try:
             return _write(target, self.render(kind[1:]))
         except NotDrawn as reason:
@@ -143,11 +238,14 @@ class Trace:
             return text
 
     def render(self, format: str) -> bytes:
-        """The picture as "svg", "png" or "pdf"; NotDrawn without a working dot program."""
+        """The picture as "svg", "png" or "pdf"; NotDrawn without a program that draws it."""
         try:
             return self.digraph.pipe(format=format, quiet=True)
         except (graphviz.ExecutableNotFound, OSError) as error:
-            raise NotDrawn(f"graphviz's dot program was not found; {INSTALL}") from error
+            pure = _pure() if format in ("svg", "png") else None
+            if pure is None:
+                raise NotDrawn(f"graphviz's dot program was not found; {INSTALL}") from error
+            return _piped([pure, f"-T{format}"], self.dot)
         except graphviz.CalledProcessError as error:
             said = (error.stderr or b"").decode(errors="replace").strip().partition("\n")[0]
             raise NotDrawn(f"the dot program failed ({said or error})") from error
@@ -163,7 +261,20 @@ class Trace:
         return self.text()
 
     def __repr__(self) -> str:
-        return f"<Trace of {_title(self.graph)}>"
+        return f"<Trace of {self.title}>"
+
+
+def _pure() -> str | None:
+    """graphviz-pure, on the path or where pip puts the programs of this Python."""
+    return shutil.which(_PURE) or shutil.which(_PURE, path=sysconfig.get_path("scripts"))
+
+
+def _piped(command: list[str], source: str) -> bytes:
+    done = subprocess.run(command, input=source.encode(), capture_output=True)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise NotDrawn(f"{_PURE} failed ({said or done.returncode}); {INSTALL}")
+    return done.stdout
 
 
 def _write(target: Path, data: bytes) -> Path:
@@ -175,163 +286,3 @@ def _write(target: Path, data: bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return target
-
-
-# --- words
-
-
-def _title(graph: Graph) -> str:
-    """``ResNet: 33 operations, 77,850 parameters in 29 tensors``"""
-    model = graph.modules.get("", "")
-    parameters = graph.of_kind("parameter")
-    total = sum(vertex.size for vertex in parameters)
-    counts = (f"{_count(len(graph.of_kind('operation')), 'operation')}, "
-              f"{_count(total, 'parameter')} in {_count(len(parameters), 'tensor')}")
-    return f"{model}: {counts}" if model else counts
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def _tensor(vertex: Vertex) -> str:
-    """``(2, 16, 28, 28)``, with the dtype where it is not float32."""
-    if vertex.shape is None:
-        return "freed by backward()"
-    return str(vertex.shape) + ("" if vertex.dtype == "float32" else f" {vertex.dtype}")
-
-
-def _name(vertex: Vertex) -> str:
-    """What to call a vertex inside its module."""
-    if vertex.kind == "operation":
-        return vertex.name + vertex.operands
-    if not vertex.name:
-        return {"int64": "indices", "bool": "mask"}.get(vertex.dtype, vertex.kind)
-    return vertex.name.removeprefix(f"{vertex.scope}.")
-
-
-# --- DOT
-
-
-def _quoted(*lines: str) -> str:
-    """Text without special meaning for DOT; graphviz puts it into quotes where needed."""
-    return nohtml("\\n".join(escape(line).replace("\n", "\\n") for line in lines))
-
-
-def _digraph(graph: Graph) -> graphviz.Digraph:
-    drawing = graphviz.Digraph("trace", graph_attr={**_GRAPH, "label": _quoted(_title(graph))},
-                               node_attr=_NODE, edge_attr=_EDGE)
-    boxes = _boxes(graph)
-    for cluster, parent in reversed(_clusters(graph, boxes, drawing)):  # children before parents
-        parent.subgraph(cluster)
-    for i, j in dict.fromkeys((boxes[i], j) for i, j in graph.edges if i in boxes):
-        drawing.edge(f"n{i}", f"n{j}")
-    for i, j in graph.edges:
-        tail = graph.vertices[i]
-        if i not in boxes:
-            # what flows through the network runs straight down
-            flows = tail.kind != "parameter" and i == graph.vertices[j].inputs[0]
-            drawing.edge(f"n{i}", f"n{j}", label=" " + _quoted(_tensor(tail)),
-                         weight="20" if flows else None)
-    return drawing
-
-
-def _boxes(graph: Graph) -> dict[int, int]:
-    """For each parameter of a module the one whose node shows it: the module's first."""
-    first: dict[str, int] = {}
-    return {i: first.setdefault(vertex.scope, i) for i, vertex in enumerate(graph.vertices)
-            if vertex.kind == "parameter" and vertex.scope}
-
-
-def _clusters(
-    graph: Graph, boxes: Mapping[int, int], drawing: graphviz.Digraph
-) -> list[tuple[graphviz.Digraph, graphviz.Digraph]]:
-    """Nodes go into ``drawing`` or a cluster; returns the clusters with what they belong in."""
-    made: list[tuple[graphviz.Digraph, graphviz.Digraph]] = []
-    todo: list[tuple[Call, graphviz.Digraph, int]] = [(calls(graph), drawing, 0)]
-    while todo:
-        call, here, depth = todo.pop()
-        for member in call.members:
-            if isinstance(member, Call):
-                cluster = graphviz.Digraph(f"cluster_{len(made)}", graph_attr={
-                    **_CLUSTER, "fillcolor": _SHADES[depth % len(_SHADES)],
-                    "label": _quoted(_heading(graph, member)) + _room(graph, member),
-                    "tooltip": _quoted(member.path)})
-                made.append((cluster, here))
-                todo.append((member, cluster, depth + 1))
-            elif boxes.get(member, member) == member:
-                shown = [i for i, box in boxes.items() if box == member] or [member]
-                here.node(f"n{member}", **_node(graph, shown))
-                row = [i for i in _read_first(graph, member) if boxes.get(i, i) == i]
-                if row:
-                    with here.subgraph() as beside:  # on one level, or the cluster is a staircase
-                        beside.attr(rank="same")
-                        for number in (*row, member):
-                            beside.node(f"n{number}")
-    return made
-
-
-def _read_first(graph: Graph, number: int) -> list[int]:
-    """The parameters of its own module that an operation is the first to read."""
-    vertex = graph.vertices[number]
-    if vertex.kind != "operation":
-        return []
-    before = takewhile(lambda i: graph.vertices[i].kind != "operation", range(number - 1, -1, -1))
-    leaves = [(i, graph.vertices[i]) for i in before]
-    return [i for i, v in leaves if v.kind == "parameter" and v.scope == vertex.scope]
-
-
-def _room(graph: Graph, call: Call) -> str:
-    """Blanks that widen a cluster without parameters: its title stays left of the arrow."""
-    kinds = {"" if isinstance(m, Call) else graph.vertices[m].kind for m in call.members}
-    return "\u00a0" * (2 * len(_heading(graph, call)) + 6 if kinds == {"operation"} else 0)
-
-
-def _heading(graph: Graph, call: Call) -> str:
-    name = call.path.rpartition(".")[2]
-    return f"{name}  {graph.modules.get(call.path, '')}".rstrip()
-
-
-def _node(graph: Graph, numbers: list[int]) -> dict[str, str]:
-    """An operation, an input, or the parameters of one module, a row for each."""
-    vertices = [graph.vertices[i] for i in numbers]
-    vertex, named = vertices[0], [v.name for v in vertices if v.name]
-    if vertex.kind == "parameter" and vertex.scope:
-        lines = [f"{_name(v)}  {_tensor(v)}" for v in vertices]
-    else:
-        lines = [*filter(None, [vertex.alias]), _name(vertex), _tensor(vertex)]
-    if vertex.kind == "parameter":
-        lines.append(_count(sum(v.size for v in vertices), "parameter"))
-    is_output = numbers[-1] == len(graph.vertices) - 1
-    return {
-        **_KINDS[vertex.kind], **(_OUTPUT if is_output else {}),
-        "label": _quoted(*lines),
-        "tooltip": _quoted(*([vertex.scope] if vertex.kind == "operation" else named)),
-    }
-
-
-# --- text
-
-
-def _lines(graph: Graph) -> list[str]:
-    lines = [_title(graph), ""]
-    todo: list[tuple[int | Call, int]] = [(m, 0) for m in reversed(calls(graph).members)]
-    while todo:
-        member, depth = todo.pop()
-        indent = "  " * depth
-        if isinstance(member, int):
-            lines.append(indent + _line(graph, member))
-        else:
-            lines.append(indent + _heading(graph, member))
-            todo += [(m, depth + 1) for m in reversed(member.members)]
-    return lines
-
-
-def _line(graph: Graph, number: int) -> str:
-    vertex = graph.vertices[number]
-    line = f"%{number} {_name(vertex)} {_tensor(vertex)}"
-    if vertex.kind == "parameter":
-        line += f"  {_count(vertex.size, 'parameter')}"
-    if vertex.inputs:
-        line += "  <- " + ", ".join(f"%{i}" for i in vertex.inputs)
-    return line
