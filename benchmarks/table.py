@@ -132,7 +132,7 @@ def measure(row: Row, rounds: int, threads: int) -> Comparison:
     tc.set_num_threads(row.threads or threads)
     torch.set_num_threads(row.threads or threads)
     ours, peer = row.make()
-    calls = calls_lasting(0.02, ours)
+    calls = calls_lasting(0.1, ours)
     return compare(row.what, ours, peer, goal=row.goal, rounds=rounds, warmup=2, calls=calls,
                    per=row.per, peer_name=row.peer)  # fmt: skip
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+REST = 0.05  # seconds
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -62,7 +64,7 @@ def compare(
     for _ in range(warmup):
         ours()
         peer()
-    pairs = [(_clock(ours, calls), _clock(peer, calls)) for _ in range(rounds)]
+    pairs = [(_turn(ours, calls), _turn(peer, calls)) for _ in range(rounds)]
     ratios = sorted(a / b for a, b in pairs)
     scale = calls * per
     return Comparison(
@@ -75,6 +77,18 @@ def compare(
         goal,
         peer_name,
     )
+
+
+def _turn(work: Callable[[], object], calls: int) -> float:
+    """Seconds of one side's turn, undisturbed by the other side's.
+
+    A library's threads watch for more work before they sleep, GNU's OpenMP, which PyTorch uses, for
+    some ten milliseconds; they would take a core from whoever comes next.  Then one call more, so
+    that this side's threads are awake.
+    """
+    time.sleep(REST)
+    work()
+    return _clock(work, calls)
 
 
 def calls_lasting(seconds: float, work: Callable[[], object]) -> int:

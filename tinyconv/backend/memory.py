@@ -58,9 +58,12 @@ class Memory:
             return _from_line(owner, size).view(dtype).reshape(shape)
 
     def _reuse(self, size: int) -> Array | None:
-        """Take out the smallest idle owner that is large enough; else drop others to make room."""
+        """Take out the smallest idle owner that is large enough; else drop others to make room.
+
+        The one most recently lent, because more of it is still in the processor's cache.
+        """
         for fit in sorted(fit for fit in self.owners if size <= fit <= WASTE * size):
-            for i in self._idle(self.owners[fit]):
+            for i in reversed(self._idle(self.owners[fit])):
                 return self.owners[fit].pop(i)
         dropped = 0
         for other, owners in list(self.owners.items()):
