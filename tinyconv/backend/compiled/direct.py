@@ -32,6 +32,9 @@ from tinyconv.backend.reference import Padding, Pair
 from tinyconv.backend.threads import get_num_threads, scratch as scratch_memory
 
 MANY_SUMS = 2**16  # numbers
+SHORT = 7  # pixels in a row, below which tiles hold a pixel of several images instead
+MOST_IMAGES = 32  # more of them together bring nothing
+TOGETHER = 2**18  # bytes of images that are computed together: they stay in L2
 BAND = 24 * 1024  # bytes of pixels that a weight gradient walks again and again: they stay in L1
 
 
@@ -90,21 +93,42 @@ def _rows_inside(taps, first, count, row, height):
 
 
 @kernel
-def _locate_image(x, image, n, size, scratch):
-    """The address of image n: in the scratch memory with its border, or where it is."""
+def _locate_images(x, image, n, count, size, scratch):
+    """The address of image n and the distance to the next: in the scratch memory with a border,
+
+    or where they are.
+    """
     if image.copied:
-        copy_image(x, image, n, size, scratch.ctypes.data)
-        return scratch.ctypes.data
-    return x.ctypes.data + n * image.height * image.width * image.channels * size
+        step = image.padded_height * image.padded_width * image.channels * size
+        for k in range(count):
+            copy_image(x, image, n + k, size, scratch.ctypes.data + k * step)
+        return scratch.ctypes.data, step
+    step = image.height * image.width * image.channels * size
+    return x.ctypes.data + n * step, step
 
 
 @parallel
 def _correlate(
-    shape, x, w, y, size_y, image, groups, phases, taps, parts, scratch, thread, piece, start, stop
+    shape,
+    x,
+    w,
+    y,
+    size_y,
+    image,
+    groups,
+    phases,
+    taps,
+    parts,
+    together,
+    scratch,
+    thread,
+    piece,
+    start,
+    stop,
 ):
     """x (N,H,W,C), packed w to y (N,OH,OW,O), all flat; block b is the part b % parts of the rows
 
-    of image b // parts.
+    of image b // parts.  A tile holds neighbours in a row, or one pixel of `together` images.
     """
     size = x.itemsize
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
@@ -117,16 +141,22 @@ def _correlate(
     mine = scratch[thread]
     if image.copied:
         mine[:] = 0  # the border stays so
-    n, base = -1, 0
-    for block in range(start, stop):
+    n, base, next_image = -1, 0, 0
+    for block in range(start, stop, together):
+        block = min(block, stop - together)  # the last images are computed again
         if block // parts != n:
             n = block // parts
-            base = _locate_image(x, image, n, size, mine)
+            base, next_image = _locate_images(x, image, n, together, size, mine)
         part = block % parts
         base_y = y.ctypes.data + n * YH * line_y
         for p in phases:
             x_step, y_step = p.in_column_step * pixel, p.column_step * pixel_y
             tap = p.run * VL * size
+            if together == 1:
+                across, count, tile_step, tile_step_y = 1, p.columns, x_step, y_step
+            else:
+                across, count = p.columns, together
+                tile_step, tile_step_y = next_image, YH * line_y
             for group in range(groups):
                 for o in range(0, OG, VL):
                     weights = w.ctypes.data + p.weights * size
@@ -139,81 +169,92 @@ def _correlate(
                         above, below = _rows_inside(taps, p.taps, p.n_taps, row, image.height)
                         source = first + (row + image.top) * line
                         target = first_y + (p.row + i * p.row_step) * line_y
-                        j = 0
-                        while j < p.columns:
-                            j = min(j, p.columns - J)  # the last tile computes some pixels again
-                            tile.window(
-                                shape,
-                                x,
-                                source + j * x_step,
-                                x_step,
-                                taps.ctypes.data + above * 16,
-                                below - above,
-                                p.run,
-                                weights + (above - p.taps) * tap,
-                                target + j * y_step,
-                                y_step,
-                                OG - o,
-                            )
-                            j += J
+                        for column in range(across):
+                            j = 0
+                            while j < count:
+                                j = min(j, count - J)  # the last tile computes some pixels again
+                                tile.window(
+                                    shape,
+                                    x,
+                                    source + column * x_step + j * tile_step,
+                                    tile_step,
+                                    taps.ctypes.data + above * 16,
+                                    below - above,
+                                    p.run,
+                                    weights + (above - p.taps) * tap,
+                                    target + column * y_step + j * tile_step_y,
+                                    tile_step_y,
+                                    OG - o,
+                                )
+                                j += J
 
 
-@kernel
-def pack(w, layouts, lanes, packed):
+@parallel
+def _pack(w, layouts, lanes, packed, thread, piece, start, stop):
     """w as (groups, blocks of `lanes` output channels, KH, KW, C, lanes), zeros to fill, for every
 
-    `Layout`.
+    `Layout`; start:stop counts the blocks of all groups.
     """
-    at = 0
     for layout in layouts:
-        for g in range(layout.groups):
-            for block in range(0, layout.outputs, lanes):
+        blocks = -(-layout.outputs // lanes)
+        plane = layout.inputs * lanes
+        for block in range(start, stop):
+            o0 = block % blocks * lanes
+            count = min(lanes, layout.outputs - o0)
+            source = layout.start + block // blocks * layout.group_step + o0 * layout.output_step
+            target = layout.packed + block * layout.rows * layout.columns * plane
+            for c in range(layout.inputs):  # outermost, because w is read as it lies in memory
                 for kh in range(layout.rows):
                     for kw in range(layout.columns):
-                        first = layout.start + g * layout.group_step + block * layout.output_step
+                        first = source + c * layout.input_step
                         first += kh * layout.row_step + kw * layout.column_step
-                        for _ in range(layout.inputs):
-                            for o in range(min(lanes, layout.outputs - block)):
-                                packed[at + o] = w[first + o * layout.output_step]
-                            for o in range(layout.outputs - block, lanes):
-                                packed[at + o] = 0
-                            at += lanes
-                            first += layout.input_step
+                        at = target + (kh * layout.columns + kw) * plane + c * lanes
+                        for o in range(count):
+                            packed[at + o] = w[first + o * layout.output_step]
+                        for o in range(count, lanes):
+                            packed[at + o] = 0
 
 
-@kernel
-def unpack(sums, layouts, lanes, w):
-    """The inverse of `pack`, of the sum of the pieces' sums (pieces, size)."""
-    at = 0
+@parallel
+def _unpack(sums, layouts, lanes, w, thread, piece, start, stop):
+    """The inverse of `_pack`, of the sum of the pieces' sums (pieces, size)."""
     layout = layouts[0]
-    total = sums[0]
-    for piece in range(1, len(sums)):
-        for k in range(len(total)):
-            total[k] += sums[piece, k]
-    for g in range(layout.groups):
-        for block in range(0, layout.outputs, lanes):
+    blocks = -(-layout.outputs // lanes)
+    plane = layout.inputs * lanes
+    size = layout.rows * layout.columns * plane
+    for block in range(start, stop):
+        o0 = block % blocks * lanes
+        count = min(lanes, layout.outputs - o0)
+        total = sums[0, block * size : (block + 1) * size]
+        for other in range(1, len(sums)):
+            more = sums[other, block * size : (block + 1) * size]
+            for k in range(size):
+                total[k] += more[k]
+        target = block // blocks * layout.group_step + o0 * layout.output_step
+        for c in range(layout.inputs):
             for kh in range(layout.rows):
                 for kw in range(layout.columns):
-                    first = g * layout.group_step + block * layout.output_step
+                    first = target + c * layout.input_step
                     first += kh * layout.row_step + kw * layout.column_step
-                    for _ in range(layout.inputs):
-                        for o in range(min(lanes, layout.outputs - block)):
-                            w[first + o * layout.output_step] = total[at + o]
-                        at += lanes
-                        first += layout.input_step
+                    at = (kh * layout.columns + kw) * plane + c * lanes
+                    for o in range(count):
+                        w[first + o * layout.output_step] = total[at + o]
 
 
 @kernel
-def _locate_gradient(g, size_g, groups, filled, n, size, scratch):
-    """The address of g's image n, with each group's channels filled up to whole vectors."""
+def _locate_gradients(g, size_g, groups, filled, n, count, size, scratch):
+    """The address of g's image n and the distance to the next, with each group's channels filled
+
+    up to whole vectors.
+    """
     OH, OW, O = size_g
-    source = g.ctypes.data + n * OH * OW * O * size
+    source, step = g.ctypes.data + n * OH * OW * O * size, OH * OW * O * size
     if filled * groups == O:
-        return source
-    for i in range(OH * OW * groups):
+        return source, step
+    for i in range(count * OH * OW * groups):
         tile.copy(scratch.ctypes.data + i * filled * size, source, O // groups * size)
         source += O // groups * size
-    return scratch.ctypes.data
+    return scratch.ctypes.data, OH * OW * groups * filled * size
 
 
 @kernel
@@ -237,6 +278,7 @@ def _correlate_weight(
     groups,
     phases,
     taps,
+    together,
     scratch,
     scratch_g,
     thread,
@@ -244,7 +286,10 @@ def _correlate_weight(
     first_image,
     last_image,
 ):
-    """The sums (pieces, size) over the piece's images, laid out as `pack` does."""
+    """The sums (pieces, size) over the piece's images, laid out as `_pack` does.
+
+    A tile adds up the pixels of one image, or of a row of `together` images.
+    """
     size = x.itemsize
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
@@ -262,21 +307,22 @@ def _correlate_weight(
         mine[:] = 0  # the border stays so
     if groups * blocks * VL != O:
         mine_g[:] = 0
-    for n in range(first_image, last_image):
-        base = _locate_image(x, image, n, size, mine)
+    for n in range(first_image, last_image, together):
+        count = min(together, last_image - n)
+        base, next_image = _locate_images(x, image, n, count, size, mine)
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
-        base_g = _locate_gradient(g, size_g, groups, blocks * VL, n, size, mine_g)
-        for first in range(0, OH, band):
+        base_g, next_g = _locate_gradients(g, size_g, groups, blocks * VL, n, count, size, mine_g)
+        for first in range(0, OH, band if together == 1 else 1):
+            last = min(first + band, OH) if together == 1 else first + 1
             for block in range(groups * blocks):
                 channel = block * VL if depthwise else block // blocks * CG
                 for t in range(p.n_taps):
-                    start, stop = _inside(
-                        first,
-                        min(first + band, OH),
-                        p.in_row + taps[t, 1],
-                        p.in_row_step,
-                        image.height,
-                    )
+                    row = p.in_row + taps[t, 1]
+                    start, stop = _inside(first, last, row, p.in_row_step, image.height)
+                    if together == 1:
+                        rows, row_step, row_step_g = stop - start, x_row, line_g
+                    else:
+                        rows, row_step, row_step_g = count * (stop - start), next_image, next_g
                     source = base + start * x_row + taps[t, 0] + channel * size
                     source_g = base_g + start * line_g + block * VL * size
                     target = out.ctypes.data + (block * p.n_taps + t) * p.run * VL * size
@@ -286,12 +332,12 @@ def _correlate_weight(
                             shape,
                             x,
                             source + r0 * size,
-                            x_row,
+                            row_step,
                             x_step,
                             source_g,
-                            line_g,
+                            row_step_g,
                             pixel_g,
-                            stop - start,
+                            rows,
                             OW,
                             target + r0 * VL * size,
                             VL * size,
@@ -359,10 +405,11 @@ class _How(NamedTuple):
     weight_gradient: bool
     dtype: Any
     host: Host
+    images: int  # at least so many are computed by one thread
 
 
 class Layout(NamedTuple):
-    """Weights of one phase in memory, and the distances between them: see `pack`."""
+    """Weights of one phase in memory, and the distances between them: see `_pack`."""
 
     start: int
     groups: int
@@ -375,6 +422,7 @@ class Layout(NamedTuple):
     row_step: int
     columns: int
     column_step: int
+    packed: int  # where it starts in the packed weights
 
 
 def table(rows: list[Any]) -> Array:
@@ -387,13 +435,15 @@ class Plan(NamedTuple):
 
     shape: Any  # of the tile, with 1 or 2 zeros at its end: groups of channels, or depthwise
     lanes: int  # output channels of a tile
+    together: int  # images that are computed together, where their rows are too short for a tile
     image: Image
     groups: int
     phases: Array
     taps: Array
     layouts: Array
+    blocks: int  # of output channels, in all groups
     packed: int  # numbers in all packed weights
-    scratch: int  # numbers in an image with its border
+    scratch: int  # numbers in the images with their borders
 
 
 def _plan(
@@ -414,11 +464,19 @@ def _plan(
     line, itemsize = width * channels, how.dtype.itemsize
     CG = 1 if depthwise else channels // groups
     lanes = how.host.lanes(how.dtype)
+    shortest = min(c.outputs for c in columns)
+    short = how.images > shortest < SHORT
+    together = 1
     if how.weight_gradient:
         run = columns[0].taps * CG if groups == 1 and columns[0].spread == 1 else CG
         J, V = how.host.weight_tile(run, outputs // G, how.dtype)
+        if short:
+            fit = TOGETHER // (height * line * itemsize)
+            together = max(1, min(how.images, fit))
     else:
-        J, V = how.host.tile(min(c.outputs for c in columns), outputs // G, how.dtype)
+        J, V = how.host.tile(how.images if short else shortest, outputs // G, how.dtype)
+        if short:
+            together = J
     per_tap = G * -(-outputs // G // (V * lanes)) * V * lanes * CG
     steps = _weight_steps(weight, G, depthwise, how.backward)
     taps: list[tuple[int, int]] = []
@@ -437,19 +495,21 @@ def _plan(
         inner = (r.origin, r.step, c.origin, c.step)
         phases.append(Phase(*outer, *inner, len(taps), len(found), run, packed))
         first = r.first_tap * KW + c.first_tap
-        layouts.append(Layout(first, *steps, r.taps, r.tap_step * KW, c.taps, c.tap_step))
+        layouts.append(Layout(first, *steps, r.taps, r.tap_step * KW, c.taps, c.tap_step, packed))
         packed += r.taps * c.taps * per_tap
         taps += found
     return Plan(
         ((0,) * J, (0,) * V, (0,) * lanes, (0,) * (1 + depthwise)),
         V * lanes,
+        together,
         Image(H, W, channels, top, left, height, width, int(copied)),
         G,
         table(phases),
         np.array(taps, np.int64).reshape(-1, 2),
         table(layouts),
+        G * -(-outputs // G // (V * lanes)),
         packed,
-        -(-(height * line + V * lanes) // lanes) * lanes,  # each thread's on a whole vector
+        -(-(together * height * line + V * lanes) // lanes) * lanes,  # a thread's on a vector
     )
 
 
@@ -510,15 +570,21 @@ def images(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
+def _how(backward: bool, weight_gradient: bool, x: Array) -> _How:
+    each = min(len(x) // get_num_threads(), MOST_IMAGES)
+    return _How(backward, weight_gradient, x.dtype, host(), each)
+
+
 def _run(plan: Plan, x: Array, w: Array, out_size: Pair, outputs: int) -> Array:
     """x (N,C,H,W) to (N,O,OH,OW)."""
     xs, N = images(x), len(x)
     y = empty((N, *out_size, outputs), x.dtype)
     packed = scratch_memory("weights", (plan.packed,), x.dtype)
-    pack(np.ascontiguousarray(w).reshape(-1), plan.layouts, plan.lanes, packed)
+    flat = np.ascontiguousarray(w).reshape(-1)
+    _pack(share_out(plan.blocks, plan.packed, 1), flat, plan.layouts, plan.lanes, packed)
     threads = get_num_threads()
     parts = 1 if threads <= N else threads  # too few images: bands of their rows
-    share = share_out(N * parts, y.size * len(plan.taps))
+    share = share_out(N * parts, y.size * len(plan.taps), 4 if plan.together == 1 else 1)
     _correlate(
         share,
         plan.shape,
@@ -531,6 +597,7 @@ def _run(plan: Plan, x: Array, w: Array, out_size: Pair, outputs: int) -> Array:
         plan.phases,
         plan.taps,
         parts,
+        plan.together,
         scratch_memory("image", (share.threads, plan.scratch), x.dtype),
     )
     return y.transpose(0, 3, 1, 2)
@@ -547,7 +614,7 @@ def conv2d(
     groups: int,
 ) -> Array:
     """x (N,C,H,W), w (O,C/G,KH,KW) to y (N,O,*out_size)."""
-    how = _How(False, False, x.dtype, host())
+    how = _how(False, False, x)
     plan = _forward_plan(x.shape[2:], w.shape, out_size, stride, padding, dilation, groups, how)
     return _run(plan, x, w, out_size, len(w))
 
@@ -563,7 +630,7 @@ def conv2d_input(
     groups: int,
 ) -> Array:
     """See `reference.conv2d_input`."""
-    how = _How(True, False, g.dtype, host())
+    how = _how(True, False, g)
     plan = _backward_plan(
         g.shape[2:], w.shape, tuple(input_size), stride, padding, dilation, groups, how
     )
@@ -583,12 +650,13 @@ def conv2d_weight(
     """See `reference.conv2d_weight`."""
     (N, C), O = x.shape[:2], g.shape[1]
     weight = (O, C // groups, *kernel_size)
-    how = _How(False, True, x.dtype, host())
+    how = _how(False, True, x)
     plan = _forward_plan(x.shape[2:], weight, g.shape[2:], stride, padding, dilation, groups, how)
     xs, gs = images(x), images(g)
     share = share_out(N, g.size * len(plan.taps), pieces_of_sums(plan.packed))
     sums = scratch_memory("sums", (share.pieces, plan.packed), x.dtype)
-    filled = math.prod(g.shape[2:]) * plan.groups * -(-O // plan.groups // plan.lanes) * plan.lanes
+    filled = plan.groups * -(-O // plan.groups // plan.lanes) * plan.lanes
+    filled *= plan.together * math.prod(g.shape[2:])
     _correlate_weight(
         share,
         plan.shape,
@@ -600,11 +668,13 @@ def conv2d_weight(
         plan.groups,
         plan.phases,
         plan.taps,
+        plan.together,
         scratch_memory("image", (share.threads, plan.scratch), x.dtype),
         scratch_memory("gradient", (share.threads, filled), x.dtype),
     )
     dw = empty(weight, x.dtype)
-    unpack(sums, plan.layouts, plan.lanes, dw.reshape(-1))
+    share = share_out(plan.blocks, sums.size, 1)
+    _unpack(share, sums, plan.layouts, plan.lanes, dw.reshape(-1))
     return dw
 
 

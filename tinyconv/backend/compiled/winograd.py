@@ -42,7 +42,7 @@ from tinyconv.backend.reference import Pair
 from tinyconv.backend.threads import scratch
 
 FEW_PIXELS, FEW_PRODUCTS = 300, 5e5  # where the direct algorithm is as fast (measured)
-MANY_WEIGHTS = 1024  # to a pixel: read again for every image, they do not stay in cache
+MANY_WEIGHTS = 8192  # to a pixel: where transforming the weights takes longer than it saves
 STRIP = 12  # tiles: enough to repay reading the weights, few enough to stay in cache
 OUT, IN, ELEMENTS = 4, 6, 36  # a tile's outputs and inputs along an axis; the matrices
 
