@@ -102,7 +102,7 @@ class Module:
             path = _join(outer_scope, type(self).__name__)
         context.module, context.scope = self, path
         try:
-            if self.hooked:
+            if self._forward_pre_hooks or self._forward_hooks:
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except (AttributeError, TypeError) as error:

@@ -67,6 +67,7 @@ class Phase(NamedTuple):
     taps: int  # the first in the table of taps, and how many
     n_taps: int
     run: int
+    next: int  # bytes from one number of a run to the next
     weights: int  # where its packed weights start
 
 
@@ -331,7 +332,8 @@ def _correlate_weight(
                         tile.weight(
                             shape,
                             x,
-                            source + r0 * size,
+                            source + r0 * p.next,
+                            p.next,
                             row_step,
                             x_step,
                             source_g,
@@ -468,7 +470,8 @@ def _plan(
     short = how.images > shortest < SHORT
     together = 1
     if how.weight_gradient:
-        run = columns[0].taps * CG if groups == 1 and columns[0].spread == 1 else CG
+        in_one_run = depthwise or (groups == 1 and columns[0].spread == 1)
+        run = columns[0].taps * CG if in_one_run else CG
         J, V = how.host.weight_tile(run, outputs // G, how.dtype)
         if short:
             fit = TOGETHER // (height * line * itemsize)
@@ -485,15 +488,18 @@ def _plan(
     packed = 0
     for r, c in itertools.product(rows, columns):
         merged = groups == 1 and c.spread == 1
+        # Of a depthwise weight, the taps of a row are summed at once: steps of whole pixels.
+        strided = depthwise and how.weight_gradient
         found = [
             ((h * r.spread * line + w * c.spread * channels) * itemsize, h * r.spread)
             for h in range(r.taps)
-            for w in range(min(1, c.taps) if merged else c.taps)
+            for w in range(min(1, c.taps) if merged or strided else c.taps)
         ]
-        run = c.taps * CG if merged else CG
+        run = c.taps * CG if merged or strided else CG
+        step = c.spread * channels * itemsize if strided else itemsize
         outer = (r.start, r.stride, c.start, c.stride, r.outputs, c.outputs)
         inner = (r.origin, r.step, c.origin, c.step)
-        phases.append(Phase(*outer, *inner, len(taps), len(found), run, packed))
+        phases.append(Phase(*outer, *inner, len(taps), len(found), run, step, packed))
         first = r.first_tap * KW + c.first_tap
         layouts.append(Layout(first, *steps, r.taps, r.tap_step * KW, c.taps, c.tap_step, packed))
         packed += r.taps * c.taps * per_tap

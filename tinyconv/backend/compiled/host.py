@@ -40,6 +40,8 @@ class Host(NamedTuple):
         """J numbers of a window's run and V vectors of output channels."""
         lanes = self.lanes(dtype)
         v = 2 if channels > lanes else 1
+        if numbers < 4 and channels > 2 * lanes and self.registers >= 32:
+            v = 4  # or a sum would wait for the one before it
         fit = (self.registers - v - 1) // v
         best = min(fit, 16 // v if self.registers >= 32 else fit)
         return min(numbers, best), v

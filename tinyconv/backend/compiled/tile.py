@@ -169,17 +169,32 @@ def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, chan
 
 @intrinsic
 def weight(
-    typing, shape, like, x, x_row, x_step, g, g_row, g_step, rows, columns, out, out_step, skip
+    typing,
+    shape,
+    like,
+    x,
+    x_next,
+    x_row,
+    x_step,
+    g,
+    g_row,
+    g_step,
+    rows,
+    columns,
+    out,
+    out_step,
+    skip,
 ):
     """out[r, o] += sum over pixels p of x[p, r] * g[p, o] for J numbers r and V*L channels o.
 
-    The pixels are `rows` times `columns`, `x_row` and `x_step` bytes apart in x.  Rows r < skip
-    are left alone.
+    The numbers are `x_next` bytes apart.  The pixels are `rows` times `columns`, `x_row` and
+    `x_step` bytes apart in x.  Rows r < skip are left alone.
     """
     J, V, L, depthwise = _counts(shape)
 
     def generate(context, builder, signature, args):
-        _, _, x, x_row, x_step, g, g_row, g_step, rows, columns, out, out_step, skip = args
+        _, _, x, x_next, x_row, x_step, g, g_row, g_step, rows, columns, *target = args
+        out, out_step, skip = target
         e = _Emitter(builder, context.get_value_type(like.dtype), L)
 
         def row(i, state):
@@ -189,7 +204,7 @@ def weight(
                 *sums, xp, gp = state
                 vectors = [e.load(gp, v * L * e.size) for v in range(V)]
                 for j in range(J):
-                    number = e.at(xp, j * e.size)
+                    number = e.at(xp, builder.mul(x_next, INT(j)))
                     for v, numbers in enumerate(e.spread(number, V, depthwise)):
                         k = j * V + v
                         sums[k] = builder.call(e.fma, [numbers, vectors[v], sums[k]])
@@ -207,7 +222,7 @@ def weight(
                     e.store(total, target, offset)
         return context.get_dummy_value()
 
-    return types.void(shape, like, *(types.intp,) * 11), generate
+    return types.void(shape, like, *(types.intp,) * 12), generate
 
 
 @intrinsic

@@ -233,6 +233,7 @@ def _correlate_weight(
                             shape,
                             x,
                             va + k * tiles.step_x + c * size,
+                            size,
                             0,
                             C * size,
                             ma + k * tiles.step_y + o * size,
