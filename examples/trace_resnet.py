@@ -1,4 +1,7 @@
-"""The graph of a ResNet on one batch of digits, by module, with shapes and parameters.
+"""The graph of a ResNet
+=====================
+
+On one batch of digits, by module, with shapes and parameters::
 
     python examples/trace_resnet.py --out graph.svg
 
