@@ -12,7 +12,14 @@ project = "tinyconv"
 author = "the tinyconv authors"
 release = version = tinyconv.__version__
 
-extensions = ["sphinx.ext.autodoc", "myst_parser", "sphinx_gallery.gen_gallery", "live", "reference", "gallery"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "myst_parser",
+    "sphinx_gallery.gen_gallery",
+    "live",
+    "reference",
+    "gallery",
+]
 exclude_patterns = ["_ext", "gallery/**/*.py", "gallery/*.ipynb", "gallery/*.zip"]
 suppress_warnings = ["config.cache"]  # functions in the gallery's settings cannot be pickled
 
@@ -41,6 +48,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    "write_computation_times": False,  # its table asks the network for a script
     "show_signature": False,
     "min_reported_time": 1e9,
     "remove_config_comments": True,

@@ -16,7 +16,7 @@ from tinyconv.nn import functional as F, resnet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The graph of a ResNet on one batch of digits.")
     parser.add_argument("--out", default="graph.svg", metavar="PATH")
     args = parser.parse_args()
 

@@ -62,7 +62,9 @@ class Live(SphinxDirective):
             with contextlib.redirect_stdout(printed):
                 value = run(code, names, where)
         except Exception:
-            log.warning("this block failed:\n%s", traceback.format_exc(), location=self.get_location())
+            log.warning(
+                "this block failed:\n%s", traceback.format_exc(), location=self.get_location()
+            )
             return [_literal(code, "python")]
         text = printed.getvalue() + (as_text(value) or "")
         shown = [_output(text)] if text.strip() else []

@@ -29,7 +29,10 @@ PAGES = {
     "resnet": (resnet, "Residual networks."),
     "optim": (optim, "Optimizers and schedules."),
     "data": (data, "Data sets and loaders."),
-    "see": (see, "Explainers, traces, shapes, costs. All but `curves` are also in `tinyconv` itself."),
+    "see": (
+        see,
+        "Explainers, traces, shapes, costs. All but `curves` are also in `tinyconv` itself.",
+    ),
 }
 OPERATIONS = """\
 Table of operations
@@ -103,7 +106,8 @@ def page(module: ModuleType, about: str) -> str:
 
 def entry(module: ModuleType, name: str) -> list[str]:
     """The directive that documents a name."""
-    thing, full = getattr(module, name), f"{module.__name__}.{name}"
+    thing = getattr(module, name)
+    full = f"{'tinyconv' if vars(tc).get(name) is thing else module.__name__}.{name}"
     if isinstance(thing, Op):
         body = [f"   {line}" for line in to_rst((inspect.getdoc(thing) or "").splitlines())]
         return [f".. py:function:: {full}{inspect.signature(thing)}", "", *body]
@@ -207,7 +211,9 @@ def write(app: Sphinx) -> None:
             target.write_text(text)
 
 
-def docstring(_app: Any, _what: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:
+def docstring(
+    _app: Any, _what: str, _name: str, _thing: Any, _options: Any, lines: list[str]
+) -> None:
     lines[:] = to_rst(lines)
 
 
