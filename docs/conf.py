@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
 project = "tinyconv"
-author = "the tinyconv authors"
+author = copyright = "the tinyconv authors"
 release = version = tinyconv.__version__
 
 extensions = [
@@ -45,6 +45,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "reset_argv": "gallery.small",
     "image_scrapers": ("gallery.files",),
+    "default_thumb_file": str(HERE / "images" / "explainer.gif"),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
