@@ -45,15 +45,20 @@ def site(tmp_path_factory):
     built = os.environ.get("TINYCONV_SITE")
     if built:
         return Path(built)
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT / "docs", folder / "html", "-d", str(folder / "doctrees"))
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+def build(source, target, *options, **environment):
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed: pip install '.[docs]'")
-    folder = tmp_path_factory.mktemp("site")
-    options = ["-W", "--keep-going", "-q", "-d", str(folder / "doctrees")]
-    command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(folder / "html")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder / "html"
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", *options, source, target]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +92,31 @@ def test_links(pages):
 
 def test_a_broken_link_is_noticed(tmp_path):
     page = tmp_path / "page.html"
-    page.write_text('<a href="page.html#here" id="here"></a><a href="#there"></a><img src="no.png">')
+    links = '<a href="page.html#here" id="here"></a><a href="#there"></a><img src="no.png">'
+    page.write_text(links)
     assert broken({page: Page(page)}) == ["page.html: #there", "page.html: no.png"]
+
+
+@pytest.mark.parametrize(
+    ("block", "complaint"),
+    [
+        (">>> 1 + 1\n2\n", None),
+        (">>> 1 + 1\n3\n", "Expected:\n    3\nGot:\n    2"),
+        ("print(1 + 1)\n", None),
+        ("print(one)\n", "NameError: name 'one' is not defined"),
+    ],
+)
+def test_a_block_that_fails_ends_the_build(block, complaint, tmp_path):
+    (tmp_path / "index.md").write_text(f"# Page\n\n```python\n{block}```\n")
+    done = build(
+        tmp_path, tmp_path / "out", "-C", "-D", "extensions=myst_parser,live",
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "docs" / "_ext")]),
+    )  # fmt: skip
+    assert (done.returncode != 0) == bool(complaint)
+    if complaint:
+        assert complaint in done.stderr
+    else:
+        assert "<pre>" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_what_is_on_the_pages(pages):
