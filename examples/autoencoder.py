@@ -1,4 +1,7 @@
-"""A convolutional autoencoder on MNIST; draws digits beside their reconstructions.
+"""A convolutional autoencoder on MNIST
+====================================
+
+Draws digits beside their reconstructions::
 
     python examples/autoencoder.py [--steps 600] [--out reconstructions.png]
 

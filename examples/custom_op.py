@@ -1,4 +1,7 @@
-"""A new operation: its forward, its vector-Jacobian product, and the proof that they agree.
+"""An operation of your own
+========================
+
+Its forward, its vector-Jacobian product, and the proof that they agree::
 
     python examples/custom_op.py
 

@@ -1,10 +1,13 @@
-"""Double backward in use: a critic with a gradient penalty.
+"""Double backward in use
+======================
+
+A critic with a gradient penalty::
 
     python examples/gradient_penalty.py [--steps 200]
 
-A critic f learns to tell two clouds of images apart.  The penalty (|df/dx| - 1)^2 keeps its slope
-near 1 (Gulrajani et al., Improved Training of Wasserstein GANs, 2017).  The penalty contains a
-gradient, so its own gradient with respect to the weights is a second derivative, here through
+A critic f learns to tell two clouds of images apart.  The penalty ``(|df/dx| - 1)^2`` keeps its
+slope near 1 (Gulrajani et al., Improved Training of Wasserstein GANs, 2017).  The penalty contains
+a gradient, so its own gradient with respect to the weights is a second derivative, here through
 convolutions: create_graph=True is all it takes.
 """
 

@@ -1,8 +1,11 @@
-"""A ResNet learns MNIST: the training loop in the open.
+"""A ResNet learns MNIST
+=====================
+
+The training loop in the open::
 
     python examples/mnist_resnet.py [--data full|sample|auto] [--epochs 3] [--batches N]
 
-`tinyconv train mnist` is the same with checkpoints, a run folder and a progress bar.
+``tinyconv train mnist`` is the same with checkpoints, a run folder and a progress bar.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""The graph of a ResNet on one batch of digits, by module, with shapes and parameters.
+"""The graph of a ResNet
+=====================
+
+On one batch of digits, by module, with shapes and parameters::
 
     python examples/trace_resnet.py --out graph.svg
 
@@ -13,7 +16,7 @@ from tinyconv.nn import functional as F, resnet
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The graph of a ResNet on one batch of digits.")
     parser.add_argument("--out", default="graph.svg", metavar="PATH")
     args = parser.parse_args()
 

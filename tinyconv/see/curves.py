@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import os
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -303,11 +304,14 @@ def draw(found: Curves) -> Any:
     figure.suptitle(
         "What each argument of Conv2d costs", fontsize=14, color=_INK, x=0.01, ha="left"
     )
-    figure.supxlabel(
+    caption = (
         f"Conv2d(C, C, 3, padding=1) with C = {'C' if names == ['channels'] else c} channels on "
         f"{n} images of {h} x {w}, but for the argument on the x-axis.  Time: medians of "
         f"{found.rounds} rounds after a warm-up, band: the middle half of them; "
-        f"{found.threads} thread{'' if found.threads == 1 else 's'}.",
+        f"{found.threads} thread{'' if found.threads == 1 else 's'}."
+    )
+    figure.supxlabel(
+        textwrap.fill(caption, int(14 * figure.get_figwidth())),  # 14 letters of 9 points an inch
         fontsize=9,
         color=_QUIET,
         x=0.01,
