@@ -93,7 +93,7 @@ def test_empty() -> None:
 
 
 def test_other_errors() -> None:
-    with pytest.raises(ValueError, match="inhomogeneous"):
+    with pytest.raises(ValueError, match="differ in length, 2, 1"):
         tc.tensor([[1, 2], [3]])
     with pytest.raises(tc.DTypeError, match=r"got a list, not a NumPy array; use tc.tensor"):
         tc.from_numpy([1, 2])

@@ -357,7 +357,7 @@ def test_batch_norm_names_the_layer_that_made_the_channels() -> None:
         (lambda: nn.Conv2d(8, 6, 3, groups=4), r"out_channels=6: 6 = 4\*1 \+ 2. What fits: 1, 2"),
         (lambda: nn.Conv2d(0, 6, 3), "at least 1"),
         (lambda: nn.Conv2d(1, 6, (3, 3, 3)), "has 3 numbers, one or 2 are needed"),
-        (lambda: nn.Conv2d(1, 6, 3, stride=2, padding="same"), "needs stride 1"),
+        (lambda: nn.Conv2d(1, 6, 3, stride=2, padding="same"), "keeps the size.*use padding="),
         (lambda: nn.Conv2d(1, 6, 3, padding="full"), "'same' or 'valid'"),
         (lambda: nn.Conv2d(1, 6, 3, padding_mode="mirror"), "there is 'zeros', 'reflect'"),
         (lambda: nn.ConvTranspose2d(1, 6, 3, padding_mode="reflect"), "there is 'zeros'"),

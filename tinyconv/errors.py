@@ -1,5 +1,7 @@
 """Errors that teach: where, what came in, what was expected, the arithmetic, a fix that works."""
 
+from typing import Any
+
 from tinyconv.context import context
 
 
@@ -41,6 +43,21 @@ def where(name: str) -> str:
     brief = module.brief()
     layer = " ".join(part for part in (context.scope, brief) if part)
     return layer if module.is_layer else f"{layer}: {name}"
+
+
+def not_a_tensor(what: str, value: Any, name: str) -> str:
+    """What was given in the place of a Tensor, and how to come by one; ``name`` is its variable."""
+    if value is None:
+        return f"{what} is None: the forward before it returned None; does it lack a return?"
+    kind, fix = type(value).__name__, f"make it one: tc.tensor({name})"
+    article = "an" if kind[0] in "aeiou" else "a"
+    if isinstance(value, (tuple, list)):
+        kind += f" ({', '.join(type(item).__name__ for item in value[:4])})"
+        if any(hasattr(item, "requires_grad") for item in value):
+            fix = "unpack the batch: for images, labels in loader: model(images)"
+    elif hasattr(value, "strides"):
+        fix = f"make it one: tc.from_numpy({name})"
+    return f"{what} is {article} {kind}, not a Tensor; {fix}"
 
 
 def no_axis(name: str, shape: tuple[int, ...], dim: int) -> DimError:

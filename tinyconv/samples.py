@@ -9,11 +9,15 @@ Floats are drawn without ties and away from zero, so that neither a maximum nor 
 ReLU's makes the derivative ambiguous.
 """
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+from tinyconv.errors import DTypeError, TinyconvError, not_a_tensor
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,44 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def function(*samples: Sample, name: str | None = None) -> Callable[[F], F]:
-    """Register a function on Tensors under its name, with what to test it with."""
+    """Register a function on Tensors under its name, with what to test it with.
+
+    A list, say, where a sample has a Tensor gets an error that says so, not Python's.
+    """
 
     def register(f: F) -> F:
-        FUNCTIONS[name or f.__name__] = (f, list(samples))
-        return f
+        key = name or f.__name__
+
+        @functools.wraps(f)
+        def registered(*args: Any, **params: Any) -> Any:
+            try:
+                return f(*args, **params)
+            except (AttributeError, TypeError) as error:
+                if isinstance(error, TinyconvError):
+                    raise
+                for what, value in _operands(f, samples, args, params):
+                    if not (hasattr(value, "requires_grad") or isinstance(value, (int, float))):
+                        raise DTypeError(key, not_a_tensor(what, value, what)) from error
+                raise
+
+        FUNCTIONS[key] = (registered, list(samples))
+        return cast(F, registered)
 
     return register
+
+
+def _operands(
+    f: Callable[..., Any], samples: Sequence[Sample], args: Sequence[Any], params: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """What a call passes where a sample has an array, with the argument's name."""
+    parameters = list(inspect.signature(f).parameters.values())
+    ends = len(parameters) - 1
+    given = [(parameters[min(i, ends)], i, value) for i, value in enumerate(args)]
+    names = {p.name: i for i, p in enumerate(parameters)}
+    given += [(parameters[names[k]], names[k], v) for k, v in params.items() if k in names]
+    for parameter, i, value in given:
+        drawn = [s.args[i] if i < len(s.args) else s.params.get(parameter.name) for s in samples]
+        left_out = value is None and any(d is None for d in drawn)
+        if not left_out and any(isinstance(d, (Draw, np.ndarray)) for d in drawn):
+            several = parameter.kind is parameter.VAR_POSITIONAL
+            yield f"{parameter.name}[{i - ends}]" if several else parameter.name, value

@@ -136,7 +136,9 @@ class Tensor(Variable):
         """The value of a tensor with one element, as a Python number."""
         if self.data.size != 1:
             raise ShapeError(
-                "item", f"the tensor has shape {self.shape}; only one element makes a number"
+                "item",
+                f"the tensor has shape {self.shape}; only one element makes a number. Reduce it, "
+                "x.mean().item(), or x.tolist()",
             )
         return self.data.item()
 
@@ -714,7 +716,7 @@ class Tensor(Variable):
             raise ShapeError(
                 "view",
                 f"{self.shape} with strides {self.data.strides} cannot be seen as {y.shape} "
-                "without a copy; x.reshape(...) copies where it must",
+                f"without a copy; x.reshape({str(y.shape)[1:-1].rstrip(',')}) makes one",
             )
         return y
 
@@ -848,10 +850,20 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         found = array.dtype
     else:
         dtypes: set[Any] = set()
-        array = np.array(_plain(data, dtypes))
+        array = _regular(_plain(data, dtypes))
         is_python_float = array.dtype == float64 and float64 not in dtypes
         found = float32 if is_python_float else array.dtype
     return xp.asarray(array, dtype=as_dtype(found if dtype is None else dtype))
+
+
+def _regular(data: Any) -> Array:
+    """Nested lists as an array; ShapeError where the lists of one level differ in length."""
+    try:
+        return np.array(data)
+    except ValueError as error:
+        lengths = [len(row) if isinstance(row, (list, np.ndarray)) else 0 for row in data]
+        said = f"the lists differ in length, {str(lengths)[1:-1]}: pad or cut them to one length"
+        raise ShapeError("tensor", said if len(set(lengths)) > 1 else str(error)) from None
 
 
 def _plain(data: Any, dtypes: set[Any]) -> Any:

@@ -11,16 +11,22 @@ from tinyconv.nn.module import Layer
 from tinyconv.tensor import Tensor
 
 
+def called_on_tensors(name: str, inputs: str) -> TypeError:
+    """The error for ``nn.ReLU(x)``."""
+    plain = (name.lower(), name.lower().removesuffix("loss"))
+    functions = [f for f in vars(F) if f.replace("_", "") in plain]
+    short = f", or without a layer F.{functions[0]}({inputs})" if functions else ""
+    return TypeError(
+        f"{name}: the arguments are options, not the input; nn.{name}()({inputs}){short}"
+    )
+
+
 class _Activation(Layer):
     """The layer is made first and called then: ``nn.ReLU()(x)``."""
 
     def __new__(cls, *args: Any, **_kwargs: Any) -> Self:
         if any(isinstance(value, Tensor) for value in args):
-            name = cls.__name__
-            functions = [f for f in vars(F) if f.replace("_", "") == name.lower()]
-            short = f", or without a layer F.{functions[0]}(x)" if functions else ""
-            raise TypeError(f"{name}: the arguments are options, not the input; "
-                            f"nn.{name}()(x){short}")
+            raise called_on_tensors(cls.__name__, "x")
         return super().__new__(cls)
 
 

@@ -111,6 +111,10 @@ class ModuleList(_Numbered):
         super().__init__()
         self.extend(modules)
 
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise NotImplementedError("ModuleList only holds modules: for layer in self.layers: "
+                                  "x = layer(x), or use nn.Sequential(*layers)")
+
     def _part(self, index: slice) -> Module:
         return type(self)(list(self)[index])
 

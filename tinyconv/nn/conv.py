@@ -13,6 +13,7 @@ import numpy as np
 from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
 from tinyconv.nn.functional.checks import whole
+from tinyconv.nn.functional.conv import same_with_stride
 from tinyconv.nn.module import Layer, new_parameter
 from tinyconv.tensor import Tensor
 
@@ -20,12 +21,17 @@ Size = int | Sequence[int]
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-def sizes(value: Any, dims: int, layer: str, name: str) -> tuple[int, ...]:
-    """One number per axis: 3 means (3, 3)."""
+def sizes(
+    value: Any, dims: int, layer: str, name: str, least: int | None = None
+) -> tuple[int, ...]:
+    """One number per axis, none below ``least``: 3 means (3, 3)."""
     out = (value,) * dims if np.ndim(value) == 0 else tuple(value)
     if len(out) != dims:
         raise ShapeError(layer, f"{name}={value} has {len(out)} numbers, one or {dims} are needed")
-    return tuple(whole(layer, name, n) for n in out)
+    numbers = tuple(whole(layer, name, n) for n in out)
+    if least is not None and min(numbers) < least:
+        raise ShapeError(layer, f"{name}={value} must be at least {least}")
+    return numbers
 
 
 def short(value: Sequence[int]) -> str:
@@ -52,18 +58,17 @@ class _Conv(Layer):
         self._check(in_channels, out_channels, groups, padding, padding_mode)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = sizes(kernel_size, self.dims, name, "kernel_size")
-        self.stride = sizes(stride, self.dims, name, "stride")
+        self.kernel_size = sizes(kernel_size, self.dims, name, "kernel_size", 1)
+        self.stride = sizes(stride, self.dims, name, "stride", 1)
         self.padding: Any = padding
         if not isinstance(padding, str):
-            self.padding = sizes(padding, self.dims, name, "padding")
-        self.dilation = sizes(dilation, self.dims, name, "dilation")
-        self.output_padding = sizes(output_padding, self.dims, name, "output_padding")
+            self.padding = sizes(padding, self.dims, name, "padding", 0)
+        self.dilation = sizes(dilation, self.dims, name, "dilation", 1)
+        self.output_padding = sizes(output_padding, self.dims, name, "output_padding", 0)
         self.groups = groups
         self.padding_mode = padding_mode
         if padding == "same" and set(self.stride) != {1}:
-            raise ShapeError(name, f"padding='same' needs stride 1, got {self.stride}: a stride "
-                                   "makes the output smaller. padding=kernel_size // 2 comes near")
+            raise same_with_stride(name, self.stride, self.kernel_size, self.dilation)
         ends = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         shape = (ends[0], ends[1] // groups, *self.kernel_size)
         self.weight = new_parameter(shape, device, dtype)
@@ -79,6 +84,9 @@ class _Conv(Layer):
             raise ShapeError(name, f"in_channels={in_channels}, out_channels={out_channels} and "
                                    f"groups={groups} must all be at least 1")
         check_groups(name, groups, in_channels=in_channels, out_channels=out_channels)
+        if isinstance(padding, str) and self.transposed:
+            raise ShapeError(name, f"padding={padding!r} is for a convolution; what a transposed "
+                                   "one cuts off is a number: padding=1")
         if isinstance(padding, str) and padding not in ("same", "valid"):
             raise ShapeError(name, f"padding={padding!r} is no number, nor 'same' or 'valid'")
         if mode not in PADDING_MODES or (self.transposed and mode != "zeros"):

@@ -3,12 +3,20 @@
 PyTorch's deprecated ``size_average`` and ``reduce`` are left out, so the options are keywords.
 """
 
+from typing import Any, Self
+
 from tinyconv.nn import functional as F
+from tinyconv.nn.activation import called_on_tensors
 from tinyconv.nn.module import Layer
 from tinyconv.tensor import Tensor
 
 
 class _Loss(Layer):
+    def __new__(cls, *args: Any, **_kwargs: Any) -> Self:
+        if sum(isinstance(value, Tensor) for value in args) > 1:
+            raise called_on_tensors(cls.__name__, "input, target")
+        return super().__new__(cls)
+
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
         if reduction not in ("mean", "sum", "none"):

@@ -17,7 +17,7 @@ from tinyconv.autograd import RemovableHandle, no_grad
 from tinyconv.context import context
 from tinyconv.creation import zeros
 from tinyconv.dtypes import as_dtype, float16, float32, float64
-from tinyconv.errors import DTypeError, TinyconvError
+from tinyconv.errors import DTypeError, TinyconvError, not_a_tensor
 from tinyconv.tensor import Tensor, as_array
 
 _registrations = [0]  # how often any module's tables have changed
@@ -108,7 +108,8 @@ class Module:
         except (AttributeError, TypeError) as error:
             if not self.is_layer or not args or isinstance(args[0], Tensor):
                 raise
-            raise DTypeError(type(self).__name__, _no_tensor(args[0])) from error
+            said = not_a_tensor("the input", args[0], "x")
+            raise DTypeError(type(self).__name__, said) from error
         finally:
             context.module, context.scope = outer, outer_scope
 
@@ -412,11 +413,15 @@ class Module:
         unexpected (both allowed with strict=False) or has another shape, and nothing is changed.
         """
         if not isinstance(state_dict, Mapping):
-            fix = f"; pass tc.load({str(state_dict)!r})" \
-                if isinstance(state_dict, (str, os.PathLike)) else ""
+            fix = "; pass its .state_dict()" if isinstance(state_dict, Module) else ""
+            if isinstance(state_dict, (str, os.PathLike)):
+                fix = f"; pass tc.load({str(state_dict)!r})"
             raise TypeError(f"load_state_dict: expected a dict of tensors, got "
                             f"{_what(state_dict)}{fix}")
         own = dict(self._state())
+        for name, value in state_dict.items():
+            if not hasattr(value, "shape"):
+                raise DTypeError("load_state_dict", _no_entry(name, value))
         missing = [name for name in own if name not in state_dict]
         unexpected = [name for name in state_dict if name not in own]
         misshaped = [name for name in own if name not in missing
@@ -471,20 +476,16 @@ def _what(value: Any) -> str:
     return f"the function {name}; {fix}"
 
 
-def _no_tensor(value: Any) -> str:
-    """The text of an error: a layer was called with something else than a Tensor."""
-    if value is None:
-        return "the input is None: the forward before it returned None; does it lack a return?"
-    if isinstance(value, (tuple, list)):
-        kinds = ", ".join(type(item).__name__ for item in value[:4])
-        return (f"the input is a {type(value).__name__} ({kinds}), not a Tensor; unpack the batch: "
-                "for images, labels in loader: model(images)")
-    fix = "tc.from_numpy(x)" if isinstance(value, np.ndarray) else "tc.tensor(x)"
-    return f"the input is a {type(value).__name__}, not a Tensor; make it one: {fix}"
-
-
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _no_entry(name: str, value: Any) -> str:
+    """What stands in a state dict in the place of a tensor, and what to do."""
+    said = f"{name!r} is a {type(value).__name__}, not a tensor; "
+    if isinstance(value, Mapping):
+        return f"{said}this is a whole checkpoint: load_state_dict(state[{name!r}])"
+    return f"{said}make it one, tc.tensor(state[{name!r}]), or leave it out"
 
 
 def _mismatch(
@@ -511,8 +512,11 @@ def _mismatch(
     if prefix and all(name.removeprefix(prefix) in own for name in unexpected):
         lines.append(f"  the names only differ by {prefix!r}: "
                      f"load {{k.removeprefix({prefix!r}): v for k, v in state.items()}}")
+    elif own.keys().isdisjoint(given):
+        lines.append("  no name fits: is this the state of another model?")
     elif not misshaped:
         lines.append("  to load what fits: load_state_dict(state, strict=False)")
     else:
-        lines.append("  to load the rest: take these names out and pass strict=False")
+        rest = f"{{k: v for k, v in state.items() if k not in {misshaped}}}"
+        lines.append(f"  to load the rest: load_state_dict({rest}, strict=False)")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
 from tinyconv.nn.activation import ReLU
 from tinyconv.nn.conv import check_groups
-from tinyconv.nn.functional.checks import whole
+from tinyconv.nn.functional.checks import after_flatten, whole
 from tinyconv.nn.module import Layer, Module, new_parameter
 from tinyconv.tensor import Tensor
 
@@ -72,13 +72,18 @@ class _RunningNorm(_Affine):
     def _check(self, input: Tensor) -> None:
         name = type(self).__name__
         if input.ndim not in self.ndims:
-            raise ShapeError(name, f"input {input.shape} is {input.ndim}-D, need {self.axes}")
+            hint = after_flatten(input) if 4 in self.ndims else self._for_images(input)
+            raise ShapeError(name, f"input {input.shape} is {input.ndim}-D, need {self.axes}{hint}")
         channels = input.shape[1]
         if channels != self.num_features:
             origin = f"; {input.scope} produced it" if input.scope else ""
             raise ShapeError(name, f"input has {channels} channels on axis 1 of {input.shape}, "
                                    f"{self.brief()} expects {self.num_features}{origin}. "
                                    f"{self._fix(input.shape)}")
+
+    def _for_images(self, input: Tensor) -> str:
+        name = type(self).__name__.replace("1d", "2d")
+        return f". For images: {name}({self.num_features})" if input.ndim == 4 else ""
 
     def _fix(self, shape: tuple[int, ...]) -> str:
         if len(shape) == 4 and shape[3] == self.num_features:
@@ -244,7 +249,18 @@ class GroupNorm(_Affine):
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.ndim < 2 or input.shape[1] != self.num_channels:
+            raise ShapeError("GroupNorm", f"input {input.shape} must have {self.num_channels} "
+                                          "channels on axis 1" + self._fix(input.shape))
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+    def _fix(self, shape: tuple[int, ...]) -> str:
+        if len(shape) < 2 or shape[1] % self.num_groups:
+            return ""
+        return f". GroupNorm({self.num_groups}, {shape[1]}) fits"
+
+    def brief(self) -> str:
+        return f"GroupNorm({self.num_groups}, {self.num_channels})"
 
     def extra_repr(self) -> str:
         return (f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "

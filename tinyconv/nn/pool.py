@@ -17,7 +17,7 @@ class _Windows(Layer):
         """Sizes, kept as they were written because they are printed so; None: the default."""
         for name, value in given.items():
             if value is not None:
-                sizes(value, 2, type(self).__name__, name)
+                sizes(value, 2, type(self).__name__, name, 0 if name == "padding" else 1)
             setattr(self, name, value)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module
-from tinyconv.errors import DimError, ShapeError, no_axis
+from tinyconv.errors import DimError, DTypeError, ShapeError, no_axis
 from tinyconv.samples import floats, function, sample
 
 Shape = tuple[int, ...]
@@ -108,7 +108,17 @@ def permute(x: Array, *, dims: Shape) -> Array:
         if len(dims) != x.ndim:
             said = f"{len(dims)} axes given, the tensor {x.shape} has {x.ndim}"
             raise ShapeError("permute", said) from None
+        if -x.ndim <= min(dims) <= max(dims) < x.ndim:
+            said = f"{dims} names an axis of {x.shape} twice; each once: {_each_once(dims)}"
+            raise ShapeError("permute", said) from None
         raise
+
+
+def _each_once(dims: Shape) -> Shape:
+    """The axes that are missing in the place of those that were there before."""
+    axes = [d % len(dims) for d in dims]
+    missing = [d for d in range(len(dims)) if d not in axes]
+    return tuple(missing.pop(0) if d in axes[:i] else d for i, d in enumerate(axes))
 
 
 permute.defvjp(
@@ -318,12 +328,20 @@ def transpose(x: Any, dim0: int, dim1: int) -> Any:
     return permute(x, dims=tuple(dims))
 
 
+def _check_row(name: str, tensors: Any) -> None:
+    """At least one Tensor, in a list or tuple."""
+    if not isinstance(tensors, (list, tuple)):
+        kind = type(tensors).__name__
+        raise DTypeError(name, f"the first argument is a {kind}, need a list: tc.{name}([a, b])")
+    if not tensors:
+        raise ShapeError(name, "no tensors to join")
+    check_operands(name, tensors)
+
+
 @function(sample((floats(2, 3), floats(1, 3))), sample((floats(2, 3), floats(2, 1)), dim=-1))
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors joined along one axis; the other axes must agree."""
-    if not tensors:
-        raise ShapeError("cat", "no tensors to join")
-    check_operands("cat", tensors)
+    _check_row("cat", tensors)
     first = tensors[0]
     axis = axis_of("cat", first.shape, dim)
     for i, t in enumerate(tensors):
@@ -342,7 +360,7 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
 @function(sample((floats(2, 3), floats(2, 3))), sample((floats(2, 3), floats(2, 3)), dim=-1))
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors, all of one shape, along a new axis."""
-    check_operands("stack", tensors)
+    _check_row("stack", tensors)
     for i, t in enumerate(tensors):
         if t.shape != tensors[0].shape:
             raise ShapeError(

@@ -12,6 +12,10 @@ from tinyconv.tensor import Tensor
 
 def _grads(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    if not isinstance(parameters, Iterable):
+        kind = type(parameters).__name__
+        raise TypeError(f"clip_grad: parameters is a {kind}, not a list of Tensors; pass "
+                        "model.parameters()")
     return [p.grad for p in parameters if p.grad is not None]
 
 

@@ -36,6 +36,10 @@ class Axis:
         """The input positions that output position ``o`` is computed from, in order."""
         return np.array([o])
 
+    def source(self, place: int) -> int | None:
+        """The input position whose value stands at a place that may be padding; None for zeros."""
+        return place if 0 <= place < self.n else None
+
     def formula(self) -> str:
         """The size's arithmetic with this axis' numbers."""
         return f"{self.out} as before"
@@ -96,9 +100,17 @@ class Window(Axis):
         count = -(-self.free // self.s) + 1
         return count - ((count - 1) * self.s >= self.n + self.before)
 
+    def places(self, o: int) -> Positions:
+        """Where the taps of window ``o`` lie: below 0 and from n on is padding."""
+        return o * self.s - self.before + self.d * np.arange(self.k)
+
     def reads(self, o: int) -> Positions:
-        at = o * self.s - self.before + self.d * np.arange(self.k)
+        at = self.places(o)
         return at if self.mode == "zeros" else REFLECTED[self.mode](at, self.n)
+
+    def source(self, place: int) -> int | None:
+        inside = 0 <= place < self.n or self.mode == "zeros"
+        return super().source(place) if inside else int(REFLECTED[self.mode](place, self.n))
 
     def formula(self) -> str:
         around = (
@@ -109,8 +121,8 @@ class Window(Axis):
         if not self.ceil:
             return f"floor({inner}) + 1 = {plain}"
         whole = -(-self.free // self.s) + 1
-        last = "" if whole == self.out else " - 1, whose window would start in the padding,"
-        return f"ceil({inner}) + 1{last} = {self.out}"
+        less = f", less 1 that would start in the padding = {self.out}"
+        return f"ceil({inner}) + 1 = {whole}{less if whole > self.out else ''}"
 
     def notes(self, one: str, many: str) -> list[str]:
         said = []

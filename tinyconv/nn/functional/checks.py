@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.nn.functional.origin import before_flatten
 
 CASTS = {"float16": "half", "float32": "float", "float64": "double"}
 
@@ -39,25 +42,50 @@ def check_shape(name: str, what: str, x: Any, shape: tuple[int, ...]) -> None:
         raise ShapeError(name, f"{what} {x.shape} must be {shape}")
 
 
-def check_images(name: str, x: Any) -> None:
-    """Four axes."""
+def check_images(name: str, x: Any, channels: int | None = None) -> None:
+    """Four axes; ``channels``: how many of them are expected, if that is known."""
     if x.ndim != 4:
-        hint = {3: ". A batch of one: x[None]", 2: ". One grey image: x[None, None]"}
-        raise ShapeError(
-            name, f"input {x.shape} is {x.ndim}-D, need (N,C,H,W){hint.get(x.ndim, '')}"
-        )
+        hint = ". A batch of one: x[None]" if x.ndim == 3 else ""
+        if x.ndim == 2:
+            hint = after_flatten(x) or _rows_as_images(x.shape, channels)
+        raise ShapeError(name, f"input {x.shape} is {x.ndim}-D, need (N,C,H,W){hint}")
 
 
-def check_positions(name: str, what: str, x: Any, n: int, range_text: str, hint: str = "") -> None:
-    """Integers 0 <= x < n, or an error that says which one is not."""
+def after_flatten(x: Any) -> str:
+    """The shape before it was flattened, if the graph still knows it, and what to do."""
+    image = before_flatten(x)
+    if image is None:
+        return ""
+    return (f". It was {image.shape}: flatten after this layer, or "
+            f"Unflatten(1, {image.shape[1:]}) before it")
+
+
+def _rows_as_images(shape: tuple[int, ...], channels: int | None) -> str:
+    """(64, 784) is 64 flattened images, (28, 28) is one."""
+    side = math.isqrt(shape[1] // (channels or 1))
+    if shape[0] != shape[1] and shape[1] == (channels or 1) * side * side > 0:
+        return f". Flattened images: x.reshape(-1, {channels or 1}, {side}, {side})"
+    return ". One grey image: x[None, None]" if channels in (None, 1) else ""
+
+
+def check_positions(
+    name: str, what: str, x: Any, n: int, range_text: str, fix: Callable[[Any, int], str]
+) -> None:
+    """Integers 0 <= x < n, or an error that says which one is not.
+
+    range_text: with {n} and {last}.  fix: given x's array and the value, what to do.
+    """
     if x.dtype.kind not in "iu":
         raise DTypeError(name, f"{what} is {x.dtype}, it must hold integers; {what}.long()")
     if not x.data.size or (x.data.min() >= 0 and x.data.max() < n):
         return
     at = tuple(int(i[0]) for i in ((x.data < 0) | (x.data >= n)).nonzero())
     place = f"[{', '.join(map(str, at))}]" if at else ""
-    value = x.data[at]
+    value = int(x.data[at])
     text = range_text.format(n=n, last=n - 1)
-    if value in (-1, 255):  # what data sets mark the unknown with
-        text += hint.format(value=value)
-    raise ShapeError(name, f"{what}{place} is {value}, but {text}")
+    raise ShapeError(name, f"{what}{place} is {value}, but {text}{fix(x.data, value)}")
+
+
+def larger(name: str) -> Callable[[Any, int], str]:
+    """A fix for `check_positions`: the argument that says how many there are."""
+    return lambda data, value: f". {name}={int(data.max()) + 1} fits" if value > 0 else ""

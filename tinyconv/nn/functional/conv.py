@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from tinyconv.context import context
 from tinyconv.creation import eye
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_images, check_shape, whole
@@ -43,16 +44,22 @@ def same_padding(kernel: int, dilation: int) -> Pair:
     return total // 2, total - total // 2
 
 
+def same_with_stride(name: str, stride: Any, kernel: Any, dilation: Any) -> ShapeError:
+    """The error for ``same`` with a stride, and the padding that gives ceil(size / stride)."""
+    pads = tuple(same_padding(k, d)[1] for k, d in zip(kernel, dilation, strict=True))
+    shown = pads[0] if len(set(pads)) == 1 else pads
+    return ShapeError(
+        name,
+        f"padding='same' keeps the size, stride={tuple(stride)} divides it: use padding={shown}",
+    )
+
+
 def _padding(name: str, padding: Any, stride: Pair, kernel: Pair, dilation: Pair) -> Padding:
     if padding == "valid":
         return (0, 0), (0, 0)
     if padding == "same":
         if stride != (1, 1):
-            raise ShapeError(
-                name,
-                f"padding='same' keeps the size, stride {stride} divides it; "
-                f"use padding={(kernel[0] // 2, kernel[1] // 2)}",
-            )
+            raise same_with_stride(name, stride, kernel, dilation)
         return same_padding(kernel[0], dilation[0]), same_padding(kernel[1], dilation[1])
     if isinstance(padding, str):
         raise ShapeError(name, f"padding={padding!r} is neither 'same', 'valid' nor numbers")
@@ -74,7 +81,7 @@ def _check_image(name: str, x: Any, weight: Any, channels: int, groups: int = 1)
         else:
             hint = "A batch of one: x[None]"
         raise ShapeError(name, f"input {shape} is 3-D, need (N,C,H,W). {hint}")
-    check_images(name, x)
+    check_images(name, x, channels)
     _check_channels(name, x, weight, channels, groups)
 
 
@@ -95,15 +102,24 @@ def _check_channels(name: str, x: Any, weight: Any, channels: int, groups: int) 
     wanted = f"{channels}"
     if groups > 1:
         wanted += f" = {channels // groups}*{groups} groups"
-    if x.shape[last] == channels:
+    if x.shape[last] == channels != x.shape[-2]:  # else those are height and width
         axes, fix = ("NHWC", "permute(0, 3, 1, 2)") if last == 3 else ("NLC", "transpose(1, 2)")
         hint = f"; axis {last} is {channels}, so this looks like {axes}: x.{fix}"
     else:
-        made = f"; {x.scope} produced it" if x.scope else ""
-        hint = f"{made}. in_channels={got} fits"
+        hint = f"; {x.scope} produced it" if x.scope else ""
+        hint += _channels_fix(name, got, weight.shape, groups)
     raise ShapeError(
         name, f"input {x.shape}: axis 1 has {got} channels but the weight wants {wanted}{hint}"
     )
+
+
+def _channels_fix(name: str, got: int, weight: tuple[int, ...], groups: int) -> str:
+    """Of a layer the argument that fits, of a function the weight's shape."""
+    if context.module is not None and context.module.is_layer:
+        return f". in_channels={got} fits"
+    if "transpose" in name:
+        return f". A weight {(got, *weight[1:])} fits"
+    return f". A weight {(weight[0], got // groups, *weight[2:])} fits" if got % groups == 0 else ""
 
 
 def _check_weight(name: str, weight: Any, axes: str) -> None:
@@ -272,7 +288,7 @@ def _transposed(
             raise ShapeError(
                 name,
                 f"output_padding {e} picks among the {s} sizes that stride {s} merges; it must be "
-                f"below stride or dilation: 0..{max(s, d) - 1}",
+                f"below stride or dilation, 0..{max(s, d) - 1}: output_padding={max(s, d) - 1}",
             )
     height, width = size = tuple(
         (n - 1) * s - 2 * p + span(k, d) + e

@@ -8,7 +8,7 @@ from typing import Any
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_dtype, check_positions, check_shape
+from tinyconv.nn.functional.checks import check_dtype, check_positions, check_shape, larger
 from tinyconv.nn.functional.origin import before_flatten, padding_fix
 from tinyconv.ops.elementwise import where
 from tinyconv.ops.linalg import matmul
@@ -47,8 +47,15 @@ def _wrong_width(x: Any, weight: Any) -> ShapeError:
         fix += f", or {padding}" if padding else ""
     elif x.scope:
         shown = f" (from {x.scope}, {x.shape})"
-    if x.ndim > 2 and math.prod(x.shape[1:]) == expected:
+    if x.ndim == 1 and got > expected and got % expected == 0:
+        fix = (f"{got} = {got // expected}*{expected}: was the batch flattened, too? Flatten(1), "
+               f"or x.reshape(-1, {expected})")  # fmt: skip
+    elif x.ndim == 0:
+        shown, fix = " number without an axis", "One sample of one feature: x.reshape(1, 1)"
+    elif x.ndim == 4 or (x.ndim > 2 and math.prod(x.shape[1:]) == expected):
+        features = math.prod(x.shape[1:])
         fix = "Flatten first: x.flatten(1)"
+        fix += "" if features == expected else f", and Linear({features}, {out})"
     return ShapeError("linear", f"got {got}{shown}, expects {expected}. {fix}")
 
 
@@ -59,8 +66,9 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     The row ``padding_idx`` gets no gradient.
     """
     check_positions(
-        "embedding", "input", input, weight.shape[0], "the table has {n} rows (0..{last})"
-    )
+        "embedding", "input", input, weight.shape[0], "the table has {n} rows (0..{last})",
+        larger("num_embeddings"),
+    )  # fmt: skip
     y = weight[input]
     if padding_idx is None:
         return y
@@ -71,6 +79,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     """Integers (...) -> (..., num_classes) int64 with a 1 at each integer's place."""
     n = int(tensor.data.max()) + 1 if num_classes == -1 else num_classes
-    check_positions("one_hot", "tensor", tensor, n, "num_classes is {n} (0..{last})")
+    check_positions("one_hot", "tensor", tensor, n, "num_classes is {n} (0..{last})",
+                    larger("num_classes"))  # fmt: skip
     xp = array_module(tensor.data)
     return wrap((tensor.data[..., None] == xp.arange(n)).astype(xp.int64))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import is_tensor, op, wrap
-from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
 from tinyconv.nn.functional.checks import CASTS, check_positions, check_shape
 from tinyconv.ops.elementwise import abs_, clamp, log, log1p, softplus, where
 from tinyconv.ops.index import _gather as gather
@@ -99,8 +99,10 @@ def _checked(name: str, input: Any, target: Any) -> Any:
         target = wrap(target)
     for what, value in (("input", input), ("target", target)):
         if not is_tensor(value):
-            fix = "the model's forward returned None" if value is None else f"tc.tensor({what})"
-            raise DTypeError(name, f"{what} is a {type(value).__name__}, not a Tensor; {fix}")
+            raise DTypeError(name, not_a_tensor(what, value, what))
+    if input.dtype.kind == target.dtype.kind == "f" and input.dtype != target.dtype:
+        cast = CASTS[str(input.dtype)]
+        raise DTypeError(name, f"input is {input.dtype}, target {target.dtype}: target.{cast}()")
     if input.dtype.kind != "f" and target.dtype.kind == "f":
         raise DTypeError(
             name,
@@ -119,14 +121,14 @@ def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) ->
         raise ShapeError(
             name,
             f"logits {log_p.shape} want one class each, target {expected}, got {target.shape}"
-            + (f"; target.reshape({expected})" if math.prod(expected) == target.data.size else ""),
+            + _labels_fix(log_p.shape, expected, target),
         )
     ignored = wrap(target.data == ignore_index)
     some = bool(ignored.data.any())
     safe = where(ignored, 0, target) if some else target
     check_positions(
         name, "target", safe, classes, "the logits have {n} classes (0..{last})",
-        ". If that marks what to leave out: ignore_index={value}",
+        lambda data, value: _range_fix(data, value, classes),
     )  # fmt: skip
     picked = squeeze(gather(log_p, unsqueeze(safe, axis), dim=axis), axis)
     used = None if weight is None else weight[safe]
@@ -136,6 +138,32 @@ def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) ->
     if weight is None:
         return picked, used
     return picked * used, used
+
+
+def _labels_fix(logits: tuple[int, ...], expected: tuple[int, ...], target: Any) -> str:
+    """What to do about labels of another shape."""
+    if math.prod(expected) == target.data.size:
+        return f"; target.reshape({expected})"
+    if target.shape == logits:
+        return f"; that looks one-hot: target.argmax({len(logits) - 1 if len(logits) < 3 else 1})"
+    if len(expected) == target.ndim == 1 and target.data.size and expected[0] > target.shape[0]:
+        times, rest = divmod(expected[0], target.shape[0])
+        if not rest:
+            return (f": {times} rows for each label, as after a view(-1, ...) that cuts images "
+                    "into pieces; x.flatten(1) keeps the batch")
+    return ""
+
+
+def _range_fix(target: Any, value: int, classes: int) -> str:
+    """What to do about a label that is no class."""
+    if value in (-1, 255):  # what data sets mark the unknown with
+        return f". If that marks what to leave out: ignore_index={value}"
+    if value < 0:
+        return ""
+    most = int(target.max())
+    if target.min() == 1 and most == classes:
+        return ". The labels count from 1: target - 1"
+    return f". Labels up to {most} need a last layer with out_features={most + 1}"
 
 
 def _weighed(loss: Any, used: Any, reduction: str) -> Any:

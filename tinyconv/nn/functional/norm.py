@@ -141,9 +141,10 @@ def layer_norm(
     check_shape("layer_norm", "weight", weight, shape)
     check_shape("layer_norm", "bias", bias, shape)
     if input.shape[-len(shape) :] != shape:
+        ends = input.shape[-len(shape) :]
         raise ShapeError(
             "layer_norm",
-            f"input {input.shape} ends in {input.shape[-len(shape) :]}, expected {shape}",
+            f"input {input.shape} ends in {ends}, expected {shape}. normalized_shape={ends} fits",
         )
     rows = reshape(input, shape=(1, -1, math.prod(shape)))
     y = reshape(ops.batch_norm(rows, None, None, eps=eps)[0], shape=input.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_images
+from tinyconv.nn.functional.checks import check_images, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
 from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign
@@ -118,7 +119,7 @@ def max_unpool2d(
         raise ShapeError(
             "max_unpool2d",
             f"an index is {top}, the places of {height} x {width} are 0..{height * width - 1}; "
-            "say which size was pooled: output_size=",
+            f"say which size was pooled, at least output_size={(math.isqrt(top) + 1,) * 2}",
         )
     placed = ops.pool_scatter(input, indices, input_size=(height, width))
     count = ops.pool_scatter(ones_like(input), indices, input_size=(height, width))
@@ -193,10 +194,16 @@ def _windows(n: int, out: int) -> list[tuple[int, int]]:
 
 def _target(name: str, x: Any, output_size: Any) -> Pair:
     check_images(name, x)
-    wanted = (
-        (output_size, output_size) if isinstance(output_size, int | None) else tuple(output_size)
+    given = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 2
+    if len(given) != 2:
+        raise ShapeError(name, f"output_size={output_size} must be one number, or (height, width)")
+    height, width = (
+        n if w is None else whole(name, "output_size", w)
+        for n, w in zip(x.shape[2:], given, strict=True)
     )
-    height, width = (n if w is None else w for n, w in zip(x.shape[2:], wanted, strict=True))
+    if min(height, width) < 1:
+        raise ShapeError(name, f"output_size={output_size} must be at least 1, the global mean or "
+                               "maximum")  # fmt: skip
     return height, width
 
 

@@ -97,7 +97,7 @@ class Explanation:
     @cached_property
     def sizes(self) -> list[str]:
         """The formula of the output size with its numbers, for height and width."""
-        return text.size_lines(self.layer, self.x_shape, self.y_shape, self.of(self.passes[0]))
+        return text.size_lines(self.layer, self.x_shape)
 
     def __len__(self) -> int:
         return len(self.walk.steps)

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from tinyconv.nn.functional.conv import same_padding, span
+from tinyconv.see.axes import Adaptive, Window
 
 Index = tuple[int, ...]
-PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # NumPy's names
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,16 @@ class Axis:
     Place 0 is the first row of the image; places outside of 0..size-1 are padding.
     """
 
-    size: int
+    reach: Window | Adaptive  # the window side's rows as each driver row reads them
     windows: list[list[int]]
     rules: list[str]  # how windows[i] was computed, with its numbers
     pad: tuple[int, int] = (0, 0)  # before, after
-    mode: str = "zeros"
     counted: range = range(0)  # of a mean: the places that count
+
+    @property
+    def size(self) -> int:
+        """How many rows the window side has."""
+        return self.reach.n
 
     @property
     def places(self) -> range:
@@ -47,24 +48,11 @@ class Axis:
     @property
     def unread(self) -> list[int]:
         """Rows of the image that no window has."""
-        seen = {self.source(p) for window in self.windows for p in window}
-        return [row for row in range(self.size) if row not in seen]
+        return self.reach.unread
 
     def source(self, place: int) -> int | None:
         """The row whose value stands at that place; None where a zero stands."""
-        return place if 0 <= place < self.size else self._around.get(place)
-
-    @cached_property
-    def _around(self) -> dict[int, int]:
-        """Place -> row, of a padding that repeats the image."""
-        if self.mode == "zeros":
-            return {}
-        rows: list[int] = np.pad(
-            np.arange(self.size),
-            self.pad,
-            PAD_MODES[self.mode],  # type: ignore[call-overload]
-        ).tolist()
-        return dict(enumerate(rows, -self.pad[0]))
+        return self.reach.source(place)
 
 
 def strided(
@@ -72,23 +60,26 @@ def strided(
     letter: str, mode: str = "zeros",
 ) -> Axis:  # fmt: skip
     """Window i starts at i*stride - pad; its rows are ``dilation`` apart."""
-    windows = [[i * stride + t * dilation - pad[0] for t in range(kernel)] for i in range(count)]
+    fit = (count - 1) * stride + span(kernel, dilation) - size - pad[0]  # ``count`` windows
+    reach = Window(size, kernel, stride, pad[0], fit, dilation, mode=mode)
+    windows = [reach.places(i).tolist() for i in range(count)]
     shift = f" {'-' if pad[0] >= 0 else '+'} {abs(pad[0])}"
     rules = [
         f"{i}*{stride} + k{letter}*{dilation}{shift} = {_listed(window)}"
         for i, window in enumerate(windows)
     ]
-    return Axis(size, windows, rules, pad, mode)
+    return Axis(reach, windows, rules, pad)
 
 
 def adaptive(size: int, count: int) -> Axis:
     """Window i covers rows floor(i n / count) to ceil((i + 1) n / count), the last excluded."""
-    windows = [list(range(i * size // count, -(-(i + 1) * size // count))) for i in range(count)]
+    reach = Adaptive(size, count)
+    windows = [reach.reads(i).tolist() for i in range(count)]
     rules = [
         f"floor({i}*{size}/{count}) .. ceil({i + 1}*{size}/{count})-1 = {_listed(window)}"
         for i, window in enumerate(windows)
     ]
-    return Axis(size, windows, rules, counted=range(size))
+    return Axis(reach, windows, rules, counted=range(size))
 
 
 def _listed(window: list[int]) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from tinyconv import nn
 from tinyconv.nn.conv import sizes
-from tinyconv.nn.functional.conv import same_padding, span
 from tinyconv.see.explain.geometry import Index
 from tinyconv.see.explain.steps import Array, Pass, Step
+from tinyconv.see.reach import layer_axes
 
 NAMES = {"forward": "forward", "zeros": "as zeros + conv", "dx": "dX", "dw": "dW", "db": "db"}
 
@@ -94,69 +92,14 @@ def _pair(value: Any) -> str:
 # --- the output size
 
 
-def size_lines(layer: Any, x_shape: Index, y_shape: Index, walk: Pass) -> list[str]:
+def size_lines(layer: Any, x_shape: Index) -> list[str]:
     """For height and width: the formula of the output size with its numbers, and what is unread."""
-    lines = []
-    for a, letter in enumerate("HW"):
-        n, out = x_shape[2 + a], y_shape[2 + a]
-        axis = (walk.geometry.rows, walk.geometry.columns)[a]
-        size, rest = _size(layer, a, n, out)
-        unread = _unread(axis.unread, ("row", "column")[a], isinstance(layer, nn.ConvTranspose2d))
-        notes = [f"remainder {rest}: {unread or 'only padding goes unread'}"] if rest else [unread]
-        lines.append("   ".join([f"{letter}: {size}", *filter(None, notes)]))
-    return lines
-
-
-def _size(layer: Any, a: int, n: int, out: int) -> tuple[str, int]:
-    """The formula with its numbers, and the remainder of its division."""
-    if not hasattr(layer, "kernel_size"):
-        return f"window i of {out} is floor(i*{n}/{out}) .. ceil((i+1)*{n}/{out})-1", 0
-    k, s = _at(layer.kernel_size, a), _at(layer.stride, a)
-    d = _at(getattr(layer, "dilation", 1), a)
-    if isinstance(layer, nn.ConvTranspose2d):
-        p, op = layer.padding[a], layer.output_padding[a]
-        return f"({n}-1)*{s} - 2*{p} + {d}*({k}-1) + {op} + 1 = {out}", 0
-    before, after = _around(layer.padding, a, k, d)
-    up = getattr(layer, "ceil_mode", False)
-    free = n + before + after - span(k, d)
-    most = (math.ceil(free / s) if up else free // s) + 1
-    both = f"2*{before}" if before == after else f"{before} + {after}"
-    text = f"{'ceil' if up else 'floor'}(({n} + {both} - {d}*({k}-1) - 1)/{s}) + 1 = {most}"
-    if most > out:
-        text += f", less 1 that would start in the padding = {out}"
-    if layer.padding == "same":
-        text += f"   same: {before} before, {after} after"
-    return text, 0 if up else free % s
-
-
-def _around(padding: Any, a: int, k: int, d: int) -> tuple[int, int]:
-    if padding == "same":
-        return same_padding(k, d)
-    return (0, 0) if padding == "valid" else (_at(padding, a),) * 2
-
-
-def _at(value: Any, a: int) -> int:
-    return sizes(value, 2, "explain", "size")[a]
-
-
-def _unread(rows: list[int], name: str, transposed: bool) -> str:
-    if not rows:
-        return ""
-    some = f"{name}{'s' if rows[1:] else ''} {_runs(rows)}"
-    if transposed:
-        return f"output {some} {'get' if rows[1:] else 'gets'} nothing but the bias"
-    return f"input {some} {'are' if rows[1:] else 'is'} never read"
-
-
-def _runs(rows: list[int]) -> str:
-    """1, 3..5"""
-    runs: list[list[int]] = []
-    for row in rows:
-        if runs and row == runs[-1][1] + 1:
-            runs[-1][1] = row
-        else:
-            runs.append([row, row])
-    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)
+    words = (("H", "row", "rows"), ("W", "column", "columns"))
+    axes = layer_axes(layer, x_shape) or ()  # none of a layer with a forward of the user's own
+    return [
+        "   ".join([f"{letter}: {axis.formula()}", *axis.notes(one, many)])
+        for (letter, one, many), axis in zip(words, axes, strict=False)
+    ]
 
 
 # --- numbers
