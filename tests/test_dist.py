@@ -292,6 +292,27 @@ def test_conversion_keeps_parameters_and_statistics():
     assert kinds == {"SyncBatchNorm"}
 
 
+# --- the figures
+
+
+def test_the_figures_of_the_page_are_the_scripts():
+    root = Path(__file__).parent.parent
+    printed = set()
+    for norm in ("sync", "local"):
+        for network in ((), ("--latency-us", "20", "--gbit", "10")):
+            command = ["benchmarks/scaling.py", "--read", f"docs/scaling_{norm}.json", *network]
+            done = subprocess.run(
+                [sys.executable, *command], cwd=root, capture_output=True, text=True, timeout=LIMIT
+            )
+            assert done.returncode == 0, done.stderr
+            printed.update(done.stdout.splitlines())
+    page = (root / "docs" / "scaling.md").read_text().partition("## How far it pays")[2]
+    quoted = {line for block in page.split("```")[1::2] for line in block.strip().splitlines()}
+    quoted |= {line for line in page.splitlines() if line.startswith("|")}
+    assert len(quoted) > 40
+    assert quoted <= printed
+
+
 # --- shards of batches
 
 
