@@ -109,17 +109,20 @@ class _BatchNorm(_RunningNorm):
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
         )
 
+    def _count_batch(self) -> float:
+        """One more batch was seen; what is its share in the running statistics?"""
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:  # the plain mean over all batches
+            return 1.0 / self.num_batches_tracked.item()
+        return self.momentum
+
     def forward(
         self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> Tensor:
         """relu: relu(norm + residual), in one pass (`norm_relu`)."""
         self._check(input)
         tracking = self.training and self.track_running_stats
-        share = self.momentum or 0.0
-        if tracking:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # the plain mean over all batches
-                share = 1.0 / self.num_batches_tracked.item()
+        share = self._count_batch() if tracking else 0.0
         use = tracking or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         training = self.training or self.running_mean is None
@@ -154,6 +157,9 @@ class BatchNorm2d(_BatchNorm):
     axes = "(N,C,H,W)"
 
 
+TAKE_RELU: set[type] = {BatchNorm1d, BatchNorm2d}  # norms whose forward can end in a ReLU
+
+
 def norm_relu(norm: Module, relu: Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """relu(norm(x) + residual): in one operation where a plain batch norm meets a plain ReLU.
 
@@ -167,7 +173,7 @@ def norm_relu(norm: Module, relu: Module, x: Tensor, residual: Tensor | None = N
 
 def fuses(norm: Module, relu: Module) -> bool:
     """Are these a batch norm and a ReLU whose every effect `norm_relu` reproduces?"""
-    return type(norm) in (BatchNorm1d, BatchNorm2d) and type(relu) is ReLU and not (
+    return type(norm) in TAKE_RELU and type(relu) is ReLU and not (
         norm.hooked or relu.hooked
     )
 
