@@ -4,6 +4,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ from tinyconv.backend.compiled import (
     norm,
     optim as compiled_optim,
     pool,
+    team,
     winograd,
 )
 
@@ -444,3 +447,89 @@ print(resident() - before)
     if not Path("/proc/self/statm").exists():
         pytest.skip("resident memory is read from /proc")
     assert int(python(code)) < 4_000_000
+
+
+# ------------------------------------------------------------------------------- threads
+
+
+def one_of_each() -> tuple[Callable[[], list[Any]], list[Any]]:
+    """Kernels that sum in pieces, and what they should give; large enough for several threads."""
+    x, g = (draw(16, 16, 20, 20, dtype="float32", seed=i) for i in range(2))
+    w = draw(32, 16, 3, 3, dtype="float32", seed=2)[:16]
+    how: Any = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+
+    def run() -> list[Any]:
+        return [*triad(conv, x, w, g, how), *norm.batch_norm_relu(x, None, None, g, 1e-5)]
+
+    return run, run()
+
+
+def test_several_threads_of_the_caller_at_once() -> None:
+    with threads_set(4):
+        run, expected = one_of_each()
+        found: list[Any] = []
+
+        def many() -> None:
+            for _ in range(20):
+                found.append(run())
+
+        callers = [threading.Thread(target=many) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(60)
+        assert len(found) == 80
+        for result in found:
+            for actual, right in zip(result, expected, strict=True):
+                np.testing.assert_array_equal(actual, right)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_bit_identical_from_run_to_run_also_with_more_threads_than_cores(threads: int) -> None:
+    with threads_set(threads):
+        run, expected = one_of_each()
+        for _ in range(10):
+            for actual, right in zip(run(), expected, strict=True):
+                np.testing.assert_array_equal(actual, right)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_kernels_run_in_the_child_of_a_fork_amid_a_task() -> None:
+    code = """
+import os, threading, numpy as np, tinyconv as tc
+from tinyconv.backend.compiled import elementwise, team
+tc.set_num_threads(2)
+x = np.ones((2000, 1000), np.float32)
+stop = False
+def busy():
+    while not stop:
+        elementwise.add(x, x)
+thread = threading.Thread(target=busy)
+elementwise.add(x, x)
+thread.start()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if (elementwise.add(x, x) == 2).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop = True
+thread.join()
+print("done")
+"""
+    assert "done" in python(code, PYTHONWARNINGS="ignore")
+
+
+def test_a_worker_that_slept_comes_back() -> None:
+    with threads_set(2):
+        run, _ = one_of_each()
+        (worker, *_) = team._team.workers
+        for _ in range(100):
+            if worker.asleep:
+                break
+            time.sleep(0.01)
+        assert worker.asleep
+        for _ in range(100):
+            run()
+            if not worker.asleep:
+                break
+        assert not worker.asleep
