@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help="the full set, the embedded sample, or the full set if it can be had (default: auto)",
     )
     train.add_argument("--device", help="default: cpu")
-    train.add_argument("--seed", type=int, help=f"default: {default.seed}")
+    train.add_argument("--seed", type=int, metavar="N", help=f"default: {default.seed}")
     train.add_argument(
         "--out",
         type=Path,

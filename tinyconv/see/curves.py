@@ -381,7 +381,8 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "-o",
-        "--output",
+        "--out",
+        dest="output",
         type=Path,
         default=Path("curves.png"),
         metavar="FILE",

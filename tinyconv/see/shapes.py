@@ -268,8 +268,9 @@ def add_command(commands: Any) -> None:
         epilog=language.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shape", help="of the input: CxHxW, NxCxHxW, or CxL for a signal")
-    parser.add_argument("layers", help='in quotes: "conv(8,k3,s2,p1) pool(2)"')
+    parser.add_argument("shape", metavar="CxHxW",
+                        help="the input's shape: 1x28x28, NxCxHxW, or CxL for a signal")
+    parser.add_argument("layers", metavar="LAYERS", help='in quotes: "conv(8,k3,s2,p1) pool(2)"')
     parser.set_defaults(run=_run)
 
 

@@ -309,9 +309,11 @@ def add_command(commands: Any) -> None:
         epilog=language.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help=f'{", ".join(_MODELS)}, or layers: "conv(8,k3) relu pool(2)"')
+    parser.add_argument("model", metavar="MODEL",
+                        help=f'{", ".join(_MODELS)}, or layers: "conv(8,k3) relu pool(2)"')
     parser.add_argument(
-        "shape", nargs="?", help="of the input: CxHxW or NxCxHxW (default: the model's usual one)"
+        "shape", nargs="?", metavar="CxHxW",
+        help="the input's shape, or NxCxHxW (default: the model's usual one)"
     )
     parser.set_defaults(run=_run)
 

@@ -83,7 +83,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--fps", type=float, default=2.0, metavar="N", help="steps a second of .gif (default: 2)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the numbers (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the numbers (default: 0)"
+    )
     parser.add_argument(
         "-o",
         "--out",
