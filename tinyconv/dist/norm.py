@@ -66,7 +66,13 @@ def _statistics(x: Array, weight: Array | None, bias: Array | None, eps: float) 
 
 
 def _gradients(
-    g: Array, _y: Array, stats: Any, x: Array, weight: Array | None, _bias: Array | None, *,
+    g: Array,
+    _y: Array,
+    stats: Any,
+    x: Array,
+    weight: Array | None,
+    _bias: Array | None,
+    *,
     eps: float,
 ) -> tuple[Array, ...]:
     """The first-order gradients, by batch norm's kernel."""
@@ -75,8 +81,15 @@ def _gradients(
 
 
 def _gradients_relu(
-    g: Array, y: Array, stats: Any, x: Array, weight: Array | None, _bias: Array | None,
-    _residual: Array | None, *, eps: float,
+    g: Array,
+    y: Array,
+    stats: Any,
+    x: Array,
+    weight: Array | None,
+    _bias: Array | None,
+    _residual: Array | None,
+    *,
+    eps: float,
 ) -> tuple[Array, ...]:
     found = backend_of(x).batch_norm_relu_backward(
         g, y, x, weight, *stats, eps, _residual is not None
@@ -106,9 +119,7 @@ def _of_all_ranks(
 
 sync_batch_norm.defvjp(
     lambda g, _y, x, weight, _bias, *, eps: input_rule(g, x, weight, eps, _mean),
-    lambda g, _y, x, _weight, _bias, *, eps: sum(
-        g * whiten(x, eps, _mean)[0], dim=channel_axes(x)
-    ),
+    lambda g, _y, x, _weight, _bias, *, eps: sum(g * whiten(x, eps, _mean)[0], dim=channel_axes(x)),
     lambda g, _y, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
     fused=_gradients,
     samples=[

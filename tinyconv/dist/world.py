@@ -71,6 +71,7 @@ class MpiWorld(World):
         self.inside = False
         self.local = self.comm.Split_type(mpi.COMM_TYPE_SHARED)  # the ranks of this machine
         _share_cores(self.local)
+        _choose_gpu(self.local.rank)
         _abort_on_error(self)
         _Watch(self).start()
 
@@ -97,11 +98,12 @@ class MpiWorld(World):
                 self.comm.Allreduce(self.mpi.IN_PLACE, array, getattr(self.mpi, op.upper()))
 
     def broadcast(self, array: Array, root: int = 0) -> None:
-        if not isinstance(array, np.ndarray):
-            self._nccl().broadcast(array, root)
+        raw = array.reshape(-1).view(np.uint8)  # whatever the dtype
+        if not isinstance(raw, np.ndarray):
+            self._nccl().broadcast(raw, root)
             return
         with self._collective():
-            self.comm.Bcast(array.reshape(-1).view(np.uint8), root)  # of any dtype
+            self.comm.Bcast(raw, root)
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
         with self._collective():
@@ -138,10 +140,9 @@ class Nccl:
         if local_rank >= devices:
             raise DistError(
                 "dist",
-                f"rank {rank} is number {local_rank} on its machine, which has "
-                f"{devices} GPU(s); start one rank per GPU",
+                f"rank {rank} is number {local_rank} on its machine, which has {devices} GPU(s); "
+                "start one rank per GPU",
             )
-        cupy.cuda.Device(local_rank).use()
         self.backend = NCCLBackend(size, rank, use_mpi=True)  # MPI carries NCCL's identifier
 
     def all_reduce(self, array: Array, op: str) -> None:
@@ -186,13 +187,18 @@ def _find() -> World:
     return MpiWorld(MPI) if size > 1 else World()
 
 
+def _say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")  # in one piece: other ranks write, too
+    sys.stderr.flush()
+
+
 def abort(message: str, status: int = 1) -> int:
     """Say why on standard error and end all ranks with this status; alone, return it."""
     if _world is not None and _world.size > 1:
         time.sleep(HEAD_START if _world.rank else 0)
         message = message and f"rank {_world.rank}: {message}"
     if message:
-        print(message, file=sys.stderr, flush=True)
+        _say(message)
     if _world is not None:
         _world.abort(status)
     return status
@@ -211,13 +217,24 @@ def _share_cores(local: Any) -> None:
     threadpool_limits(count, "blas")
 
 
+def _choose_gpu(local_rank: int) -> None:
+    """Each rank of a machine computes on a GPU of its own; before anything is put on one."""
+    try:
+        import cupy
+
+        if local_rank < cupy.cuda.runtime.getDeviceCount():
+            cupy.cuda.Device(local_rank).use()
+    except (ImportError, RuntimeError):  # no CuPy; no driver: CUDARuntimeError is a RuntimeError
+        return
+
+
 def _abort_on_error(world: World) -> None:
     """An exception that ends one rank ends all: the others would wait for it for ever."""
     say = sys.excepthook
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
         time.sleep(HEAD_START if world.rank else 0)
-        print(f"rank {world.rank} of {world.size} fails:", file=sys.stderr)
+        _say(f"rank {world.rank} of {world.size} fails:")
         say(kind, error, traceback)
         world.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
@@ -255,10 +272,9 @@ class _Watch(threading.Thread):
         gone = [rank for rank, made in self.left.items() if made < calls]
         if gone and self.world.inside:
             listed = ", ".join(map(str, sorted(gone)))
-            print(
+            _say(
                 f"rank {self.world.rank} of {self.world.size} waits for rank {listed}, which has "
-                "ended. Do all ranks take the same number of steps?",
-                file=sys.stderr,
+                "ended. Do all ranks take the same number of steps?"
             )
             self.world.abort(1)
 
