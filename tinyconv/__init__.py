@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tinyconv import data as data, nn as nn, optim as optim, see as see
+from tinyconv import data as data, dist as dist, nn as nn, optim as optim, see as see
 from tinyconv.autograd import (
     OPS as OPS,
     enable_grad as enable_grad,

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from tinyconv import __version__, doctor
+from tinyconv import __version__, dist, doctor
 from tinyconv.errors import TinyconvError
 from tinyconv.see.commands import add_commands
 from tinyconv.train import DATASETS, MODELS, Config, Interrupted, Run, Trainer
@@ -109,41 +109,51 @@ def _train(options: argparse.Namespace) -> int:
         for field in fields(Config)
         if (value := getattr(options, field.name, None)) is not None
     }
-    if options.resume:
-        run = _run_to_resume(options.out)
-        config = run.read_config()
-        _check_same(config, given, run)
-    else:
-        config = replace(Config(), **given)
-        run = _new_run(options.out, config)
+    first = dist.get_rank() == 0  # of several ranks one decides which run it is
+    config, folder = dist.broadcast_object(_run_and_config(options, given) if first else None)
+    run = Run(folder)
     trainer = Trainer(config, run)
     if options.resume:
         trainer.restore()
     source = trainer.train_set
-    print(
+    ranks = f", {trainer.ranks} ranks" if trainer.ranks > 1 else ""
+    trainer.say(
         f"{config.model} on {config.dataset}: {len(source)} training and "
-        f"{len(trainer.test_set)} test images ({source.source}), run folder {run.folder}",
-        flush=True,
+        f"{len(trainer.test_set)} test images ({source.source}){ranks}, run folder {run.folder}"
     )
     if trainer.epoch == trainer.config.epochs:
-        print(f"the run is finished: {trainer.epoch} epochs; for more, start a new run")
+        trainer.say(f"the run is finished: {trainer.epoch} epochs; for more, start a new run")
     elif options.resume:
         whole = trainer.batch == len(trainer.loader)
         place = "the test" if whole else f"step {trainer.batch + 1}"
-        print(f"resuming at {place} of epoch {trainer.epoch + 1}", flush=True)
+        trainer.say(f"resuming at {place} of epoch {trainer.epoch + 1}")
     try:
         history = trainer.fit()
     except Interrupted:
-        print(
+        trainer.say(
             f"\nstopped after step {trainer.batch} of epoch {trainer.epoch + 1} and saved; go on "
-            f"with: tinyconv train {config.dataset} --resume --out {run.folder}",
-            flush=True,
+            f"with: tinyconv train {config.dataset} --resume --out {run.folder}"
         )
-        print(f"how far it came is in {trainer.write_report()}")
+        if run.writes:
+            trainer.say(f"how far it came is in {trainer.write_report()}")
         return INTERRUPTED
-    print(f"test accuracy {history[-1]['test_accuracy']:.2f} %, everything is in {run.folder}; "
-          f"look at {run.folder / 'report.html'}")
+    trainer.say(
+        f"test accuracy {history[-1]['test_accuracy']:.2f} %, everything is in {run.folder}; "
+        f"look at {run.folder / 'report.html'}"
+    )
     return 0
+
+
+def _run_and_config(
+    options: argparse.Namespace, given: dict[str, object]
+) -> tuple[Config, Path]:
+    if options.resume:
+        run = _run_to_resume(options.out)
+        config = run.read_config()
+        _check_same(config, given, run)
+        return config, run.folder
+    config = replace(Config(), **given)  # type: ignore[arg-type]
+    return config, _new_run(options.out, config).folder
 
 
 def _run_to_resume(out: Path | None) -> Run:
@@ -220,7 +230,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (TinyconvError, OSError, ValueError, FloatingPointError) as error:
-        print(f"tinyconv: {_as_options(str(error))}", file=sys.stderr)
-        return 2
+        return dist.abort(f"tinyconv: {_as_options(str(error))}", 2)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return dist.abort("", INTERRUPTED)

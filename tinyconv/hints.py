@@ -21,6 +21,7 @@ INSTEAD: dict[str, dict[str, str]] = {
         "concatenate": "use tc.cat",
         "cuda": _CPU,
         "device": _CPU,
+        "distributed": "use tc.dist",
         "dtype": "dtypes are NumPy's: np.dtype",
         "float": "use tc.float32",
         "FloatTensor": _TENSOR,
@@ -47,14 +48,16 @@ INSTEAD: dict[str, dict[str, str]] = {
     },
     "tinyconv.nn": {
         "Conv3d": "convolutions have one or two axes: nn.Conv1d, nn.Conv2d",
-        "DataParallel": "tinyconv runs on one device",
+        "DataParallel": "mpiexec -n 2 python train.py, and tc.dist: see docs/scaling.md",
         "GRU": "there are no recurrent layers",
         "LSTM": "there are no recurrent layers",
         "MultiheadAttention": "there are no attention layers; compose tc.einsum and tc.softmax",
         "ParameterList": "use nn.ModuleList, or set nn.Parameter attributes",
         "RNN": "there are no recurrent layers",
         "Transformer": "there are no attention layers; compose tc.einsum and tc.softmax",
-        "parallel": "tinyconv runs on one device",
+        "parallel": "use tc.dist.broadcast_state(model) once, and after each backward() "
+        "tc.dist.average_gradients(model.parameters())",
+        "SyncBatchNorm": "use tc.dist.SyncBatchNorm",
         "utils": "use tc.optim.clip_grad_norm_, tc.optim.clip_grad_value_",
     },
     "tinyconv.optim": {

@@ -5,6 +5,9 @@ to see), curves.png, the graph of the network, model.safetensors (the weights),
 checkpoint.safetensors (everything that is needed to go on).  A run that was killed and resumed ends
 with the same weights, bit for bit, as one that was not: what the data loader draws depends on seed,
 epoch and batch only, and the rest of the state is in the checkpoint.
+
+Under ``mpiexec`` every rank runs all of this on its part of each batch, with the batch norm and the
+gradients of the whole batch; the first rank alone writes and prints.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 import tinyconv as tc
-from tinyconv import data, io, nn, optim, see
+from tinyconv import data, dist, io, nn, optim, see
 from tinyconv.nn import functional as F
 from tinyconv.see import report
 
@@ -52,13 +55,16 @@ class Config:
 
 
 class Run:
-    """The folder of one run."""
+    """The folder of one run.  Of several ranks only the first writes into it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.writes = dist.get_rank() == 0
         self.checkpoint = folder / "checkpoint.safetensors"
 
     def write_config(self, config: Config) -> None:
+        if not self.writes:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -78,6 +84,8 @@ class Run:
 
     def _write(self, name: str, text: str) -> None:
         """Completely or not at all."""
+        if not self.writes:
+            return
         temporary = self.folder / f"{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.folder / name)
@@ -118,13 +126,16 @@ class Trainer:
 
     def __init__(self, config: Config, run: Run) -> None:
         self.run = run
-        kind = DATASETS[config.dataset]
-        self.train_set = kind(train=True, source=config.data)
-        self.test_set = kind(train=False, source=self.train_set.source)
+        self.train_set = _load(DATASETS[config.dataset], config.data)
+        self.test_set = DATASETS[config.dataset](train=False, source=self.train_set.source)
         epochs = config.epochs or EPOCHS[self.train_set.source]
         self.config = config = replace(config, epochs=epochs, data=self.train_set.source)
         tc.manual_seed(config.seed)
         self.model = MODELS[config.model](in_channels=1).to(config.device)
+        self.ranks = dist.get_world_size()
+        if self.ranks > 1:
+            dist.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            dist.broadcast_state(self.model)
         self.loader = data.DataLoader(
             self.train_set,
             config.batch_size,
@@ -132,6 +143,7 @@ class Trainer:
             drop_last=True,
             seed=config.seed,
             transform=self._shift if config.max_shift else None,
+            shard=dist.shard(),
         )
         if not len(self.loader):
             raise ValueError(
@@ -164,6 +176,8 @@ class Trainer:
 
     def save(self) -> None:
         """Everything that decides how the run goes on, written atomically."""
+        if not self.run.writes:
+            return
         names = ("epoch", "batch", "sums", "history", "losses", "notes")
         progress = {name: getattr(self, name) for name in names}
         io.save_checkpoint(self.run.checkpoint, **self._parts(), **progress)
@@ -178,17 +192,21 @@ class Trainer:
     # --- the work
 
     def step(self, images: tc.Tensor, labels: tc.Tensor) -> tuple[float, int]:
-        """One step of stochastic gradient descent: (loss, how many were right)."""
+        """One step of stochastic gradient descent: (loss, how many were right), of all ranks."""
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
-        self.losses.append(loss.item())
+        dist.average_gradients(self.model.parameters())
+        right = int((logits.detach().argmax(1) == labels).sum())
+        losses, correct = dist.total(loss.item(), right)
+        mean_loss = losses / self.ranks
+        self.losses.append(mean_loss)
         if (self.epoch * len(self.loader) + self.batch) % self.note_every == 0:
             self._note()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
-        return loss.item(), int((logits.detach().argmax(1) == labels).sum())
+        return mean_loss, int(correct)
 
     def _note(self) -> None:
         """The mean loss since the last note, and the norm of each layer's gradient."""
@@ -208,7 +226,7 @@ class Trainer:
             desc=f"epoch {self.epoch + 1}/{self.config.epochs}",
             unit="step",
             leave=False,
-            disable=None if show else True,
+            disable=None if show and self.run.writes else True,
         )
         with bar:
             started = time.perf_counter()
@@ -228,7 +246,7 @@ class Trainer:
                 now = time.perf_counter()
                 self.sums["seconds"] += now - started
                 started = now
-                if stop.requested:
+                if dist.total(stop.requested) != [0]:  # all ranks stop after the same step
                     self.save()
                     raise Interrupted
                 if self.batch % SAVE_EVERY == 0:
@@ -236,6 +254,7 @@ class Trainer:
 
     def finish_epoch(self) -> dict[str, Any]:
         """Evaluate, note the epoch's figures, save."""
+        dist.check_identical(self.model)
         test_loss, test_accuracy = evaluate(self.model, self.test_set)
         seen = self.batch * self.config.batch_size
         row = {
@@ -264,7 +283,9 @@ class Trainer:
             return F.cross_entropy(self.model(images), labels)
 
         images = tc.zeros(2, 1, *size, device=self.config.device)
-        see.trace(loss, images, params=self.model).save(self.run.folder / "graph.svg")
+        graph = see.trace(loss, images, params=self.model)
+        if self.run.writes:
+            graph.save(self.run.folder / "graph.svg")
 
     def write_report(self) -> Path:
         """report.html: what the run has come to, with the weights as they are now."""
@@ -302,17 +323,22 @@ class Trainer:
             while self.epoch < self.config.epochs:
                 self.train_epoch(stop, show)
                 row = self.finish_epoch()
-                print(
+                self.say(
                     f"epoch {row['epoch']}/{self.config.epochs}  "
                     f"train loss {row['train_loss']:.4f}  "
                     f"test accuracy {row['test_accuracy']:.2f} %  "
-                    f"({row['images_per_second']:.0f} images/s)",
-                    flush=True,
+                    f"({row['images_per_second']:.0f} images/s)"
                 )
-        io.save(self.model.state_dict(), self.run.folder / "model.safetensors")
-        self.run.write_curves(self.history)
-        self.write_report()
+        if self.run.writes:
+            io.save(self.model.state_dict(), self.run.folder / "model.safetensors")
+            self.run.write_curves(self.history)
+            self.write_report()
         return self.history
+
+    def say(self, line: str) -> None:
+        """Print it, once."""
+        if self.run.writes:
+            print(line, flush=True)
 
 
 class StopRequest:
@@ -342,18 +368,31 @@ class StopRequest:
         self._put_back()
 
 
+def _load(kind: Any, source: str) -> Any:
+    """The training set, which the first rank finds or downloads before the others look."""
+    first = kind(train=True, source=source) if dist.get_rank() == 0 else None
+    found = dist.broadcast_object(first.source if first else None)
+    return first or kind(train=True, source=found)
+
+
 @tc.no_grad()
 def evaluate(model: nn.Module, dataset: Any, batch_size: int = 500) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in percent; the model is left in the mode it was in."""
+    """Mean cross-entropy and accuracy in percent; the model is left in the mode it was in.
+
+    Each rank takes its part of the dataset; all get the result.
+    """
     training = model.training
     model.eval()
     loss, correct = 0.0, 0
-    for images, labels in data.DataLoader(dataset, batch_size):
+    rank, ranks = dist.shard()
+    part = data.Subset(dataset, np.arange(rank, len(dataset), ranks)) if ranks > 1 else dataset
+    for images, labels in data.DataLoader(part, batch_size):
         logits = model(images)
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
     model.train(training)
-    return loss / len(dataset), 100 * correct / len(dataset)
+    total_loss, total_correct = dist.total(loss, correct)
+    return total_loss / len(dataset), 100 * total_correct / len(dataset)
 
 
 @tc.no_grad()

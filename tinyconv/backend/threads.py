@@ -30,15 +30,16 @@ R = TypeVar("R")
 WORTH_THREADS = 2**19  # numbers below which waking another thread costs more than it saves
 
 
-def _usable_cores() -> int:
+def usable_cores() -> set[int]:
+    """The numbers of the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _default_threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else _usable_cores()
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else len(usable_cores())
 
 
 _threads = _default_threads()

@@ -22,7 +22,7 @@ ORDER = 0  # the random stream of an epoch's order; batch i has stream 1 + i
 class DataLoader:
     """Iterate over a dataset in batches of Tensors.
 
-    batch_size:  samples per batch; the last one may be smaller
+    batch_size:  samples per batch; the last one may be smaller.  Over all shards
     shuffle:     a new random order each epoch
     drop_last:   leave out a smaller last batch
     seed:        of the order and of the transform; None draws one from tc.manual_seed's stream
@@ -30,6 +30,8 @@ class DataLoader:
     transform:   ``transform(images, rng) -> images`` on the batch's first array (on the batch, if
                  it is no tuple), for augmentation; rng is the batch's own random stream
     collate_fn:  list of samples -> batch, instead of `default_collate`; reads samples one by one
+    shard:       (r, n): this loader reads part r of n of each batch, for processes that train
+                 together (`dist.shard`); all need the same seed.  ValueError if a batch is uneven
     num_workers, pin_memory: PyTorch's, without effect: prefetching takes one thread and no process,
                  and the batches are in the CPU's memory
 
@@ -53,6 +55,7 @@ class DataLoader:
         prefetch: int = 2,
         transform: Transform | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        shard: tuple[int, int] = (0, 1),
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
@@ -62,6 +65,8 @@ class DataLoader:
             raise ValueError(f"DataLoader: prefetch is {prefetch}; 0 turns the thread off")
         if num_workers < 0:
             raise ValueError(f"DataLoader: num_workers is {num_workers}, it must be 0 or more")
+        self.shard = shard
+        _check_shard(shard, len(dataset), batch_size, drop_last, shuffle and seed is None)
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -112,7 +117,7 @@ class DataLoader:
         self._position = epoch, start
         order, size = self._order(epoch), self.batch_size
         jobs = (
-            partial(self._load, epoch, i, order[i * size : (i + 1) * size])
+            partial(self._load, epoch, i, self._part(order[i * size : (i + 1) * size]))
             for i in range(start, len(self))
         )
         for handed_out, batch in enumerate(_ahead(jobs, self.prefetch), start + 1):
@@ -124,8 +129,13 @@ class DataLoader:
         count = len(self.dataset)
         return self._rng(epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
 
-    def _rng(self, epoch: int, stream: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, epoch, stream))
+    def _part(self, batch: Indices) -> Indices:
+        rank, parts = self.shard
+        size = len(batch) // parts
+        return batch[rank * size : (rank + 1) * size]
+
+    def _rng(self, epoch: int, stream: int, *shard: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, epoch, stream, *shard))
 
     def _load(self, epoch: int, i: int, indices: Indices) -> Any:
         """Batch i as arrays; runs in the background thread."""
@@ -135,10 +145,38 @@ class DataLoader:
             batch = self.collate_fn([self.dataset[int(j)] for j in indices])
         if self.transform is None:
             return batch
-        rng = self._rng(epoch, 1 + i)
+        rank = self.shard[0]
+        rng = self._rng(epoch, 1 + i, *([rank] if rank else []))
         if isinstance(batch, (tuple, list)):
             return (transformed("DataLoader", batch[0], self.transform, rng), *batch[1:])
         return transformed("DataLoader", batch, self.transform, rng)
+
+
+def _check_shard(
+    shard: tuple[int, int], samples: int, batch_size: int, drop_last: bool, unseeded: bool
+) -> None:
+    """Parts of equal size: else the mean of the parts' gradients is not the batch's."""
+    rank, parts = shard
+    if not 0 <= rank < parts:
+        raise ValueError(f"DataLoader: shard is {shard}; of n parts the first is (0, n)")
+    if parts > 1 and unseeded:
+        raise ValueError(
+            "DataLoader: shards of one order need one seed; pass the same seed= to every part"
+        )
+    whole, rest = divmod(batch_size, parts)
+    if rest:
+        near = " or ".join(str(n * parts) for n in (whole, whole + 1) if n)
+        raise ValueError(
+            f"DataLoader: a batch of {batch_size} cannot be dealt out evenly to {parts} processes: "
+            f"{batch_size} = {parts} * {whole} + {rest}; use batch_size={near}"
+        )
+    last = samples % batch_size
+    if last % parts and not drop_last:
+        raise ValueError(
+            f"DataLoader: the last batch of {last} ({samples} = {samples // batch_size} * "
+            f"{batch_size} + {last}) cannot be dealt out evenly to {parts} processes; pass "
+            "drop_last=True"
+        )
 
 
 def _ahead(jobs: Iterator[Callable[[], Any]], depth: int) -> Iterator[Any]:

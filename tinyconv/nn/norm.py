@@ -104,17 +104,20 @@ class _BatchNorm(_RunningNorm):
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
         )
 
+    def _count_batch(self) -> float:
+        """One more batch was seen; what is its share in the running statistics?"""
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:  # the plain mean over all batches
+            return 1.0 / self.num_batches_tracked.item()
+        return self.momentum
+
     def forward(
         self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> Tensor:
         """relu: relu(norm + residual), in one pass (`norm_relu`)."""
         self._check(input)
         tracking = self.training and self.track_running_stats
-        share = self.momentum or 0.0
-        if tracking:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # the plain mean over all batches
-                share = 1.0 / self.num_batches_tracked.item()
+        share = self._count_batch() if tracking else 0.0
         use = tracking or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         training = self.training or self.running_mean is None

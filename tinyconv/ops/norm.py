@@ -10,7 +10,8 @@ and the ReLU that follow in a residual network: one pass over memory instead of 
 Reference: Ioffe and Szegedy, Batch normalization, 2015.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, backend_of
@@ -18,6 +19,8 @@ from tinyconv.ops.elementwise import relu_backward, rsqrt
 from tinyconv.ops.reduce import mean, sum
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import sample
+
+Mean: TypeAlias = Callable[[Any], Any]  # of each channel; over several machines, say
 
 
 @op
@@ -27,34 +30,38 @@ def batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float
     return y, (mean, var)
 
 
-def _axes(x: Any) -> tuple[int, ...]:
+def channel_axes(x: Any) -> tuple[int, ...]:
     return (0, *range(2, x.ndim))
 
 
-def _column(v: Any, x: Any) -> Any:
+def column(v: Any, x: Any) -> Any:
     """A (C,) vector shaped to broadcast against x."""
     return reshape(v, shape=(1, -1) + (1,) * (x.ndim - 2))
 
 
-def _whiten(x: Any, eps: float) -> tuple[Any, Any]:
+def channel_mean(x: Any) -> Any:
+    """The mean of each channel, shaped to broadcast against x."""
+    return mean(x, dim=channel_axes(x), keepdim=True)
+
+
+def whiten(x: Any, eps: float, mean: Mean = channel_mean) -> tuple[Any, Any]:
     """x normalised, and 1 / sqrt(var + eps)."""
-    centred = x - mean(x, dim=_axes(x), keepdim=True)
-    r = rsqrt(mean(centred * centred, dim=_axes(x), keepdim=True) + eps)
+    centred = x - mean(x)
+    r = rsqrt(mean(centred * centred) + eps)
     return centred * r, r
 
 
-def _input_rule(g: Any, x: Any, weight: Any, eps: float) -> Any:
+def input_rule(g: Any, x: Any, weight: Any, eps: float, mean: Mean = channel_mean) -> Any:
     """dx: what is left of g after its mean and its component along x-hat are taken out."""
-    xhat, r = _whiten(x, eps)
-    g = g if weight is None else g * _column(weight, x)
-    along = mean(g * xhat, dim=_axes(x), keepdim=True)
-    return r * (g - mean(g, dim=_axes(x), keepdim=True) - xhat * along)
+    xhat, r = whiten(x, eps, mean)
+    g = g if weight is None else g * column(weight, x)
+    return r * (g - mean(g) - xhat * mean(g * xhat))
 
 
 batch_norm.defvjp(
-    lambda g, _y, x, weight, _bias, *, eps: _input_rule(g, x, weight, eps),
-    lambda g, _y, x, _weight, _bias, *, eps: sum(g * _whiten(x, eps)[0], dim=_axes(x)),
-    lambda g, _y, _x, _weight, _bias, *, eps: sum(g, dim=_axes(_x)),
+    lambda g, _y, x, weight, _bias, *, eps: input_rule(g, x, weight, eps),
+    lambda g, _y, x, _weight, _bias, *, eps: sum(g * whiten(x, eps)[0], dim=channel_axes(x)),
+    lambda g, _y, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
     fused=lambda g, _y, stats, x, weight, _bias, *, eps: backend_of(x).batch_norm_backward(
         g, x, weight, *stats, eps
     ),
@@ -76,11 +83,11 @@ def batch_norm_relu(
 
 
 batch_norm_relu.defvjp(
-    lambda g, y, x, weight, _bias, _r, *, eps: _input_rule(relu_backward(g, y), x, weight, eps),
+    lambda g, y, x, weight, _bias, _r, *, eps: input_rule(relu_backward(g, y), x, weight, eps),
     lambda g, y, x, _weight, _bias, _r, *, eps: sum(
-        relu_backward(g, y) * _whiten(x, eps)[0], dim=_axes(x)
+        relu_backward(g, y) * whiten(x, eps)[0], dim=channel_axes(x)
     ),
-    lambda g, y, _x, _weight, _bias, _r, *, eps: sum(relu_backward(g, y), dim=_axes(_x)),
+    lambda g, y, _x, _weight, _bias, _r, *, eps: sum(relu_backward(g, y), dim=channel_axes(_x)),
     lambda g, y, _x, _weight, _bias, _r, *, eps: relu_backward(g, y),
     fused=lambda g, y, stats, x, weight, _bias, _r, *, eps: backend_of(x).batch_norm_relu_backward(
         g, y, x, weight, *stats, eps, _r is not None
@@ -99,9 +106,9 @@ def affine(x: Array, scale: Array, shift: Array) -> Array:
 
 
 affine.defvjp(
-    lambda g, _y, _x, scale, _shift: g * _column(scale, g),
-    lambda g, _y, x, _scale, _shift: sum(g * x, dim=_axes(x)),
-    lambda g, _y, _x, _scale, _shift: sum(g, dim=_axes(_x)),
+    lambda g, _y, _x, scale, _shift: g * column(scale, g),
+    lambda g, _y, x, _scale, _shift: sum(g * x, dim=channel_axes(x)),
+    lambda g, _y, _x, _scale, _shift: sum(g, dim=channel_axes(_x)),
     samples=[sample((2, 3, 4, 5), (3,), (3,)), sample((4, 3), (3,), (3,))],
 )
 
@@ -113,9 +120,9 @@ def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) ->
 
 
 affine_relu.defvjp(
-    lambda g, y, _x, scale, _shift, _r: relu_backward(g, y) * _column(scale, g),
-    lambda g, y, x, _scale, _shift, _r: sum(relu_backward(g, y) * x, dim=_axes(x)),
-    lambda g, y, _x, _scale, _shift, _r: sum(relu_backward(g, y), dim=_axes(_x)),
+    lambda g, y, _x, scale, _shift, _r: relu_backward(g, y) * column(scale, g),
+    lambda g, y, x, _scale, _shift, _r: sum(relu_backward(g, y) * x, dim=channel_axes(x)),
+    lambda g, y, _x, _scale, _shift, _r: sum(relu_backward(g, y), dim=channel_axes(_x)),
     lambda g, y, _x, _scale, _shift, _r: relu_backward(g, y),
     samples=[
         sample((2, 3, 4, 5), (3,), (3,), (2, 3, 4, 5)),

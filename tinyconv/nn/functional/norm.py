@@ -89,12 +89,12 @@ def _batch_norm(
     y, (mean, var) = normalise(input, weight, bias)
     if running_mean is not None:
         with no_grad():
-            _move(running_mean, mean, momentum)
-            _move(running_var, var * (n / (n - 1)), momentum)
+            move(running_mean, mean, momentum)
+            move(running_var, var * (n / (n - 1)), momentum)
     return y
 
 
-def _move(running: Any, now: Any, momentum: float) -> None:
+def move(running: Any, now: Any, momentum: float) -> None:
     """running += momentum * (now - running), where `now` is an array."""
     data = running._write("batch_norm")
     data *= 1 - momentum
