@@ -172,6 +172,9 @@ TWINS: dict[str, Any] = {
     "sync_batch_norm": lambda x, w, b, *, eps: (  # of a process alone
         F.batch_norm(x, None, None, w, b, training=True, eps=eps)
     ),
+    "sync_batch_norm_relu": lambda x, w, b, r, *, eps: _add_relu(
+        F.batch_norm(x, None, None, w, b, training=True, eps=eps), r
+    ),
     "all_reduce": lambda x: x.clone(),
     "affine": _affine,
     "affine_relu": lambda x, scale, shift, r: _add_relu(_affine(x, scale, shift), r),

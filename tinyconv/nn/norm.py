@@ -152,6 +152,9 @@ class BatchNorm2d(_BatchNorm):
     axes = "(N,C,H,W)"
 
 
+TAKE_RELU: set[type] = {BatchNorm1d, BatchNorm2d}  # norms whose forward can end in a ReLU
+
+
 def norm_relu(norm: Module, relu: Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """relu(norm(x) + residual): in one operation where a plain batch norm meets a plain ReLU.
 
@@ -165,7 +168,7 @@ def norm_relu(norm: Module, relu: Module, x: Tensor, residual: Tensor | None = N
 
 def fuses(norm: Module, relu: Module) -> bool:
     """Are these a batch norm and a ReLU whose every effect `norm_relu` reproduces?"""
-    return type(norm) in (BatchNorm1d, BatchNorm2d) and type(relu) is ReLU and not (
+    return type(norm) in TAKE_RELU and type(relu) is ReLU and not (
         norm.hooked or relu.hooked
     )
 
