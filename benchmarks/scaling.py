@@ -306,7 +306,7 @@ def main() -> None:
           f"{8e-9 / model.per_byte:.1f} Gbit/s")
     show_scaling(model, options.batch)
     if options.json:
-        text = json.dumps({**found, "model": asdict(measured)}, indent=1)
+        text = json.dumps({**found, "model": asdict(measured)})
         Path(options.json).write_text(text + "\n")
 
 

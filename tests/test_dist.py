@@ -252,8 +252,10 @@ def test_nccl_takes_one_gpu_per_rank(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "cupyx.distributed", types.SimpleNamespace(NCCLBackend=FakeNccl)
     )
-    nccl = world.Nccl(rank=5, size=8, local_rank=1)
+    world._choose_gpu(1)
+    world._choose_gpu(2)  # is not there, and not needed if the arrays are NumPy's
     assert used == [1]
+    nccl = world.Nccl(rank=5, size=8, local_rank=1)
     assert FakeNccl.made == (8, 5, True)
     nccl.all_reduce(object(), "sum")
     nccl.broadcast(object(), 3)
@@ -290,6 +292,27 @@ def test_conversion_keeps_parameters_and_statistics():
     assert list(model.state_dict()) == names
     kinds = {type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__}
     assert kinds == {"SyncBatchNorm"}
+
+
+# --- the figures
+
+
+def test_the_figures_of_the_page_are_the_scripts():
+    root = Path(__file__).parent.parent
+    printed = set()
+    for norm in ("sync", "local"):
+        for network in ((), ("--latency-us", "20", "--gbit", "10")):
+            command = ["benchmarks/scaling.py", "--read", f"docs/scaling_{norm}.json", *network]
+            done = subprocess.run(
+                [sys.executable, *command], cwd=root, capture_output=True, text=True, timeout=LIMIT
+            )
+            assert done.returncode == 0, done.stderr
+            printed.update(done.stdout.splitlines())
+    page = (root / "docs" / "scaling.md").read_text().partition("## How far it pays")[2]
+    quoted = {line for block in page.split("```")[1::2] for line in block.strip().splitlines()}
+    quoted |= {line for line in page.splitlines() if line.startswith("|")}
+    assert len(quoted) > 40
+    assert quoted <= printed
 
 
 # --- shards of batches

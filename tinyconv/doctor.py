@@ -29,6 +29,7 @@ PACKAGES = {
 OPTIONAL = {
     "numba": ("compiled kernels, which are faster", "pip install numba"),
     "matplotlib": ("curves", "pip install matplotlib"),
+    "mpi4py": ("data-parallel training", "pip install mpi4py mpich"),
 }
 AVX512_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
