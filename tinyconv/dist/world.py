@@ -187,13 +187,18 @@ def _find() -> World:
     return MpiWorld(MPI) if size > 1 else World()
 
 
+def _say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")  # in one piece: other ranks write, too
+    sys.stderr.flush()
+
+
 def abort(message: str, status: int = 1) -> int:
     """Say why on standard error and end all ranks with this status; alone, return it."""
     if _world is not None and _world.size > 1:
         time.sleep(HEAD_START if _world.rank else 0)
         message = message and f"rank {_world.rank}: {message}"
     if message:
-        print(message, file=sys.stderr, flush=True)
+        _say(message)
     if _world is not None:
         _world.abort(status)
     return status
@@ -229,7 +234,7 @@ def _abort_on_error(world: World) -> None:
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
         time.sleep(HEAD_START if world.rank else 0)
-        print(f"rank {world.rank} of {world.size} fails:", file=sys.stderr)
+        _say(f"rank {world.rank} of {world.size} fails:")
         say(kind, error, traceback)
         world.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
@@ -267,10 +272,9 @@ class _Watch(threading.Thread):
         gone = [rank for rank, made in self.left.items() if made < calls]
         if gone and self.world.inside:
             listed = ", ".join(map(str, sorted(gone)))
-            print(
+            _say(
                 f"rank {self.world.rank} of {self.world.size} waits for rank {listed}, which has "
-                "ended. Do all ranks take the same number of steps?",
-                file=sys.stderr,
+                "ended. Do all ranks take the same number of steps?"
             )
             self.world.abort(1)
 
