@@ -1,4 +1,5 @@
-"""What the ranks of test_dist.py do: ``mpiexec -n 2 python dist_ranks.py NAME [ARGUMENT ...]``.
+"""What the ranks of test_dist.py do: ``mpiexec -n 2 python dist_ranks.py NAME[+NAME...]
+[ARGUMENT ...]``.
 
 A failed assertion on any rank ends all of them with its traceback.
 """
@@ -213,7 +214,9 @@ def evaluation():
 
 @case
 def thread_count():
-    print(f"threads {tc.get_num_threads()}", flush=True)
+    found = world().gather_objects(tc.get_num_threads())
+    if RANK == 0:
+        print(*found, flush=True)
 
 
 # --- what must fail, on every rank and at once
@@ -314,4 +317,5 @@ def command(*arguments):
 
 if __name__ == "__main__":
     assert SIZE == 1 or world().size == SIZE
-    CASES[sys.argv[1]](*sys.argv[2:])
+    for name in sys.argv[1].split("+"):
+        CASES[name](*sys.argv[2:])
