@@ -35,6 +35,7 @@ pygments_dark_style = "github-dark"
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # a method without words of its own is its base class's
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 
@@ -45,7 +46,6 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "reset_argv": "gallery.small",
     "image_scrapers": ("gallery.files",),
-    "default_thumb_file": str(HERE / "images" / "explainer.gif"),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,

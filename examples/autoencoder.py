@@ -1,7 +1,9 @@
 """A convolutional autoencoder on MNIST
 ====================================
 
-Draws digits beside their reconstructions::
+Draws digits beside their reconstructions.
+
+::
 
     python examples/autoencoder.py [--steps 600] [--out reconstructions.png]
 

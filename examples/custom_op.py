@@ -1,7 +1,9 @@
 """An operation of your own
 ========================
 
-Its forward, its vector-Jacobian product, and the proof that they agree::
+Its forward, its vector-Jacobian product, and the proof that they agree.
+
+::
 
     python examples/custom_op.py
 

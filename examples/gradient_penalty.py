@@ -1,7 +1,9 @@
 """Double backward in use
 ======================
 
-A critic with a gradient penalty::
+A critic with a gradient penalty.
+
+::
 
     python examples/gradient_penalty.py [--steps 200]
 

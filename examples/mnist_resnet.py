@@ -1,7 +1,9 @@
 """A ResNet learns MNIST
 =====================
 
-The training loop in the open::
+The training loop in the open.
+
+::
 
     python examples/mnist_resnet.py [--data full|sample|auto] [--epochs 3] [--batches N]
 

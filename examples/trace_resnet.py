@@ -1,7 +1,9 @@
 """The graph of a ResNet
 =====================
 
-On one batch of digits, by module, with shapes and parameters::
+On one batch of digits, by module, with shapes and parameters.
+
+::
 
     python examples/trace_resnet.py --out graph.svg
 

@@ -28,6 +28,9 @@ import tinyconv as tc
 
 FENCE = re.compile(r"^```python$", re.M)
 # A frame's document cannot be measured from outside, on file:// at least: it says its own height.
+# What it takes for the window's height must not grow with the frame, or the two go on growing.
+STEADY = """<script>window.innerHeight = 900;</script>
+</head>"""
 MEASURE = """<script>
 new ResizeObserver(() => {
   parent.postMessage({width: innerWidth, height: document.body.offsetHeight}, "*");
@@ -95,7 +98,7 @@ class Live(SphinxDirective):
         return []
 
     def _frame(self, value: tc.Explanation) -> nodes.Node:
-        page = value.html().replace("</body>", MEASURE)
+        page = value.html().replace("</head>", STEADY, 1).replace("</body>", MEASURE)
         at = self._write("html", page.encode())
         name = html.escape(f"{value.layer.brief()}, step by step")
         return _raw(

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 
 import tinyconv as tc
 from tinyconv import data, nn, optim, see
@@ -217,7 +218,25 @@ def docstring(
     lines[:] = to_rst(lines)
 
 
+def signature(
+    _app: Any,
+    what: str,
+    _name: str,
+    thing: Any,
+    _options: Any,
+    text: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Of a class the arguments of its own __init__, where a base class has a __new__."""
+    if what != "class" or thing.__init__ is object.__init__:
+        return text, returns
+    own = inspect.signature(thing.__init__)
+    own = own.replace(parameters=list(own.parameters.values())[1:])  # without self
+    return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write)
     app.connect("autodoc-process-docstring", docstring)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
