@@ -5,7 +5,7 @@ from tinyconv.tensor import Tensor
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """The sum of all ranks' tensors, as a new tensor on each; as in torch.distributed.nn.functional.
+    """The sum of all ranks' tensors, new on each; as in torch.distributed.nn.functional.
 
     The gradient is that of the sum of all ranks' losses: its VJP is again an all-reduce, so every
     rank must call it, and walk back through it, in the same order.

@@ -20,8 +20,8 @@ def average_gradients(parameters: Tensor | Iterable[Tensor], bucket_mb: float = 
 
     The mean of the gradients of equal shards is the gradient of the whole batch's mean loss.  Every
     rank gets the same bits, so equal parameters stay equal, and clipping (`clip_grad_norm_`, after
-    this) is the same everywhere.  The gradients travel in buckets of about ``bucket_mb`` MiB, in the
-    order of the parameters.
+    this) is the same everywhere.  The gradients travel in buckets of about ``bucket_mb`` MiB, in
+    the order of the parameters.
 
     DistError, on every rank, if one has a gradient where another has none.
 

@@ -181,8 +181,8 @@ def _find() -> World:
     if started not in (1, size):
         raise DistError(
             "dist",
-            f"{started} processes were started, but mpi4py ({MPI.get_vendor()[0]}) sees {size}: the "
-            f"mpiexec belongs to another MPI. Use {os.path.join(sys.prefix, 'bin', 'mpiexec')}",
+            f"{started} processes were started, but mpi4py ({MPI.get_vendor()[0]}) sees {size}: "
+            f"the mpiexec belongs to another MPI. Use {os.path.join(sys.prefix, 'bin', 'mpiexec')}",
         )
     return MpiWorld(MPI) if size > 1 else World()
 

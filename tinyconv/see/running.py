@@ -10,6 +10,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import tinyconv
+from tinyconv import samples
 from tinyconv.autograd import Node, Op, enable_grad
 from tinyconv.context import context
 from tinyconv.nn.module import Module
@@ -142,13 +143,19 @@ def _frames(error: Exception) -> list[FrameType]:
     while step is not None:
         frames.append(step.tb_frame)
         step = step.tb_next
-    return frames[1:]  # without our own
+    rest = frames[1:]  # without our own
+    last = rest[-1:]
+    # A wrapper is not what the user called; where it raised itself it stands for the function.
+    return [f for f in rest[:-1] if f.f_code.co_filename != samples.__file__] + last
 
 
 def _called(frame: FrameType) -> str:
     """``conv2d`` for the operation, ``add`` for Tensor.__add__, a function by its name."""
     self = frame.f_locals.get("self")
-    return self.name if isinstance(self, Op) else frame.f_code.co_name.strip("_")
+    if isinstance(self, Op):
+        return self.name
+    name: str = frame.f_locals.get("key", frame.f_code.co_name)  # a wrapper knows it as its key
+    return name.strip("_")
 
 
 def _arguments(frame: FrameType) -> list[Any]:
