@@ -3,8 +3,7 @@
 #include <math.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
+#include <atomic>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -24,36 +23,35 @@ inline thread_local dim3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 using std::max, std::min;
 
-// A barrier that notices when some threads of the block are here and others elsewhere: on a GPU the
-// block would hang, or worse, go on.
+// A barrier that notices when some threads of the block are here and others at its end: on a GPU the
+// block would hang, or worse, go on.  Of atomics, since a mutex would order the threads among each
+// other more than the barrier does, and hide races from ThreadSanitizer.
 class Barrier {
-    std::mutex mutex;
-    std::condition_variable turn;
-    int threads = 1, waiting = 0, place = 0;
-    long round = 0;
+    std::atomic<int> threads, waiting, at_end;
+    std::atomic<long> round;
 
    public:
-    bool diverged = false;
-    void begin(int count) { threads = count, waiting = 0, diverged = false; }
-    void wait(int where) {
-        std::unique_lock lock(mutex);
-        if (waiting == 0) place = where;
-        if (place != where) diverged = true;  // from now on nobody waits
-        if (++waiting == threads || diverged) {
-            waiting = 0, round++;
-            turn.notify_all();
+    std::atomic<bool> diverged;
+    void begin(int count) { threads = count, waiting = 0, at_end = 0, diverged = false; }
+    void wait(bool end) {
+        if (diverged) return;
+        long now = round;
+        if (end) at_end++;
+        if (++waiting == threads) {
+            diverged = at_end % threads != 0;
+            waiting = 0, at_end = 0, round++;
+            round.notify_all();
         } else {
-            turn.wait(lock, [&, now = round] { return round != now; });
+            round.wait(now);
         }
     }
 };
 inline Barrier barrier;
-enum { SYNCTHREADS, END_OF_BLOCK };
 inline bool one_thread_each = false;  // a std::thread for every CUDA thread
 
 inline void __syncthreads() {
     if (!one_thread_each) throw std::logic_error("__syncthreads in a kernel run in plain loops");
-    barrier.wait(SYNCTHREADS);
+    barrier.wait(false);
 }
 
 #ifdef HALF

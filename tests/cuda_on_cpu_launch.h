@@ -61,7 +61,7 @@ static void in_threads(const Kernel& kernel, int blocks, int threads, void** arg
             for (int b = 0; b < blocks; b++) {
                 blockIdx = coordinates(b, gridDim);
                 kernel.run(arguments);
-                barrier.wait(END_OF_BLOCK);
+                barrier.wait(true);
             }
         });
     for (std::thread& thread : pool) thread.join();

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +23,11 @@ from cuda_on_cpu import (
     compile_kernels,
     kernel_names,
     missing,
+    only,
     sanitizer_environment,
     synchronised,
 )
-from hypothesis import given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 from tinyconv.backend import fused, reference, register_array_type
 from tinyconv.backend.cuda import own
@@ -38,7 +39,17 @@ SOURCE = own.SOURCE.read_text()
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "float16": 2e-2}
 GUARD = 64  # bytes on either side of an array
 
-drawn = settings(max_examples=4 if SANITIZE else 30, deadline=None, derandomize=True)
+
+def drawn(*strategies: Any) -> Callable[[Callable[..., None]], Any]:
+    """`given`, and the same once more as `.quick`, which stops at the first failure it finds."""
+
+    def decorate(test: Callable[..., None]) -> Any:
+        examples = settings(max_examples=4 if SANITIZE else 30, deadline=None, derandomize=True)
+        decorated = examples(given(*strategies)(test))
+        decorated.quick = settings(examples, phases=[Phase.generate])(given(*strategies)(test))
+        return decorated
+
+    return decorate
 
 
 # ------------------------------------------------------------------------------ a small "CuPy"
@@ -149,7 +160,11 @@ def assert_close(actual: Any, expected: Any, dtype: str) -> None:
 
 
 def compare(
-    name: str, *args: Any, dtype: str, layout: str = "contiguous", module: Any = reference,
+    name: str,
+    *args: Any,
+    dtype: str,
+    layout: str = "contiguous",
+    module: Any = reference,
     **params: Any,
 ) -> Any:
     """own's kernel against the reference's, in double precision, on copies of the same numbers."""
@@ -167,7 +182,7 @@ def compare(
     return actual
 
 
-DTYPES = st.sampled_from(["float32", "float64", "float16"])
+DTYPES = st.sampled_from(["float32"] if SANITIZE else ["float32", "float64", "float16"])
 SEEDS = st.integers(0, 2**16)
 
 
@@ -193,18 +208,31 @@ def geometries(draw: Any, dilations: int = 3, most_padding: int = 3) -> dict[str
     )
     return {
         "images": (draw(st.integers(1, 3)), draw(st.integers(1, 3)), *size),
-        "kernel_size": kernel_size, "stride": draw(pairs(1, 4)), "padding": padding,
+        "kernel_size": kernel_size,
+        "stride": draw(pairs(1, 4)),
+        "padding": padding,
         "dilation": dilation,
     }
 
 
-@drawn
-@given(
-    geometries(), st.integers(1, 3), st.integers(1, 2), DTYPES, st.sampled_from([*LAYOUTS]),
-    st.booleans(), st.sampled_from([2**28, 60]), SEEDS,
+@drawn(
+    geometries(),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    DTYPES,
+    st.sampled_from([*LAYOUTS]),
+    st.booleans(),
+    st.sampled_from([2**28, 60]),
+    SEEDS,
 )
 def test_drawn_convolutions(
-    case: Any, groups: int, outputs: int, dtype: str, layout: str, biased: bool, columns: int,
+    case: Any,
+    groups: int,
+    outputs: int,
+    dtype: str,
+    layout: str,
+    biased: bool,
+    columns: int,
     seed: int,
 ) -> None:
     (N, C, *size), kernel_size = case.pop("images"), case.pop("kernel_size")
@@ -241,10 +269,12 @@ def of_kind(kind: str, shape: tuple[int, ...], seed: int, dtype: str) -> np.ndar
     return x
 
 
-@drawn
-@given(
-    geometries(dilations=2, most_padding=2), DTYPES, st.sampled_from([*LAYOUTS]),
-    st.sampled_from(KINDS), SEEDS,
+@drawn(
+    geometries(dilations=2, most_padding=2),
+    DTYPES,
+    st.sampled_from([*LAYOUTS]),
+    st.sampled_from(KINDS),
+    SEEDS,
 )
 def test_drawn_max_pools(case: Any, dtype: str, layout: str, kind: str, seed: int) -> None:
     images = case.pop("images")
@@ -268,8 +298,7 @@ def test_drawn_max_pools(case: Any, dtype: str, layout: str, kind: str, seed: in
         assert_close(scattered, expected, dtype)
 
 
-@drawn
-@given(geometries(dilations=1), DTYPES, st.sampled_from([*LAYOUTS]), SEEDS)
+@drawn(geometries(dilations=1), DTYPES, st.sampled_from([*LAYOUTS]), SEEDS)
 def test_drawn_window_sums(case: Any, dtype: str, layout: str, seed: int) -> None:
     images = case.pop("images")
     del case["dilation"]
@@ -290,10 +319,13 @@ def test_places_outside_of_an_image_give_nan_not_another_images_number() -> None
 # ------------------------------------------------------------------------- batch norm and ReLU
 
 
-@drawn
-@given(
-    st.lists(st.integers(1, 7), min_size=2, max_size=4), DTYPES, st.sampled_from([*LAYOUTS]),
-    st.booleans(), st.booleans(), SEEDS,
+@drawn(
+    st.lists(st.integers(1, 7), min_size=2, max_size=4),
+    DTYPES,
+    st.sampled_from([*LAYOUTS]),
+    st.booleans(),
+    st.booleans(),
+    SEEDS,
 )
 def test_drawn_batch_norms(
     shape: list[int], dtype: str, layout: str, affine: bool, residual: bool, seed: int
@@ -324,18 +356,13 @@ def test_the_variance_survives_a_large_mean_and_a_nan_stays_in_its_channel() -> 
     assert np.isnan(own.batch_norm_relu(on_device(x), None, None, None, 0.0)[0][:, 1]).all()
 
 
-@drawn
-@given(st.integers(1, 40), DTYPES, SEEDS)
+@drawn(st.integers(1, 40), DTYPES, SEEDS)
 def test_drawn_running_statistics(C: int, dtype: str, seed: int) -> None:
     numbers = [np.abs(values((C,), seed + i, dtype)) for i in range(4)]
-    compare_in_place(
-        "move_statistics", numbers, dtype, fused, momentum=0.1, unbias=1.25
-    )
+    compare_in_place("move_statistics", numbers, dtype, fused, momentum=0.1, unbias=1.25)
 
 
-def compare_in_place(
-    name: str, arrays: list[Any], dtype: str, module: Any, **params: Any
-) -> None:
+def compare_in_place(name: str, arrays: list[Any], dtype: str, module: Any, **params: Any) -> None:
     """For a kernel that changes some of its arguments, arrays or lists of them."""
     actual, expected = [on_device(a) for a in arrays], [in_double(a) for a in arrays]
     assert getattr(own, name)(*actual, **params) is None
@@ -347,10 +374,13 @@ def compare_in_place(
 # -------------------------------------------------------------------------------------- losses
 
 
-@drawn
-@given(
-    st.integers(1, 9), st.sampled_from([1, 2, 3, 10, 33, 150]), DTYPES,
-    st.sampled_from([*LAYOUTS]), st.sampled_from([-100, 0, 1]), SEEDS,
+@drawn(
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 3, 10, 33, 150]),
+    DTYPES,
+    st.sampled_from([*LAYOUTS]),
+    st.sampled_from([-100, 0, 1]),
+    SEEDS,
 )
 def test_drawn_cross_entropies(
     R: int, C: int, dtype: str, layout: str, ignore_index: int, seed: int
@@ -411,10 +441,13 @@ def parameters(count: int, seed: int, dtype: str) -> list[np.ndarray]:
     return [values((int(n),), seed + i, dtype) for i, n in enumerate(sizes)]
 
 
-@drawn
-@given(
-    st.sampled_from([1, 3, 62]), st.sampled_from(["float32", "float64", "float16"]),
-    st.sampled_from([None, 0.0, 0.1]), st.booleans(), st.booleans(), SEEDS,
+@drawn(
+    st.sampled_from([1, 3, 62]),
+    DTYPES,
+    st.sampled_from([None, 0.0, 0.1]),
+    st.booleans(),
+    st.booleans(),
+    SEEDS,
 )
 def test_drawn_sgd_steps(
     count: int, dtype: str, dampening: float | None, decay: bool, nesterov: bool, seed: int
@@ -425,16 +458,25 @@ def test_drawn_sgd_steps(
         g[...] = values(g.shape, seed - i - 1 & 0xFFFF, dtype)
     shares = [1.0 if i % 2 else 1 - (dampening or 0.0) for i in range(count)]
     compare_in_place(
-        "sgd", [ps, gs, None if dampening is None else buffers], dtype, reference,
-        lr=0.1, momentum=0.0 if dampening is None else 0.9, shares=shares,
-        weight_decay=0.05 * decay, nesterov=nesterov and dampening is not None,
+        "sgd",
+        [ps, gs, None if dampening is None else buffers],
+        dtype,
+        reference,
+        lr=0.1,
+        momentum=0.0 if dampening is None else 0.9,
+        shares=shares,
+        weight_decay=0.05 * decay,
+        nesterov=nesterov and dampening is not None,
     )
 
 
-@drawn
-@given(
-    st.sampled_from([1, 3, 62]), st.sampled_from(["float32", "float64"]), st.booleans(),
-    st.sampled_from([0.0, 0.1]), st.sampled_from([1.0, 0.99]), SEEDS,
+@drawn(
+    st.sampled_from([1, 3, 62]),
+    DTYPES.filter(lambda dtype: dtype != "float16"),  # whose smallest number is above eps
+    st.booleans(),
+    st.sampled_from([0.0, 0.1]),
+    st.sampled_from([1.0, 0.99]),
+    SEEDS,
 )
 def test_drawn_adam_steps(
     count: int, dtype: str, amsgrad: bool, decay: float, shrink: float, seed: int
@@ -445,17 +487,24 @@ def test_drawn_adam_steps(
         v[...], most[...] = v * v, np.abs(values(v.shape, seed + i + 2, dtype)) / 100
     steps = [1 + i % 3 for i in range(count)]
     compare_in_place(
-        "adam", [ps, gs, ms, vs, largest if amsgrad else None], dtype, reference,
-        step_sizes=[0.01 / (1 - 0.9**t) for t in steps], beta1=0.9, beta2=0.99,
-        roots=[(1 - 0.99**t) ** 0.5 for t in steps], eps=1e-6, weight_decay=decay, shrink=shrink,
+        "adam",
+        [ps, gs, ms, vs, largest if amsgrad else None],
+        dtype,
+        reference,
+        step_sizes=[0.01 / (1 - 0.9**t) for t in steps],
+        beta1=0.9,
+        beta2=0.99,
+        roots=[(1 - 0.99**t) ** 0.5 for t in steps],
+        eps=1e-6,
+        weight_decay=decay,
+        shrink=shrink,
     )
 
 
 # ---------------------------------------------------------------------------------------- data
 
 
-@drawn
-@given(st.integers(1, 9), pairs(1, 9), st.integers(1, 12), SEEDS)
+@drawn(st.integers(1, 9), pairs(1, 9), st.integers(1, 12), SEEDS)
 def test_drawn_batches_of_images(count: int, size: Any, batch: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, *size), np.uint8)
@@ -533,45 +582,52 @@ def test_two_runs_give_the_same_bits() -> None:
 # ------------------------------------------------------------------- the checkers, with mistakes
 
 
-def with_mistake(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
-    assert SOURCE.count(right) >= 1, f"kernels.cu no longer has {right!r}"
-    device = Device(SOURCE.replace(right, wrong, 1))
-    monkeypatch.setattr(sys.modules[__name__], "DEVICE", device)
-    register_array_type(Array, device)
-
-
-MISTAKES = {
+CONVOLUTION = ["im2col", "rows_to_images", "col2im", "swap_rows", "im2col_and_rows"]
+POOLS = ["max_pool2d", "max_pool2d_input", "pool_gather", "pool_scatter"]
+NORMS = [
+    "batch_statistics", "batch_norm", "batch_norm_sums", "batch_norm_backward", "affine",
+    "relu_backward",
+]  # fmt: skip
+MISTAKES = {  # what is right, what is wrong, the test that finds it and the kernels it runs
     "a window too far left": (
         "w = ow * s.SW + kw * s.DW - s.left;", "w = ow * s.SW + kw * s.DW;",
-        "test_drawn_convolutions",
+        "test_drawn_convolutions", CONVOLUTION,
     ),
     "a stride taken for the other axis": (
-        "kh * s.DH, s.SH, s.OH)", "kh * s.DH, s.SW, s.OH)", "test_drawn_convolutions",
+        "kh * s.DH, s.SH, s.OH)", "kh * s.DH, s.SW, s.OH)", "test_drawn_convolutions", CONVOLUTION,
     ),
     "the last of equal values wins": (
-        "if (value > best ||", "if (value >= best ||", "test_drawn_max_pools"),
+        "if (value > best ||", "if (value >= best ||", "test_drawn_max_pools", POOLS,
+    ),
     "an element that is never written": (
         "EACH(i, N * C * S) {\n        int c", "EACH(i, N * C * S - 1) {\n        int c",
-        "test_drawn_batch_norms",
+        "test_drawn_batch_norms", NORMS,
     ),
     "one element too many": (
-        "EACH(i, size) dx[i] =", "EACH(i, size + 1) dx[i] =", "test_drawn_batch_norms"),
+        "EACH(i, size) dx[i] =", "EACH(i, size + 1) dx[i] =", "test_drawn_batch_norms", NORMS,
+    ),
     "parts that are merged without their distance": (
-        "squares[first + k] + d * d *", "squares[first + k] + 0 * d *", "test_drawn_batch_norms"),
-    "a sum of squares for the variance's root": (
-        "sqrt(v) / root + eps", "sqrt(v) + eps", "test_drawn_adam_steps"),
+        "squares[first + k] + d * d *", "squares[first + k] + 0 * d *", "test_drawn_batch_norms",
+        NORMS,
+    ),
+    "a bias that is not undone": (
+        "sqrt(v) / root + eps", "sqrt(v) * root + eps", "test_drawn_adam_steps", ["adam"],
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.skipif(SANITIZE is not None, reason="without sanitizers")
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_caught(
-    mistake: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+    mistake: tuple[str, str, str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, wrong, test = mistake
-    with_mistake(monkeypatch, right, wrong)
+    right, wrong, test, kernels = mistake
+    assert right in SOURCE
+    device = Device(only(SOURCE, *kernels).replace(right, wrong, 1))
+    monkeypatch.setattr(sys.modules[__name__], "DEVICE", device)
+    register_array_type(Array, device)
     with pytest.raises(AssertionError):
-        globals()[test]()
+        globals()[test].quick()
 
 
 def test_the_launcher_refuses_what_a_gpu_would_misread() -> None:
@@ -591,9 +647,9 @@ def test_the_launcher_refuses_what_a_gpu_would_misread() -> None:
     window = np.zeros((), [("one", "i4")])
     with pytest.raises(TypeError, match="argument 2 of im2col is 4, the kernel takes 56"):
         kernels.launch("im2col", *one, (x, x, window))
-    with pytest.raises(TypeError, match="float64, the kernel takes float32"):
-        args = (x, x, x, x, 1, 0.1, np.float32(0.9), np.float32(1))
-        kernels.launch("move_statistics", *one, (*args[:4], np.int32(1), *args[5:]))
+    numbers = (0.1, np.float32(0.9), np.float32(1))
+    with pytest.raises(TypeError, match="is float64, the kernel takes float32"):
+        kernels.launch("move_statistics", *one, (x, x, x, x, size, *numbers))
     with pytest.raises(AttributeError, match="no kernel 'im2row'"):
         kernels.launch("im2row", *one, ())
     with pytest.raises(ValueError, match="threads"):
@@ -603,7 +659,11 @@ def test_the_launcher_refuses_what_a_gpu_would_misread() -> None:
 def test_which_kernels_need_threads_is_found_in_the_source() -> None:
     found = synchronised(SOURCE) & set(kernel_names(SOURCE))
     assert found == {
-        "batch_statistics", "batch_norm", "batch_norm_sums", "batch_norm_backward", "cross_entropy",
+        "batch_statistics",
+        "batch_norm",
+        "batch_norm_sums",
+        "batch_norm_backward",
+        "cross_entropy",
     }
     assert synchronised("void f() {\n    // __syncthreads()\n}\n") == {"__syncthreads"}
 
@@ -623,17 +683,21 @@ extern "C" __global__ void halves(float* x) {
 # ----------------------------------------------------------------------------------- sanitizers
 
 
-def in_sanitized_process(sanitize: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def in_sanitized_process(
+    sanitize: str, *arguments: str, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Python with a sanitizer's library loaded first, which its kernels need."""
     environment = {
         **os.environ, **sanitizer_environment(sanitize), "TINYCONV_SANITIZE": sanitize,
         "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path),
     }  # fmt: skip
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=200
-    )
+        [sys.executable, *arguments],
+        env=environment, input=stdin, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
 
 
+@cache
 def works(sanitize: str) -> bool:
     """Can Python run with this sanitizer here?  Not everywhere does it find room in memory."""
     return in_sanitized_process(sanitize, "-c", "import numpy").returncode == 0
@@ -652,45 +716,42 @@ def test_the_kernels_run_clean_under(sanitize: str) -> None:
     assert "passed" in done.stdout
 
 
-MISTAKE = """
-import numpy as np, sys
+RUN_TWO = """
+import sys
+import numpy as np
 sys.path.insert(0, {tests!r})
 from cuda_on_cpu import compile_kernels
-source = open({kernels!r}).read()
-places = source.split({right!r})
-source = {right!r}.join(places[:{n}]) + {wrong!r} + {right!r}.join(places[{n}:])
-kernels = compile_kernels(source, ("-DREAL=float",), {sanitize!r})
+kernels = compile_kernels(sys.stdin.read(), ("-DREAL=float",), {sanitize!r})
 x = np.ones((2, 1, 40), np.float32)
-parts, one, sizes = np.ones((2, 2), np.float32), np.ones(2, np.float32), [np.int32(2)] * 2
-kernels.launch("batch_statistics", (2, 1), (8,), (x, parts[0], parts[1], *sizes[:1],
-               np.int32(1), np.int32(40)))
+means, squares = np.ones((2, 2), np.float32)
+sizes = (np.int32(2), np.int32(1), np.int32(40))
+kernels.launch("batch_statistics", (2, 1), (8,), (x, means, squares, *sizes))
 kernels.launch("relu_backward", (2,), (8,), (x, x, np.empty_like(x), np.int32(80)))
 print("ran through")
 """
+TWO = only(SOURCE, "batch_statistics", "relu_backward")
 
 
-def run_with_mistake(sanitize: str, right: str, wrong: str, n: int = 1) -> Any:
-    return in_sanitized_process(
-        sanitize,
-        "-c",
-        MISTAKE.format(
-            tests=str(Path(__file__).parent), kernels=str(own.SOURCE), right=right, wrong=wrong,
-            n=n, sanitize=sanitize,
-        ),
-    )  # fmt: skip
+def run_two_kernels(sanitize: str, source: str) -> Any:
+    program = RUN_TWO.format(tests=str(Path(__file__).parent), sanitize=sanitize)
+    return in_sanitized_process(sanitize, "-c", program, stdin=source)
 
 
 BARRIER = "__syncthreads();"
 
 
 @pytest.mark.skipif(SANITIZE is not None, reason="starts a process under a sanitizer")
-@pytest.mark.parametrize("n", range(SOURCE.count(BARRIER) + 1))
+@pytest.mark.parametrize("n", range(TWO.count(BARRIER) + 1))
 def test_a_barrier_removed_is_caught(n: int) -> None:
-    """Each of them in turn; and with n = 0 none, so that it is the barrier that is missed."""
+    """Each in turn; the last time none, so that it is the barrier's absence that is seen."""
     if not works("thread"):
         pytest.skip("Python does not run with ThreadSanitizer here")
-    done = run_with_mistake("thread", BARRIER, ";" if n else BARRIER, max(n, 1))
-    if n == 0:
+    pieces = TWO.split(BARRIER)
+    source = (
+        BARRIER.join(pieces[: n + 1]) + ";" * (n + 1 < len(pieces)) + BARRIER.join(pieces[n + 1 :])
+    )
+    done = run_two_kernels("thread", source)
+    if n == TWO.count(BARRIER):
         assert (done.returncode, done.stdout) == (0, "ran through\n"), done.stderr
     else:
         assert done.returncode != 0
@@ -715,8 +776,8 @@ def test_slips_are_caught_by_the_sanitizers(slip: tuple[str, str, str, str]) -> 
     sanitize, right, wrong, message = slip
     if not works(sanitize):
         pytest.skip(f"Python does not run with -fsanitize={sanitize} here")
-    assert right in SOURCE
-    done = run_with_mistake(sanitize, right, wrong)
+    assert right in TWO
+    done = run_two_kernels(sanitize, TWO.replace(right, wrong))
     assert done.returncode != 0
     assert message in done.stderr
 

@@ -11,8 +11,8 @@ from tinyconv.backend.array import Array, array_module
 def cross_entropy(x: Array, targets: Array, *, ignore_index: int) -> tuple[Array, Array, Array]:
     """-log softmax(x) at the targets (R,), and what its gradient reads: two more numbers per row.
 
-    x (R,C) logits, targets (R,) int64; log softmax is x - largest - logsum.  An ignored row costs 0, a target that is no class NaN: a
-    look at the device's memory to raise an error would stop the GPU.
+    x (R,C) logits, targets (R,) int64; log softmax is x - largest - logsum.  An ignored row
+    costs 0, a target that is no class NaN: looking for it to raise an error would stop the GPU.
     """
     xp = array_module(x)
     largest = x.max(1)

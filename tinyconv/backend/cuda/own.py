@@ -33,10 +33,8 @@ COLUMNS = 2**28  # elements: columns that are larger are made and used in severa
 PART = 2**11  # elements of a channel that one block of batch norm reads, 64 parts at most
 CHANNELS = 2**16 - 1  # of a batch norm: blocks in the second direction of a grid
 NULL = np.uint64(0)
-WINDOW = np.dtype([(n, "i4") for n in "N C H W OH OW KH KW SH SW top left DH DW".split()])
-PARAMETER = np.dtype(
-    [*((n, "u8") for n in ("p", "g", "a", "b", "c")), ("size", "i8"), ("rate", "f8"), ("scale", "f8")]
-)
+WINDOW = np.dtype([("sizes", "i4", 14)])
+PARAMETER = np.dtype("u8, u8, u8, u8, u8, i8, f8, f8")
 PARAMETERS = np.dtype([("each", PARAMETER, 60)])  # 3840 bytes of the 4096 that a launch takes
 
 
@@ -106,7 +104,7 @@ def _window(
     """kernels.cu's Window, which CuPy passes by value; images: (N,C,H,W)."""
     (top, _), (left, _) = padding
     sizes = (*images, *out_size, *kernel_size, *stride, top, left, *dilation)
-    return np.array(sizes, WINDOW)
+    return np.array((sizes,), WINDOW)
 
 
 def _out_size(x: Array, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair) -> Pair:
