@@ -47,7 +47,7 @@ class Kernels:
         self._library.launch.restype = ctypes.c_char_p
         self._synchronised = synchronised(source)
         self._race_detector = race_detector
-        self.launches = 0
+        self.launched: list[str] = []
         self.names = kernel_names(source)
 
     @cache  # noqa: B019
@@ -78,7 +78,7 @@ class Kernels:
         if self._race_detector and mode == "plain":
             mode = "all at once"
         with _LOCK:
-            self.launches += 1
+            self.launched.append(name)
             error = self._library.launch(name.encode(), sizes, pointers, MODES[mode])
         if error:
             raise RuntimeError(f"{name}: {error.decode()}")

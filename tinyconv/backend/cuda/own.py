@@ -164,7 +164,7 @@ def conv2d_input(
         part, target = g[images], dx[images]
         rows = _empty((groups, O // groups, len(part) * P), g)
         _launch("swap_rows", g, (part, rows, len(part), O, P), part.size)
-        columns = _contiguous(_matmul(weights, rows))
+        columns = _matmul(weights, rows)
         window = _window(target.shape, tuple(out_size), w.shape[2:], stride, padding, dilation)
         _launch("col2im", g, (columns, target, window), target.size)
     return dx
@@ -187,7 +187,7 @@ def conv2d_weight(
     if not _covers(x, g) or row >= LARGEST:
         return NotImplemented
     x, g = _contiguous(x), _contiguous(g)
-    dw = None
+    dw: Any = None
     for images in _pieces(N, row):
         n = len(x[images])
         columns = _empty((groups, C // groups * taps, n * P), x)
@@ -216,7 +216,7 @@ def _weight_rows(w: Array, groups: int) -> Array:
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    return (a[0] @ b[0])[None] if len(a) == 1 else a @ b
+    return _contiguous((a[0] @ b[0])[None] if len(a) == 1 else a @ b)
 
 
 def _pieces(images: int, size: int) -> Iterator[slice]:
@@ -389,12 +389,13 @@ def _batch_norm_backward(
     sizes = _channels(x)
     grid = _parts(sizes)
     sums, products = _partial_sums(x, grid)
-    arrays = (g, y, x, mean, var, sums, products)
-    _launch("batch_norm_sums", x, (*arrays, *sizes, float(eps)), grid=grid)
+    args = (g, y, x, mean, var, sums, products, *sizes, float(eps))
+    _launch("batch_norm_sums", x, args, grid=grid)
     dx, dweight, dbias = _empty(x.shape, x), _empty((sizes[1],), x), _empty((sizes[1],), x)
     dresidual = _empty(x.shape, x) if residual else None
-    arrays = (g, y, x, weight, mean, var, sums, products, dx, dweight, dbias, dresidual)
-    _launch("batch_norm_backward", x, (*arrays, *sizes, float(eps)), grid=grid)
+    read = (g, y, x, weight, mean, var, sums, products)
+    written = (dx, dweight, dbias, dresidual)
+    _launch("batch_norm_backward", x, (*read, *written, *sizes, float(eps)), grid=grid)
     return dx, dweight, dbias, dresidual
 
 
