@@ -41,6 +41,11 @@ PARAMETERS = np.dtype([("each", PARAMETER, 60)])  # 3840 bytes of the 4096 that 
 # ------------------------------------------------------------------------------------ launching
 
 
+def prepare(cupy: Any) -> None:
+    """Compile the kernels for float32; raises where that does not work."""
+    _kernel(cupy, "f", "im2col")
+
+
 @cache
 def _module(xp: Any, kind: str) -> Any:
     return xp.RawModule(code=SOURCE.read_text(), options=("-std=c++17", OPTIONS[kind]))
