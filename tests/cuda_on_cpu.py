@@ -142,7 +142,7 @@ def compile_kernels(
     """Compile a .cu source.
 
     options:  as for NVRTC; -D, -I and -std matter
-    sanitize: for g++'s -fsanitize, "address,undefined" or "thread"; the process must have been
+    sanitize: for g++'s -fsanitize: "address,undefined", "thread"; the process must have been
               started with the sanitizers' library: see `sanitizer_environment`
     """
     names = kernel_names(source)
@@ -194,14 +194,17 @@ def _folder() -> Path:
 
 def sanitizer_environment(sanitize: str) -> dict[str, str]:
     """What a process's environment needs for kernels compiled with ``sanitize``."""
-    library = {"thread": "libtsan.so", "address,undefined": "libasan.so"}[sanitize]
-    found = subprocess.run(["g++", f"-print-file-name={library}"], capture_output=True, text=True)
-    return {
-        "LD_PRELOAD": found.stdout.strip(),
+    environment = {
         "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
         "ASAN_OPTIONS": "detect_leaks=0:exitcode=66",
         "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66",
     }
+    library = {"thread": "libtsan.so", "address": "libasan.so"}.get(sanitize.partition(",")[0])
+    if library:
+        command = ["g++", f"-print-file-name={library}"]
+        found = subprocess.run(command, capture_output=True, text=True)
+        environment["LD_PRELOAD"] = found.stdout.strip()
+    return environment
 
 
 # ------------------------------------------------------------------------ CuPy's interface

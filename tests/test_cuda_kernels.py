@@ -784,10 +784,10 @@ SLIPS = {
     "one place for all threads": (
         "thread", "EACH(i, size) dx[i] =", "EACH(i, size) dx[0] =", "ThreadSanitizer: data race"),
     "a read behind the end": (
-        "address,undefined", "through_relu(g, y, i);\n}", "through_relu(g, y, i + 1);\n}",
+        "address", "through_relu(g, y, i);\n}", "through_relu(g, y, i + 1);\n}",
         "AddressSanitizer: heap-buffer-overflow"),
     "an int that overflows": (
-        "address,undefined", "EACH(i, size) dx[i] =", "EACH(i, size) dx[i * (1 << 30) * 4 % 2] =",
+        "undefined", "EACH(i, size) dx[i] =", "EACH(i, size) dx[i * (1 << 30) * 4 % 2] =",
         "signed integer overflow"),
 }  # fmt: skip
 
