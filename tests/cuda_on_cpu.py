@@ -7,7 +7,8 @@ Arrays are NumPy's, contiguous, and changed in place.  Arguments are checked as 
 a number of another type than the kernel's (Python floats are doubles and ints int64, as in CuPy),
 an array of another dtype, a struct of another size, or one argument too few raises TypeError.
 
-Kernels with `__syncthreads` run with one std::thread per CUDA thread; the others in plain loops.
+Kernels with `__syncthreads` run with a fibre for each CUDA thread, under a sanitizer with a
+std::thread for each; the others in plain loops, under ThreadSanitizer all threads at once.
 `RawModule` has the interface of CuPy's.  `missing` says why none of this works here.
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-MODES = {"plain": 0, "threads": 1, "all at once": 2}
+MODES = {"plain": 0, "fibres": 1, "threads": 2, "all at once": 3}
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-sign-compare", "-Wno-unknown-pragmas")
 _LOCK = threading.Lock()  # the kernels' blockIdx and gridDim are global
 
@@ -41,12 +42,12 @@ def missing() -> str | None:
 class Kernels:
     """The kernels of one compiled source."""
 
-    def __init__(self, library: Path, source: str, race_detector: bool) -> None:
+    def __init__(self, library: Path, source: str, sanitize: str | None) -> None:
         self._library = ctypes.CDLL(str(library))
         self._library.signature_of.restype = ctypes.c_char_p
         self._library.launch.restype = ctypes.c_char_p
         self._synchronised = synchronised(source)
-        self._race_detector = race_detector
+        self._sanitized = sanitize
         self.launched: list[str] = []
         self.names = kernel_names(source)
 
@@ -74,9 +75,9 @@ class Kernels:
         fits = all(0 < n < most for n, most in zip(_three(grid), limits, strict=True))
         if not fits or not 0 < np.prod(_three(block)) <= 1024:
             raise ValueError(f"{name}: a launch of {grid} blocks of {block} threads")
-        mode = "threads" if name in self._synchronised else "plain"
-        if self._race_detector and mode == "plain":
-            mode = "all at once"
+        mode = ("plain", "all at once")[self._sanitized == "thread"]
+        if name in self._synchronised:
+            mode = "threads" if self._sanitized else "fibres"
         with _LOCK:
             self.launched.append(name)
             error = self._library.launch(name.encode(), sizes, pointers, MODES[mode])
@@ -161,8 +162,8 @@ extern "C" const char* launch(const char* name, unsigned* sizes, void** argument
     static std::string error;
     gridDim = {{sizes[0], sizes[1], sizes[2]}}, blockDim = {{sizes[3], sizes[4], sizes[5]}};
     int blocks = sizes[0] * sizes[1] * sizes[2], threads = sizes[3] * sizes[4] * sizes[5];
-    auto run = mode == 0 ? in_plain_loops : mode == 1 ? in_threads : all_at_once;
-    try {{ run(find(name), blocks, threads, arguments); }}
+    auto modes = {{in_plain_loops, in_fibres, in_threads, all_at_once}};
+    try {{ modes.begin()[mode](find(name), blocks, threads, arguments); }}
     catch (const std::logic_error& fault) {{ error = fault.what(); return error.c_str(); }}
     return nullptr;
 }}
@@ -180,7 +181,7 @@ extern "C" const char* launch(const char* name, unsigned* sizes, void** argument
     )
     if done.returncode:
         raise RuntimeError(f"g++ does not compile the kernels:\n{done.stderr}")
-    return Kernels(library, source, sanitize == "thread")
+    return Kernels(library, source, sanitize)
 
 
 @cache

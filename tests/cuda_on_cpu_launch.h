@@ -1,6 +1,7 @@
 // Runs the kernels of the .cu file that was included before, with arguments as CuPy passes them: an
 // array of pointers to the values.  tests/cuda_on_cpu.py adds the table of kernels.
 #pragma once
+#include <ucontext.h>
 
 #ifdef HALF
 unsigned short real::half_bits(float value) { return float_to_half_bits(value); }
@@ -43,6 +44,7 @@ static dim3 coordinates(int i, dim3 size) {
 }
 
 static void in_plain_loops(const Kernel& kernel, int blocks, int threads, void** arguments) {
+    wait_for_the_block = no_waiting;
     for (int b = 0; b < blocks; b++)
         for (int t = 0; t < threads; t++) {
             blockIdx = coordinates(b, gridDim), threadIdx = coordinates(t, blockDim);
@@ -50,9 +52,53 @@ static void in_plain_loops(const Kernel& kernel, int blocks, int threads, void**
         }
 }
 
-// Block after block, each with a std::thread for every one of its CUDA threads.
+static const char* const DIVERGED = "only some threads of a block came to a __syncthreads()";
+
+// Block after block; the threads of one take turns, each up to its next __syncthreads().
+struct Fibre {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(1 << 16);
+    bool done;
+};
+static std::vector<Fibre> fibres;
+static ucontext_t scheduler;
+static int turn;
+static const Kernel* kernel_of_fibres;
+static void** arguments_of_fibres;
+
+static void run_fibre() {
+    kernel_of_fibres->run(arguments_of_fibres);
+    fibres[turn].done = true;
+}
+
+static void in_fibres(const Kernel& kernel, int blocks, int threads, void** arguments) {
+    kernel_of_fibres = &kernel, arguments_of_fibres = arguments;
+    wait_for_the_block = [] { swapcontext(&fibres[turn].context, &scheduler); };
+    fibres.resize(threads);
+    for (int b = 0; b < blocks; b++) {
+        blockIdx = coordinates(b, gridDim);
+        for (Fibre& fibre : fibres) {
+            getcontext(&fibre.context);
+            fibre.context.uc_stack.ss_sp = fibre.stack.data();
+            fibre.context.uc_stack.ss_size = fibre.stack.size();
+            fibre.context.uc_link = &scheduler;
+            fibre.done = false;
+            makecontext(&fibre.context, run_fibre, 0);
+        }
+        for (int done = 0; done < threads;) {
+            if (done) throw std::logic_error(DIVERGED);
+            for (turn = 0; turn < threads; turn++) {
+                threadIdx = coordinates(turn, blockDim);
+                swapcontext(&scheduler, &fibres[turn].context);
+                done += fibres[turn].done;
+            }
+        }
+    }
+}
+
+// The same with a std::thread for every CUDA thread, for a race detector.
 static void in_threads(const Kernel& kernel, int blocks, int threads, void** arguments) {
-    one_thread_each = true;
+    wait_for_the_block = [] { barrier.wait(false); };
     barrier.begin(threads);
     std::vector<std::thread> pool;
     for (int t = 0; t < threads; t++)
@@ -65,9 +111,7 @@ static void in_threads(const Kernel& kernel, int blocks, int threads, void** arg
             }
         });
     for (std::thread& thread : pool) thread.join();
-    one_thread_each = false;
-    if (barrier.diverged)
-        throw std::logic_error("only some threads of a block came to a __syncthreads()");
+    if (barrier.diverged) throw std::logic_error(DIVERGED);
 }
 
 // All threads of all blocks at once, for a race detector: of kernels without shared memory.
