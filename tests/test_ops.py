@@ -96,15 +96,23 @@ class Call:
         return [one(i, array) for i, array in enumerate(self.arrays)]
 
     def on(
-        self, leaves: Sequence[Any], function: Any = None, convert: Any = lambda v: v
+        self, leaves: Sequence[Any], function: Any = None, convert: Any = None
     ) -> list[Any]:
         """The outputs; of the twin in PyTorch, when that is given."""
+        convert = convert or self.placed
         args = [filled(convert(arg), leaves) for arg in self.args]
         params = {name: filled(convert(value), leaves) for name, value in self.params.items()}
         out = (function or self.function)(*args, **params)
         if getattr(self.function, "fused", None) and function is None:
             out = out[0]  # the rest is not part of the graph
         return list(out) if isinstance(out, (tuple, list)) else [out]
+
+    def placed(self, value: Any) -> Any:
+        """A parameter as the operation gets it: the arrays of an index are on the device, too."""
+        if type(value) is tuple:
+            return tuple(map(self.placed, value))
+        host_array = isinstance(value, np.ndarray) and self.device != "cpu"
+        return tc.tensor(value, device=self.device).data if host_array else value
 
     def inputs(self) -> list[Any]:
         """The arguments as arrays, for a VJP."""

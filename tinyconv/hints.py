@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-_CPU = 'a device is a string: tc.zeros(2, device="cpu"), x.device'
 _TENSOR = "use tc.tensor(data, dtype=...)"
 _NO_COMPILER = "nothing is compiled; tc.set_num_threads(n) and a larger batch make it faster"
 
@@ -11,7 +10,6 @@ INSTEAD: dict[str, dict[str, str]] = {
     "tinyconv": {
         "allclose": "use np.allclose(x.detach(), y.detach())",
         "amp": "there is no automatic mixed precision; x.float(), x.half()",
-        "as_tensor": "use tc.tensor(data), or tc.from_numpy(array) to share memory",
         "autocast": "there is no automatic mixed precision; x.float(), x.half()",
         "backends": "use tc.kernels(name) to choose kernels, tc.set_num_threads(n)",
         "bfloat16": "NumPy has no bfloat16; tc.float32, tc.float16",
@@ -19,8 +17,6 @@ INSTEAD: dict[str, dict[str, str]] = {
         "compile": _NO_COMPILER,
         "concat": "use tc.cat",
         "concatenate": "use tc.cat",
-        "cuda": _CPU,
-        "device": _CPU,
         "dtype": "dtypes are NumPy's: np.dtype",
         "float": "use tc.float32",
         "FloatTensor": _TENSOR,

@@ -193,8 +193,13 @@ def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
     (N, C), (H, W) = g.shape[:2], input_size
     x = xp.zeros(N * C * H * W, g.dtype)
     images = xp.arange(N * C, dtype=xp.int64).reshape(N, C, 1, 1) * (H * W)
-    xp.add.at(x, (images + indices).ravel(), g.ravel())
+    add_at(x, (images + indices).ravel(), g.ravel())
     return x.reshape(N, C, H, W)
+
+
+def add_at(out: Array, index: Any, values: Array) -> None:
+    """out[index] += values, where a place that the index names twice gets both."""
+    array_module(out).add.at(out, index, values)
 
 
 def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:

@@ -114,7 +114,7 @@ class _BatchNorm(_RunningNorm):
         if tracking:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # the plain mean over all batches
-                share = 1.0 / self.num_batches_tracked.item()
+                share = 1.0 / self.num_batches_tracked.to(self.running_mean.dtype).data
         use = tracking or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         training = self.training or self.running_mean is None
