@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import sys
 import types
 from collections import Counter
@@ -560,7 +559,7 @@ class ufunc:
     def __call__(self, *args: Any, **options: Any) -> Any:
         unknown = options.keys() - set(API["ufunc_kwargs"])
         if unknown:
-            raise TypeError(f"Wrong arguments {options}: {self.__name__} has no {unknown}")
+            raise TypeError(f"Wrong arguments: {self.__name__} has no {unknown}")
         if self.function is None or not self.nin <= len(args) <= self.nin + self.nout:
             raise TypeError(f"{self.__name__} takes {self.nin} operands, got {len(args)}")
         operands = [_number_or_array(self.__name__, x) for x in args[: self.nin]]
@@ -811,6 +810,15 @@ def _on_arrays(name: str) -> Callable[..., Any]:
     return call
 
 
+def _method(name: str) -> Callable[..., Any]:
+    return lambda a, *args, **options: getattr(a, name)(*args, **options)
+
+
+def _count_nonzero(a: Any, axis: Any = None) -> ndarray:
+    x = _device("count_nonzero", a)
+    return new("count_nonzero", lambda: np.count_nonzero(x, axis))
+
+
 def _made(name: str, count: int = 1) -> Callable[..., Any]:
     """A function that makes an array of sizes and numbers."""
     function = getattr(np, name)
@@ -879,14 +887,15 @@ IMPLEMENTED: dict[str, Callable[..., Any]] = {
     **{name: _made(name) for name in ("arange", "full", "linspace", "ones", "zeros", "identity")},
     "eye": _made("eye", 2),
     **{name: _like(name) for name in ("zeros_like", "ones_like", "full_like")},
-    **{name: (lambda name: lambda a, *args, **options: getattr(a, name)(*args, **options))(name)
-       for name in ("sum", "prod", "mean", "var", "std", "max", "min", "all", "any",
+    **{name: _method(name) for name in ("sum", "prod", "mean", "var", "std", "max", "min", "all", "any",
                     "argmax", "argmin", "cumsum", "cumprod", "nonzero")},
     "amax": lambda a, axis=None, out=None, keepdims=False: a.max(axis, out, keepdims),
     "amin": lambda a, axis=None, out=None, keepdims=False: a.min(axis, out, keepdims),
     "argsort": _argsort, "array": array, "array_equal": _array_equal, "asarray": asarray,
     "ascontiguousarray": _ascontiguous, "asnumpy": asnumpy, "clip": _clip,
-    "concatenate": _concatenate, "copyto": _copyto, "dot": _matmul, "einsum": _einsum,
+    "byte_bounds": lambda a: byte_bounds(_device("byte_bounds", a)),
+    "concatenate": _concatenate, "copyto": _copyto, "count_nonzero": _count_nonzero,
+    "dot": _matmul, "einsum": _einsum,
     "empty": _empty, "empty_like": _empty_like, "from_dlpack": _from_dlpack, "pad": _pad,
     "repeat": _repeat, "searchsorted": _searchsorted, "stack": _stack, "take": _take,
     "take_along_axis": _take_along_axis, "where": _where,
@@ -1058,7 +1067,8 @@ def _build() -> Module:
     made.matmul = _matmul  # a generalised ufunc
     made.ndarray, made.ufunc, made.RawModule = ndarray, ufunc, RawModule
     made.is_available = lambda: True
-    made.get_default_memory_pool = lambda pool=MemoryPool(): pool  # noqa: B008
+    pool = MemoryPool()
+    made.get_default_memory_pool = lambda: pool
     made.lib = _namespace("cupy.lib", stride_tricks=_namespace(
         "cupy.lib.stride_tricks", as_strided=as_strided,
         sliding_window_view=_refuse("sliding_window_view copies its window's shape to and fro")))

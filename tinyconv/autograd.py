@@ -421,7 +421,8 @@ def check_operands(name: str, operands: Iterable[Any]) -> None:
 
 def check_devices(name: str, operands: Sequence[Any]) -> None:
     """DeviceError unless all arrays are on one device; numbers go everywhere."""
-    held = [(i, x) for i, x in enumerate(operands) if hasattr(x, "strides") and not isinstance(x, np.generic)]
+    held = [(i, x) for i, x in enumerate(operands) if hasattr(x, "strides")]
+    held = [(i, x) for i, x in held if not isinstance(x, np.generic)]
     if len({type(x) for _, x in held}) > 1 and len({backend_of(x) for _, x in held}) > 1:
         listed = " and ".join(f"operand {i} {x.shape} on {backend_of(x).device}" for i, x in held)
         raise DeviceError(

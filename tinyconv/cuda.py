@@ -12,7 +12,7 @@ from tinyconv.backend.cuda import connection
 
 
 def is_available() -> bool:
-    """Is there a GPU that computes: CuPy, a driver and a device?  `why_not` says what is missing."""
+    """Is there a GPU, with a driver and CuPy?  `why_not` says what is missing."""
     return connection.obstacle() is None
 
 

@@ -74,8 +74,8 @@ def obstacle() -> str | None:
         return (f"cupy {cupy.__version__} is installed, but the driver does not answer ({said}); "
                 "nvidia-smi should list a GPU, and its CUDA version must not be below cupy's")
     if not count:
-        return f"cupy {cupy.__version__} and a driver are there, but no device is visible; " \
-               "see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        return (f"cupy {cupy.__version__} and a driver are there, but no device is visible; "
+                "see nvidia-smi and CUDA_VISIBLE_DEVICES")
     return None
 
 
