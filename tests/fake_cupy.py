@@ -210,7 +210,7 @@ class ndarray:
                 "owner": self._a}  # the last is the fake's: who keeps the memory
 
     def __dlpack__(self, *, stream: Any = None, **options: Any) -> Any:
-        return self._a.__dlpack__()
+        return self._a.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 0
@@ -875,7 +875,8 @@ def _from_dlpack(x: Any, **_: Any) -> ndarray:
     if kind != 2:
         raise TypeError(f"CPU arrays cannot be directly imported to CuPy (device type {kind})")
     source = types.SimpleNamespace(
-        __dlpack__=lambda **_: x.__dlpack__(stream=None), __dlpack_device__=lambda: (1, 0)
+        __dlpack__=lambda **options: x.__dlpack__(**{**options, "stream": None}),
+        __dlpack_device__=lambda: (1, 0),
     )
     return view(np.from_dlpack(source))
 
@@ -887,8 +888,9 @@ IMPLEMENTED: dict[str, Callable[..., Any]] = {
     **{name: _made(name) for name in ("arange", "full", "linspace", "ones", "zeros", "identity")},
     "eye": _made("eye", 2),
     **{name: _like(name) for name in ("zeros_like", "ones_like", "full_like")},
-    **{name: _method(name) for name in ("sum", "prod", "mean", "var", "std", "max", "min", "all", "any",
-                    "argmax", "argmin", "cumsum", "cumprod", "nonzero")},
+    **{name: _method(name) for name in (
+        "sum", "prod", "mean", "var", "std", "max", "min", "all", "any", "argmax", "argmin",
+        "cumsum", "cumprod", "nonzero")},
     "amax": lambda a, axis=None, out=None, keepdims=False: a.max(axis, out, keepdims),
     "amin": lambda a, axis=None, out=None, keepdims=False: a.min(axis, out, keepdims),
     "argsort": _argsort, "array": array, "array_equal": _array_equal, "asarray": asarray,

@@ -31,7 +31,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception] | tuple[type[Except
     "a NumPy operand": (lambda: x() + np.ones((3, 4), np.float32), TypeError),
     "a NumPy operand on the left": (lambda: np.ones((3, 4), np.float32) + x(), TypeError),
     "a 0-d NumPy operand": (lambda: x() * np.array(2.0, np.float32), TypeError),
-    "a list operand": (lambda: x() + [1, 2, 3, 4], TypeError),
+    "a list operand": (lambda: x() * [1, 2, 3, 4], TypeError),
     "a NumPy operand of a function": (lambda: cp.where(x() > 0, np.ones(4), 0), TypeError),
     "a NumPy operand of @": (lambda: x() @ np.ones((4, 2), np.float32), TypeError),
     "a NumPy piece": (lambda: cp.concatenate([x(), np.ones((1, 4))]), TypeError),

@@ -74,7 +74,9 @@ def load(path: str | os.PathLike[str], map_location: str = "cpu") -> Any:
     """What `save` wrote, bit for bit; of another program's file, the dict of its Tensors.
 
     Tensors come back on the device ``map_location``, wherever they were, contiguous and without
-    requires_grad; bfloat16, which NumPy lacks, as float32.  CheckpointError for a file that is truncated or something else.
+    requires_grad; bfloat16, which NumPy lacks, as float32.
+
+    CheckpointError for a file that is truncated or something else.
     """
     data = Path(path).read_bytes()
     try:

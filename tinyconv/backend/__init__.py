@@ -59,6 +59,7 @@ class Backend:
         self.device = device(name)
         self.xp = xp
         self.choices = layers
+        self.reasons: dict[str, str] = {}  # why a faster layer is not in use, by its name
         self._found: list[str] = []  # kernels that were looked up, now plain attributes
         self.served: Counter[tuple[str, str]] = Counter()  # calls by (kernel, layer)
         self.use("fast")

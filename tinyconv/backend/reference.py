@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from tinyconv.backend.array import Array, array_module
+from tinyconv.random import generator
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
@@ -296,6 +297,11 @@ def _channel_axes(x: Array) -> tuple[tuple[int, ...], Any]:
 
 def _reciprocal_std(var: Array, eps: float) -> Array:
     return 1 / array_module(var).sqrt(var + eps)
+
+
+def kept(x: Array, shape: tuple[int, ...], p: float) -> Array:
+    """Booleans of `shape`, each False with probability p: what dropout keeps."""
+    return array_module(x).asarray(generator().random(shape, "float32") >= p)
 
 
 def copy(x: Array) -> Array:

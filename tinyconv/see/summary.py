@@ -18,6 +18,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from tinyconv import nn
 from tinyconv.autograd import Node, _order, enable_grad
+from tinyconv.backend import array_module
 from tinyconv.see import language
 from tinyconv.see.probe import Call, Probe, edge, multiply_adds, probe, tensors, untouched
 from tinyconv.see.reach import ReceptiveField
@@ -256,7 +257,7 @@ def _bounds(array: Any) -> tuple[int, int]:
 
 
 def _arrays(value: Any) -> Iterable[Any]:
-    if hasattr(value, "strides"):
+    if hasattr(value, "strides") and not isinstance(value, np.generic):
         yield value
     elif isinstance(value, dict):
         yield from _arrays(list(value.values()))

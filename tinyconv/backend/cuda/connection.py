@@ -17,19 +17,17 @@ INSTALL = "pip install 'tinyconv[cuda12]', or [cuda13] for a driver of CUDA 13 (
 
 
 class Cuda(Backend):
-    """The present GPU.
-
-    reasons: why each faster layer that is not in use is not: its name and a sentence
-    """
+    """The present GPU."""
 
     waits = True
 
     def __init__(self, cupy: Any) -> None:
-        layers, self.reasons = ladder.climb(cupy)
+        layers, reasons = ladder.climb(cupy)
         plain = [own, reference, special]
         fast = [*layers, *plain]
         choices = {"fast": fast, "numpy": plain, "reference": plain}
         super().__init__("cuda", cupy, {**choices, "naive": [naive, *plain]})
+        self.reasons = reasons
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         return self.xp.asnumpy(x)  # type: ignore[attr-defined]

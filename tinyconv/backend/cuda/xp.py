@@ -2,15 +2,21 @@
 
 Deterministic mode: `add.at` adds with atomics there, whose order differs from run to run, and so do
 the last bits of a sum of floats.
+
+Random numbers: drawn on the host they would have to travel, as many as an activation has.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from tinyconv.backend import modes
 from tinyconv.backend.array import Array, array_module
 from tinyconv.backend.reference import Pair
+from tinyconv.random import generator
 
 
 def add_at(out: Array, index: Any, values: Array) -> None:
@@ -34,6 +40,21 @@ def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
     (N, C), (H, W) = g.shape[:2], input_size
     images = xp.arange(N * C).reshape(N, C, 1, 1) * (H * W)
     return _sums((images + indices).ravel(), g.ravel(), N * C * H * W).reshape(N, C, H, W)
+
+
+def kept(x: Array, shape: tuple[int, ...], p: float) -> Array:
+    """Made where x is, from one seed that travels; see `reference.kept`.
+
+    Number i is the output of SplitMix64 after i steps from the seed (Steele, Lea and Flood, Fast
+    splittable pseudorandom number generators, 2014).
+    """
+    xp = array_module(x)
+    seed = xp.uint64(generator().integers(2**64, dtype=np.uint64))
+    z = xp.arange(1, math.prod(shape) + 1, dtype=xp.uint64) * xp.uint64(0x9E3779B97F4A7C15) + seed
+    z = (z ^ (z >> xp.uint64(30))) * xp.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> xp.uint64(27))) * xp.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> xp.uint64(31))
+    return (z >= xp.uint64(min(int(p * 2**64), 2**64 - 1))).reshape(shape)
 
 
 def _sums(places: Array, values: Array, size: int) -> Array:
