@@ -240,7 +240,9 @@ def test_deterministic_mode_adds_without_atomics() -> None:
     np.testing.assert_allclose(found.cpu().numpy(), expected.cpu().numpy(), rtol=1e-6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(-50, 50)), max_size=40))
 def test_deterministic_sums_are_those_of_add_at(pairs: list[tuple[int, int]]) -> None:
     places = np.array([place for place, _ in pairs], np.int64)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tinyconv import cuda as cuda, data as data, nn as nn, optim as optim, see as see
+from tinyconv import amp as amp, cuda as cuda, data as data, nn as nn, optim as optim, see as see
 from tinyconv.autograd import (
     OPS as OPS,
     enable_grad as enable_grad,

@@ -9,8 +9,7 @@ _NO_COMPILER = "nothing is compiled; tc.set_num_threads(n) and a larger batch ma
 INSTEAD: dict[str, dict[str, str]] = {
     "tinyconv": {
         "allclose": "use np.allclose(x.detach(), y.detach())",
-        "amp": "there is no automatic mixed precision; x.float(), x.half()",
-        "autocast": "there is no automatic mixed precision; x.float(), x.half()",
+        "autocast": "use tc.amp.autocast()",
         "backends": "use tc.kernels(name) to choose kernels, tc.set_num_threads(n)",
         "bfloat16": "NumPy has no bfloat16; tc.float32, tc.float16",
         "clip": "use tc.clamp",

@@ -19,7 +19,7 @@ class device(str):
     """
 
     type: str
-    index: int | None
+    index: int | None  # type: ignore[assignment]  # str has a method of this name
 
     def __new__(cls, type: str, index: int | None = None) -> device:
         name, colon, number = str(type).partition(":")

@@ -30,19 +30,19 @@ class Cuda(Backend):
         self.reasons = reasons
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
-        return self.xp.asnumpy(x)  # type: ignore[attr-defined]
+        return self.xp.asnumpy(x)
 
     def synchronize(self) -> None:
-        self.xp.cuda.runtime.deviceSynchronize()  # type: ignore[attr-defined]
+        self.xp.cuda.runtime.deviceSynchronize()
 
     def use_precision(self, precision: str) -> None:
         """The switch of cuBLAS, the only one that CuPy has besides its environment variable."""
-        linalg = self.xp._core._routines_linalg  # type: ignore[attr-defined]
+        linalg = self.xp._core._routines_linalg
         kinds = {"highest": linalg.COMPUTE_TYPE_DEFAULT, "tf32": linalg.COMPUTE_TYPE_TF32}
         linalg.set_compute_type("float32", kinds[precision])
 
     def check_index(self, index: int) -> None:
-        present = self.xp.cuda.runtime.getDevice()  # type: ignore[attr-defined]
+        present = self.xp.cuda.runtime.getDevice()
         if index != present:
             raise DeviceError(
                 "device",

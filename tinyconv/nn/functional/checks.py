@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from tinyconv.backend import backend_of
+from tinyconv.context import context
 from tinyconv.errors import DTypeError, ShapeError
 
+F = TypeVar("F", bound=Callable[..., Any])
 CASTS = {"float16": "half", "float32": "float", "float64": "double"}
+
+
+def in_autocast(product: F) -> F:
+    """Inside `tc.amp.autocast`, float32 operands are multiplied in float16, to float32."""
+
+    @functools.wraps(product)
+    def call(input: Any, weight: Any, bias: Any = None, *args: Any, **options: Any) -> Any:
+        kind = context.autocast
+        if kind is None or getattr(input, "dtype", None) != "float32":
+            return product(input, weight, bias, *args, **options)
+        given = (input, weight, bias)
+        low = [x if x is None or x.dtype != "float32" else x.to(kind) for x in given]
+        return product(*low, *args, **options).to(input.dtype)
+
+    return cast(F, call)
 
 
 def whole(layer: str, name: str, value: Any) -> int:
