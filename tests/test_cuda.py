@@ -42,8 +42,7 @@ def waits(name: str, sample: Sample) -> bool:
 
 def on_both(name: str, function: Any, sample: Sample, dtype: str = "float64") -> None:
     """Outputs, gradients and second gradients on the fake, and on the CPU."""
-    here = {key: "cuda" for key in ("device", "source") if key in sample.params}
-    call = Call(function, Sample(sample.args, {**sample.params, **here}), dtype, "cuda")
+    call = Call(function, sample, dtype, "cuda")
     with nullcontext() if waits(name, sample) else no_synchronisation():
         found = ours(call)
     assert all(t is None or type(t.data) is fake_cupy.ndarray for t in found)

@@ -81,6 +81,7 @@ class Call:
         self.args, self.params = sample.make(rng, dtype, place, place_constant)
         if "dtype" in self.params and np.dtype(dtype) != np.float64:
             self.params["dtype"] = np.dtype(dtype)
+        self.params |= {key: device for key in ("device", "source") if key in self.params}
 
     def tensors(self, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
         def one(i: int, array: Any) -> Any:
