@@ -21,10 +21,10 @@ from test_ops import CASES, FIXED, Call, assert_all_close, ours
 import tinyconv as tc
 from tinyconv import cli, doctor, nn, optim, train
 from tinyconv.autograd import Op
-from tinyconv.backend import backend_named, config, reference
+from tinyconv.backend import array_module, backend_named, backend_of, config, reference
 from tinyconv.backend.cuda import connection, ladder
 from tinyconv.nn import functional as F
-from tinyconv.samples import Sample
+from tinyconv.samples import Sample, sample
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -647,3 +647,51 @@ def test_the_graph_is_not_lost_on_the_way_to_another_library() -> None:
             lend(x)
     with pytest.raises(tc.GraphError, match="detach"):
         fake_cupy.cupy.ones(3) * x
+
+
+# ------------------------------------------------------------------------- the tests are tested
+
+
+def numpy_index(x: Any) -> Any:
+    return x[np.array([2, 0, 1])]
+
+
+def masked_ufunc(x: Any) -> Any:
+    xp = array_module(x)
+    return xp.add(x, 1, where=x > 0, out=xp.zeros_like(x))
+
+
+def host_scalar(x: Any) -> Any:
+    return x * float(x.max())
+
+
+def sliding_windows(x: Any) -> Any:
+    return array_module(x).lib.stride_tricks.sliding_window_view(x, (2, 2)).sum((2, 3))
+
+
+def list_operand(x: Any) -> Any:
+    return x + [[1.0], [2.0], [3.0]]  # noqa: RUF005
+
+
+def to_the_host_and_back(x: Any) -> Any:
+    return array_module(x).asarray(np.exp(backend_of(x).to_numpy(x)))
+
+
+def out_of_range(x: Any) -> Any:
+    if array_module(x) is np:
+        return x[np.array([0])]
+    return x[fake_cupy.asarray([3])]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [numpy_index, masked_ufunc, host_scalar, sliding_windows, list_operand, to_the_host_and_back,
+     out_of_range],
+    ids=lambda f: f.__name__,
+)  # fmt: skip
+def test_an_operation_that_a_gpu_would_not_run_is_caught(forward: Any) -> None:
+    wrong = tc.op(forward)
+    call = sample((3, 4))
+    ours(Call(wrong, call))  # right on the CPU
+    with pytest.raises((TypeError, NotImplementedError, AssertionError, tc.DTypeError)):
+        on_both(wrong.name, wrong, call)
