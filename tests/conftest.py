@@ -1,14 +1,20 @@
 """What every test gets: seeds, global state put back, and the list of backends."""
 
+import types
 from collections.abc import Iterator
+from typing import Any
 
+import fake_cupy
 import numpy as np
 import pytest
 
 from tinyconv import random as tc_random
 from tinyconv.autograd import OPS
-from tinyconv.backend import BACKENDS
+from tinyconv.backend import BACKENDS, disconnect, modes
 from tinyconv.context import context
+
+FAKE = pytest.StashKey[Any]()
+DEVICES = {"cpu": "cpu", "cupy": "cuda", "fake": "cuda"}  # by what --backend says
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,14 +22,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backend",
         action="append",
         default=None,
-        metavar="DEVICE",
-        help="test on this device (repeatable; default: cpu)",
+        choices=DEVICES,
+        help="test on the CPU, on a real GPU with CuPy, or on the fake CuPy (repeatable)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    chosen = config.getoption("--backend") or []
+    if {"cupy", "fake"} <= set(chosen):
+        raise pytest.UsageError("--backend cupy and fake: one library at a time")
+    if "fake" in chosen:
+        config.stash[FAKE] = fake_cupy.installed()
+        config.stash[FAKE].__enter__()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if FAKE in config.stash:
+        config.stash[FAKE].__exit__(None, None, None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
-        metafunc.parametrize("device", metafunc.config.getoption("--backend") or ["cpu"])
+        chosen = metafunc.config.getoption("--backend") or ["cpu"]
+        metafunc.parametrize("device", [DEVICES[name] for name in chosen], ids=chosen)
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +53,28 @@ def fresh_state() -> Iterator[None]:
     stream = tc_random.generator()
     tc_random.manual_seed(0)
     choices = {backend: backend.choice for backend in BACKENDS.values()}
-    enabled, operations = context.grad_enabled, dict(OPS)
+    enabled, operations, before = context.grad_enabled, dict(OPS), dict(modes._modes)
     yield
     leaked = context.grad_enabled != enabled or context.scope or context.module is not None
     context.grad_enabled, context.scope, context.module = enabled, "", None
     for backend, choice in choices.items():
         backend.use(choice)
     tc_random._generator = stream
+    modes._modes.update(before)
     OPS.clear()
     OPS.update(operations)  # an operation that a test made does not stay in the table
     assert not leaked, "the test left the grad mode or the module scope changed"
+
+
+@pytest.fixture
+def gpu() -> Iterator[types.ModuleType]:
+    """The fake CuPy in the place of a real one; the device "cuda" is its."""
+    if "cuda" in BACKENDS:
+        disconnect("cuda")
+    with fake_cupy.installed() as cupy:
+        yield cupy
+        if "cuda" in BACKENDS:
+            disconnect("cuda")
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ class Call:
         self.args, self.params = sample.make(rng, dtype, place, place_constant)
         if "dtype" in self.params and np.dtype(dtype) != np.float64:
             self.params["dtype"] = np.dtype(dtype)
+        self.params |= {key: device for key in ("device", "source") if key in self.params}
 
     def tensors(self, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
         def one(i: int, array: Any) -> Any:
@@ -96,15 +97,23 @@ class Call:
         return [one(i, array) for i, array in enumerate(self.arrays)]
 
     def on(
-        self, leaves: Sequence[Any], function: Any = None, convert: Any = lambda v: v
+        self, leaves: Sequence[Any], function: Any = None, convert: Any = None
     ) -> list[Any]:
         """The outputs; of the twin in PyTorch, when that is given."""
+        convert = convert or self.placed
         args = [filled(convert(arg), leaves) for arg in self.args]
         params = {name: filled(convert(value), leaves) for name, value in self.params.items()}
         out = (function or self.function)(*args, **params)
         if getattr(self.function, "fused", None) and function is None:
             out = out[0]  # the rest is not part of the graph
         return list(out) if isinstance(out, (tuple, list)) else [out]
+
+    def placed(self, value: Any) -> Any:
+        """A parameter as the operation gets it: the arrays of an index are on the device, too."""
+        if type(value) is tuple:
+            return tuple(map(self.placed, value))
+        host_array = isinstance(value, np.ndarray) and self.device != "cpu"
+        return tc.tensor(value, device=self.device).data if host_array else value
 
     def inputs(self) -> list[Any]:
         """The arguments as arrays, for a VJP."""

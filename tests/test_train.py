@@ -256,7 +256,7 @@ def test_without_matplotlib_there_is_a_hint(monkeypatch, tmp_path, capsys):
 def test_doctor(capsys):
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    for word in ("tinyconv", "numpy", "backend", "cuda", "BLAS", "threads", "MNIST", "dot"):
+    for word in ("tinyconv", "numpy", "cpu", "cuda", "BLAS", "threads", "MNIST", "dot"):
         assert word in printed
 
 

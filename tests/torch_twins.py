@@ -129,6 +129,7 @@ TWINS: dict[str, Any] = {
     "minimum": _pair(torch.minimum),
     "relu_backward": lambda g, y: g * (y > 0),
     "to_dtype": lambda x, *, dtype: x.to(dtype),
+    "to_device": lambda x, *, device, source: x.to(x.device),
     "clone": lambda x, *, order="K": x.clone(),
     "softplus": F.softplus,
     "amax": _over_all(torch.amax),

@@ -2,7 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from tinyconv import data as data, dist as dist, nn as nn, optim as optim, see as see
+from tinyconv import (
+    amp as amp,
+    cuda as cuda,
+    data as data,
+    dist as dist,
+    nn as nn,
+    optim as optim,
+    see as see,
+)
 from tinyconv.autograd import (
     OPS as OPS,
     enable_grad as enable_grad,
@@ -14,16 +22,24 @@ from tinyconv.autograd import (
     op as op,
     set_grad_enabled as set_grad_enabled,
 )
-from tinyconv.backend import kernels as kernels
+from tinyconv.backend import device as device, kernels as kernels
 from tinyconv.backend.config import show_config as show_config
+from tinyconv.backend.modes import (
+    are_deterministic_algorithms_enabled as are_deterministic_algorithms_enabled,
+    get_float32_precision as get_float32_precision,
+    set_float32_precision as set_float32_precision,
+    use_deterministic_algorithms as use_deterministic_algorithms,
+)
 from tinyconv.backend.threads import (
     get_num_threads as get_num_threads,
     set_num_threads as set_num_threads,
 )
 from tinyconv.creation import (
     arange as arange,
+    as_tensor as as_tensor,
     empty as empty,
     eye as eye,
+    from_dlpack as from_dlpack,
     from_numpy as from_numpy,
     full as full,
     full_like as full_like,

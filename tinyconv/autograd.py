@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 import numpy as np
 from numpy.exceptions import AxisError
 
-from tinyconv.backend import Array, array_module, backend_of
+from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.context import context, last_write
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
 from tinyconv.hints import hints_for
@@ -198,6 +198,7 @@ class Op:
         self._same = same
         self.same: Sequence[int] = same or ()
         self.agree = len(self.same) > 1
+        self.apart = self.arity > max(len(self.same), 1)
         self._reads: dict[Any, Reads] = {}
 
     def __repr__(self) -> str:
@@ -222,6 +223,7 @@ class Op:
         if self._same is None:
             self.same = tuple(i for i, vjp in enumerate(vjps) if vjp is not None)
         self.agree = len(self.same) > 1 or self.variadic
+        self.apart = self.arity > max(len(self.same), 1)  # some may have a dtype of their own
 
     @overload
     def __call__(self, x: Tensor, /, *args: Any, **params: Any) -> Tensor: ...
@@ -262,6 +264,8 @@ class Op:
             or arrays[0].dtype is not arrays[1].dtype
         ):
             arrays = self._agree(arrays)
+        if self.apart and len(BACKENDS) > 1:
+            check_devices(self.name, arrays)
         try:
             data = self.forward(*arrays, **params)
         except ValueError as error:
@@ -382,11 +386,7 @@ class Op:
                 check_operands(self.name, arrays)
                 said = f"operand {i} has a Tensor as its .data, need an array: x.data = y.data"
                 raise DTypeError(self.name, said)
-        if len({type(arrays[i]) for i in tensors}) > 1:
-            devices = " and ".join(
-                f"operand {i} on {backend_of(arrays[i]).device}" for i in tensors
-            )
-            raise DeviceError(self.name, f"{devices}; move one: x.to(y.device)")
+        check_devices(self.name, arrays)
         floats = {arrays[i].dtype for i in tensors if arrays[i].dtype.kind == "f"}
         if len(floats) > 1:
             listed = " and ".join(f"operand {i} is {arrays[i].dtype}" for i in tensors)
@@ -417,6 +417,17 @@ def check_operands(name: str, operands: Iterable[Any]) -> None:
     for i, x in enumerate(operands):
         if not (x is None or hasattr(x, "dtype") or isinstance(x, (int, float))):
             raise DTypeError(name, f"operand {i} is a {type(x).__name__}; use tc.tensor(...)")
+
+
+def check_devices(name: str, operands: Sequence[Any]) -> None:
+    """DeviceError unless all arrays are on one device; numbers go everywhere."""
+    held = [(i, x) for i, x in enumerate(operands) if hasattr(x, "strides")]
+    held = [(i, x) for i, x in held if not isinstance(x, np.generic)]
+    if len({type(x) for _, x in held}) > 1 and len({backend_of(x) for _, x in held}) > 1:
+        listed = " and ".join(f"operand {i} {x.shape} on {backend_of(x).device}" for i, x in held)
+        raise DeviceError(
+            name, f"{listed}; move one: x.to(y.device), of an array tc.tensor(a, device=y.device)"
+        )
 
 
 def _clash(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -688,6 +699,7 @@ def _seed(output: Variable, gradient: Any, caller: str) -> Any:
         raise DTypeError(caller, f"gradient is a {kind}, need a tensor of shape {output.shape}")
     if gradient.shape != output.shape:
         raise ShapeError(caller, f"gradient has shape {gradient.shape}, the output {output.shape}")
+    check_devices(caller, (output.data, gradient.data if is_tensor(gradient) else gradient))
     if gradient.dtype != output.dtype:
         raise DTypeError(
             caller,

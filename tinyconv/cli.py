@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
         choices=("full", "sample", "auto"),
         help="the full set, the embedded sample, or the full set if it can be had (default: auto)",
     )
-    train.add_argument("--device", help="default: cpu")
+    train.add_argument(
+        "--device", help="auto, cpu or cuda; default: auto, the GPU if there is one"
+    )
     train.add_argument("--seed", type=int, metavar="N", help=f"default: {default.seed}")
     train.add_argument(
         "--out",
@@ -170,7 +172,8 @@ def _run_to_resume(out: Path | None) -> Run:
 def _check_same(config: Config, given: dict[str, object], run: Run) -> None:
     """A resumed run goes on as it began; an option that says otherwise is an error."""
     before = asdict(config)
-    changed = [k for k, v in given.items() if v not in (before[k], "auto" if k == "data" else None)]
+    open_ones = {("data", "auto"), ("device", "auto")}
+    changed = [k for k, v in given.items() if v != before[k] and (k, v) not in open_ones]
     if changed:
         listed = ", ".join(f"{k} was {before[k]}, now {given[k]}" for k in changed)
         why = ": the learning rate's schedule is laid out over all epochs"

@@ -14,6 +14,7 @@ class Context(threading.local):
         self.module: Any = None  # that module
         self.paths: dict[int, str] = {}  # id(module) -> attribute path, of the outermost call
         self.tape: Any = None  # what writes down every gradient that is sent (see.tape)
+        self.autocast: Any = None  # the dtype in which float32 products are computed (see amp)
         self.watch: Any = None  # called with each new node and its output's array
 
 

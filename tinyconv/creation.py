@@ -6,6 +6,8 @@ import numpy as np
 
 from tinyconv.autograd import wrap
 from tinyconv.backend import Array, backend_named, backend_of
+from tinyconv.backend.array import is_array
+from tinyconv.backend.interchange import shared
 from tinyconv.dtypes import as_dtype, bool_, float32, float64, int64
 from tinyconv.errors import DTypeError
 from tinyconv.random import generator
@@ -30,6 +32,35 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
         )
     as_dtype(array.dtype)
     return wrap(np.asarray(array))  # a plain array also of a memory map or another subclass
+
+
+def as_tensor(data: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+    """A tensor of ``data``, which shares its memory where dtype and device need no change.
+
+    data: a tensor, an array of NumPy or CuPy, one that DLPack or ``__cuda_array_interface__``
+    lends, or what `tensor` takes.
+    """
+    if isinstance(data, Tensor):
+        made = data
+    elif hasattr(data, "__dlpack__") or hasattr(data, "__cuda_array_interface__"):
+        made = wrap(data if is_array(data) else shared(data))
+        as_dtype(made.dtype)
+    else:
+        return tensor(data, dtype, device)
+    return made.to(device=device, dtype=dtype)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A tensor in the memory of another library's array, on its device: no copy is made.
+
+    x: what has ``__dlpack__`` (NumPy, CuPy, PyTorch, JAX) or ``__cuda_array_interface__``.
+    In return a Tensor has both: ``torch.from_dlpack(t)``, ``cupy.asarray(t)``.
+    """
+    if isinstance(x, Tensor):
+        return x.detach()
+    made = wrap(shared(x))
+    as_dtype(made.dtype)
+    return made
 
 
 def _made(array: Array, requires_grad: bool) -> Tensor:

@@ -15,8 +15,8 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 import tinyconv
-from tinyconv import data
-from tinyconv.backend import BACKENDS, threads
+from tinyconv import cuda, data
+from tinyconv.backend import CPU, Backend, backend_named, threads
 
 PACKAGES = {
     "numpy": "arrays",
@@ -63,14 +63,22 @@ def versions() -> Iterator[Finding]:
 
 
 def backends() -> Iterator[Finding]:
-    for name, backend in BACKENDS.items():
-        layers = ", ".join(layer.__name__.rpartition(".")[2] for layer in backend.layers)
-        yield Finding("backend", f"{name}: {backend.xp.__name__}, kernels from {layers}")
-    if "cuda" not in BACKENDS:
-        reason = "CuPy is not installed" if find_spec("cupy") is None else "CuPy is not wired up"
-        yield Finding(
-            "backend", f"cuda: not available ({reason}; this version computes on the CPU)"
-        )
+    yield Finding("cpu", _kernels(CPU))
+    reason = cuda.why_not()
+    if reason is not None:
+        said, _, remedy = reason.partition("; ")
+        yield Finding("cuda", f"not available: {said}", remedy or "see nvidia-smi", optional=True)
+        return
+    gpu = backend_named("cuda")
+    yield Finding("cuda", f"{cuda.get_device_name()}, {_kernels(gpu)}")
+    for name, why in gpu.reasons.items():
+        yield Finding("cuda", f"not the faster {name}: {why}", "see docs/gpu.md", optional=True)
+
+
+def _kernels(backend: Backend) -> str:
+    layers = ", ".join(layer.__name__.rpartition(".")[2] for layer in backend.layers)
+    version = getattr(backend.xp, "__version__", "")
+    return f"{backend.xp.__name__} {version}, kernels from {layers}"
 
 
 def blas() -> Iterator[Finding]:

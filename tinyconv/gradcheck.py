@@ -145,7 +145,7 @@ class _Check:
     def both_paths(self) -> None:
         for i, (a, b) in enumerate(zip(self.grads, self._analytic(create_graph=True), strict=True)):
             gap = float(abs(a - b).max()) if a.size else 0.0
-            if not gap <= 1e-9 * (1.0 + float(abs(a).max(initial=0.0))):
+            if not gap <= 1e-9 * (1.0 + (float(abs(a).max()) if a.size else 0.0)):
                 self._fail(f"gradient {i} differs by {gap:.3g} between create_graph=False and True")
 
     def direction(self, i: int, label: str, eps: float, atol: float, rtol: float) -> None:

@@ -3,24 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-_CPU = 'a device is a string: tc.zeros(2, device="cpu"), x.device'
 _TENSOR = "use tc.tensor(data, dtype=...)"
 _NO_COMPILER = "nothing is compiled; tc.set_num_threads(n) and a larger batch make it faster"
 
 INSTEAD: dict[str, dict[str, str]] = {
     "tinyconv": {
         "allclose": "use np.allclose(x.detach(), y.detach())",
-        "amp": "there is no automatic mixed precision; x.float(), x.half()",
-        "as_tensor": "use tc.tensor(data), or tc.from_numpy(array) to share memory",
-        "autocast": "there is no automatic mixed precision; x.float(), x.half()",
+        "autocast": "use tc.amp.autocast()",
         "backends": "use tc.kernels(name) to choose kernels, tc.set_num_threads(n)",
         "bfloat16": "NumPy has no bfloat16; tc.float32, tc.float16",
         "clip": "use tc.clamp",
         "compile": _NO_COMPILER,
         "concat": "use tc.cat",
         "concatenate": "use tc.cat",
-        "cuda": _CPU,
-        "device": _CPU,
         "distributed": "use tc.dist",
         "dtype": "dtypes are NumPy's: np.dtype",
         "float": "use tc.float32",

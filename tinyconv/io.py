@@ -23,7 +23,7 @@ import safetensors
 from safetensors.numpy import save as to_safetensors
 
 from tinyconv.autograd import wrap
-from tinyconv.backend import backend_of
+from tinyconv.backend import Backend, backend_named, backend_of, moved
 from tinyconv.errors import TinyconvError
 from tinyconv.random import get_rng_state, set_rng_state
 from tinyconv.tensor import Tensor
@@ -70,18 +70,21 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     _write(target, to_safetensors(tensors, {_METADATA: structure}))
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], map_location: str = "cpu") -> Any:
     """What `save` wrote, bit for bit; of another program's file, the dict of its Tensors.
 
-    Tensors come back on the CPU, contiguous and without requires_grad; bfloat16, which NumPy
-    lacks, as float32.  CheckpointError for a file that is truncated or something else.
+    Tensors come back on the device ``map_location``, wherever they were, contiguous and without
+    requires_grad; bfloat16, which NumPy lacks, as float32.
+
+    CheckpointError for a file that is truncated or something else.
     """
     data = Path(path).read_bytes()
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise CheckpointError("load", f"{path} {_diagnosis(data)} ({error})") from error
-    tensors = {name: _tensor(path, name, entry) for name, entry in entries}
+    backend = backend_named(map_location)
+    tensors = {name: _tensor(path, name, entry, backend) for name, entry in entries}
     metadata = _header(data).get("__metadata__") or {}
     if _METADATA not in metadata:
         return tensors
@@ -207,7 +210,7 @@ def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def _tensor(path: Any, name: str, entry: dict[str, Any]) -> Tensor:
+def _tensor(path: Any, name: str, entry: dict[str, Any], backend: Backend) -> Tensor:
     dtype, shape, data = entry["dtype"], entry["shape"], entry["data"]
     if dtype == "BF16":  # the upper half of a float32
         array = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
@@ -216,7 +219,7 @@ def _tensor(path: Any, name: str, entry: dict[str, Any]) -> Tensor:
     else:
         known = ", ".join(["BF16", *_DTYPES])
         raise CheckpointError("load", f"{path}: {name} is {dtype}; tinyconv reads {known}")
-    return wrap(array.reshape(shape))
+    return wrap(moved(array.reshape(shape), backend))
 
 
 # --- bytes to disk and back

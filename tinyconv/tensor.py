@@ -14,11 +14,22 @@ from typing import Any, overload
 import numpy as np
 
 from tinyconv import autograd
-from tinyconv.autograd import Node, Op, RemovableHandle, Variable, check_operands, tick, wrap
-from tinyconv.backend import Array, backend_named, backend_of
+from tinyconv.autograd import (
+    Node,
+    Op,
+    RemovableHandle,
+    Variable,
+    check_devices,
+    check_operands,
+    tick,
+    wrap,
+)
+from tinyconv.backend import Array, backend_named, backend_of, device as device_type, moved
+from tinyconv.backend.array import is_array
+from tinyconv.backend.interchange import shared
 from tinyconv.context import context, last_write
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
-from tinyconv.errors import DTypeError, GraphError, ShapeError
+from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError
 from tinyconv.ops import (
     elementwise as e,
     index as ix,
@@ -35,7 +46,8 @@ Dim = int | tuple[int, ...] | None
 class Tensor(Variable):
     """An n-dimensional array with reverse-mode automatic differentiation.
 
-    data:           the array (numpy.ndarray); writing into it by hand is not noticed by backward
+    data:           the array (numpy.ndarray, cupy.ndarray); writing into it by hand is not noticed
+                    by backward
     grad:           what backward() accumulated, a Tensor of the same shape, or None
     requires_grad:  are operations on this tensor recorded?
     """
@@ -57,8 +69,12 @@ class Tensor(Variable):
     # --- what it is
 
     @property
-    def device(self) -> str:
+    def device(self) -> device_type:
         return backend_of(self.data).device
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.type == "cuda"
 
     @property
     def nbytes(self) -> int:
@@ -146,17 +162,46 @@ class Tensor(Variable):
         return self.data.tolist()
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The array itself, without a copy; for a tensor of the graph, detach first."""
+        """The array itself, without a copy; for a tensor of the graph, detach first.
+
+        DeviceError for a tensor on a GPU: to copy it is a decision, x.cpu().
+        """
+        if self.is_cuda:
+            raise DeviceError("numpy", f"the tensor is on {self.device}; copy it: x.cpu().numpy()")
         if self.requires_grad:
             raise GraphError(
                 "numpy",
                 "this tensor requires grad and NumPy would lose the graph; use x.detach().numpy()",
             )
-        return backend_of(self.data).to_numpy(self.data)
+        return self.data
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
         return array.astype(dtype) if dtype is not None else array.copy() if copy else array
+
+    # --- to other libraries, without a copy
+
+    def _lent(self, how: str) -> Array:
+        if self.requires_grad:
+            raise GraphError(
+                how, "this tensor requires grad and the other library would lose the graph; use "
+                "x.detach()"
+            )
+        return self.data
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """DLPack: ``torch.from_dlpack(x)`` and others share this tensor's memory."""
+        return self._lent("__dlpack__").__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.data.__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The memory on the GPU, for CuPy, Numba and PyTorch; AttributeError on the CPU."""
+        if not hasattr(self.data, "__cuda_array_interface__"):
+            raise AttributeError(f"a tensor on {self.device} has no __cuda_array_interface__")
+        return self._lent("__cuda_array_interface__").__cuda_array_interface__
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Tensor:
         """``np.ones(2) * t`` is recorded as ``t * ...`` is; no other ufunc takes a Tensor."""
@@ -304,7 +349,11 @@ class Tensor(Variable):
     def copy_(self, other: Any) -> Tensor:
         """Overwrite with ``other``, broadcast and cast to this tensor's dtype."""
         value = self._fitting("copy_", other)
-        self._write("copy_", other)[...] = value
+        data = self._write("copy_", other)
+        if isinstance(other, Tensor):  # the one write that crosses devices, as in PyTorch
+            value = moved(value, backend_of(data))
+        check_devices("copy_", (data, value))
+        data[...] = value
         return self
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
@@ -326,6 +375,7 @@ class Tensor(Variable):
     def _update(self, name: str, assign: Any, other: Any, alpha: float = 1) -> Tensor:
         value = self._fitting(name, other)
         data = self._write(name, other)
+        check_devices(name, (data, value))
         try:
             assign(data, value if alpha == 1 else value * alpha)
         except TypeError:
@@ -376,8 +426,10 @@ class Tensor(Variable):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         data = self._write("x[...] = value", value)
+        raw = _raw_index(index, data)
+        check_devices("x[...] = value", (data, _value(value)))
         try:
-            data[_raw_index(index)] = _value(value)
+            data[raw] = _value(value)
         except IndexError as error:
             raise ix.bad_index(self.shape, error) from None
         except ValueError as error:
@@ -385,8 +437,17 @@ class Tensor(Variable):
 
     # --- dtype and device
 
-    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
-        """Another dtype or device, or both: ``x.to(tc.float64)``, ``x.to("cpu")``, ``x.to(y)``."""
+    def to(
+        self,
+        *targets: Any,
+        device: str | None = None,
+        dtype: Any = None,
+        non_blocking: Any = False,
+    ) -> Tensor:
+        """Another dtype or device, or both: ``x.to(tc.float64)``, ``x.to("cuda")``, ``x.to(y)``.
+
+        The tensor itself if it is that already.  non_blocking: PyTorch's, without effect.
+        """
         for target in targets:
             if isinstance(target, Tensor):
                 device, dtype = target.device, target.dtype
@@ -394,13 +455,19 @@ class Tensor(Variable):
                 device = target
             else:
                 dtype = target
-        if device is not None and backend_named(device) is not backend_of(self.data):
-            raise GraphError("to", f"no transfer from {self.device} to {device}")
         wanted = self.dtype if dtype is None else as_dtype(dtype)
-        return self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)
+        x = self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)
+        if device is None or backend_named(device) is backend_of(x.data):
+            return x
+        return e.to_device(x, device=device, source=x.device)
 
     def cpu(self) -> Tensor:
+        """In the memory that NumPy sees."""
         return self.to("cpu")
+
+    def cuda(self, device: Any = None, non_blocking: Any = False) -> Tensor:
+        """On the GPU; DeviceError where there is none.  device: its number, the present one's."""
+        return self.to(device_type("cuda", device) if isinstance(device, int) else device or "cuda")
 
     def float(self) -> Tensor:
         return self.to(float32)
@@ -521,7 +588,7 @@ class Tensor(Variable):
         return e.bitwise_not(self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return ix.getitem(self, index=_kept_index(index))
+        return ix.getitem(self, index=_kept_index(index, self.data))
 
     # --- elementwise
 
@@ -842,18 +909,23 @@ _REDUCTIONS = {"sum", "mean", "max", "min", "amax", "amin", "prod", "std", "var"
 
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """A new array of what ``tc.tensor`` accepts; Python floats become float32."""
-    xp = backend_named(device).xp
     if isinstance(data, Tensor):
         data = data.data
     if hasattr(data, "dtype"):
-        array = xp.array(data)
+        if not is_array(data):  # another library's
+            on_gpu = hasattr(data, "__cuda_array_interface__")
+            data = shared(data) if on_gpu else np.asarray(data)
+        backend = backend_of(data) if device is None else backend_named(device)
+        array = backend.xp.array(moved(data, backend))
         found = array.dtype
     else:
         dtypes: set[Any] = set()
+        backend = backend_named(device)
         array = _regular(_plain(data, dtypes))
         is_python_float = array.dtype == float64 and float64 not in dtypes
         found = float32 if is_python_float else array.dtype
-    return xp.asarray(array, dtype=as_dtype(found if dtype is None else dtype))
+    kind = as_dtype(found if dtype is None else dtype)
+    return backend.xp.asarray(array.astype(kind, copy=False))
 
 
 def _regular(data: Any) -> Array:
@@ -881,20 +953,23 @@ def _value(other: Any) -> Any:
     return other.data if isinstance(other, Tensor) else other
 
 
-def _raw_index(index: Any) -> Any:
-    """An index with arrays in the place of Tensors."""
+def _raw_index(index: Any, data: Array) -> Any:
+    """An index into ``data`` with arrays in the place of Tensors and lists."""
     if isinstance(index, tuple):
-        return tuple(_raw_index(part) for part in index)
+        return tuple(_raw_index(part, data) for part in index)
     if isinstance(index, Tensor):
-        return index.data
-    if isinstance(index, list):
-        return np.asarray(index, None if index else np.int64)
+        index = index.data
+    elif isinstance(index, list):
+        array = np.asarray(index, None if index else np.int64)
+        return backend_of(data).xp.asarray(array)
+    if hasattr(index, "strides") and type(index) is not type(data):
+        check_devices("x[...]", (data, index))
     return index
 
 
-def _kept_index(index: Any) -> Any:
+def _kept_index(index: Any, data: Array) -> Any:
     """A raw index that later writes cannot change: the backward pass reads it again."""
-    raw = _raw_index(index)
+    raw = _raw_index(index, data)
     parts = raw if isinstance(raw, tuple) else (raw,)
     kept = tuple(part.copy() if hasattr(part, "dtype") else part for part in parts)
     return kept if isinstance(raw, tuple) else kept[0]

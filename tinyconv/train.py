@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import tinyconv as tc
 from tinyconv import data, dist, io, nn, optim, see
+from tinyconv.backend import backend_named
 from tinyconv.nn import functional as F
 from tinyconv.see import report
 
@@ -35,6 +36,7 @@ EPOCHS = {"full": 3, "sample": 5}
 SAVE_EVERY = 100  # steps between checkpoints: what a kill can cost at most
 NOTES = 60  # how often a run notes its loss and its gradients' norms,
 NOTE_EVERY = 8  # but no more often than each so many steps: it must cost no time
+READ_EVERY = 20  # steps between looks at the loss on a GPU: each waits for all that was begun
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Config:
     max_shift: int = 2  # pixels by which training images are moved at random
     dataset: str = "mnist"
     data: str = "auto"
-    device: str = "cpu"
+    device: str = "auto"  # "cuda" where there is a GPU, else "cpu"
     seed: int = 0
 
 
@@ -129,21 +131,30 @@ class Trainer:
         self.train_set = _load(DATASETS[config.dataset], config.data)
         self.test_set = DATASETS[config.dataset](train=False, source=self.train_set.source)
         epochs = config.epochs or EPOCHS[self.train_set.source]
-        self.config = config = replace(config, epochs=epochs, data=self.train_set.source)
+        device = config.device
+        if device == "auto":
+            device = "cuda" if tc.cuda.is_available() else "cpu"
+        self.config = config = replace(
+            config, epochs=epochs, data=self.train_set.source, device=str(device)
+        )
+        waits = backend_named(device).waits
+        self.read_every = READ_EVERY if waits else 1
         tc.manual_seed(config.seed)
         self.model = MODELS[config.model](in_channels=1).to(config.device)
         self.ranks = dist.get_world_size()
         if self.ranks > 1:
             dist.SyncBatchNorm.convert_sync_batchnorm(self.model)
             dist.broadcast_state(self.model)
+        self.tested = self.test_set.to(device)
         self.loader = data.DataLoader(
-            self.train_set,
+            self.train_set.to(device),
             config.batch_size,
             shuffle=True,
             drop_last=True,
             seed=config.seed,
             transform=self._shift if config.max_shift else None,
             shard=dist.shard(),
+            prefetch=0 if waits else 2,
         )
         if not len(self.loader):
             raise ValueError(
@@ -166,6 +177,8 @@ class Trainer:
         self.sums = {"loss": 0.0, "correct": 0, "seconds": 0.0}
         self.history: list[dict[str, Any]] = []
         self.note_every = max(NOTE_EVERY, steps // NOTES)
+        self.unread: list[tuple[int, tc.Tensor, tc.Tensor]] = []  # step, loss, how many were right
+        self.loss = math.nan  # the last one that was read
         self.losses: list[float] = []  # since the last note
         self.notes: list[dict[str, Any]] = []  # rows of `report.Record.steps`
 
@@ -176,6 +189,7 @@ class Trainer:
 
     def save(self) -> None:
         """Everything that decides how the run goes on, written atomically."""
+        self.read()
         if not self.run.writes:
             return
         names = ("epoch", "batch", "sums", "history", "losses", "notes")
@@ -191,22 +205,42 @@ class Trainer:
 
     # --- the work
 
-    def step(self, images: tc.Tensor, labels: tc.Tensor) -> tuple[float, int]:
-        """One step of stochastic gradient descent: (loss, how many were right), of all ranks."""
+    def step(self, images: tc.Tensor, labels: tc.Tensor) -> None:
+        """One step of stochastic gradient descent, of all ranks together."""
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         dist.average_gradients(self.model.parameters())
-        right = int((logits.detach().argmax(1) == labels).sum())
-        losses, correct = dist.total(loss.item(), right)
-        mean_loss = losses / self.ranks
-        self.losses.append(mean_loss)
+        correct = (logits.detach().argmax(1) == labels).sum()
+        self.unread.append((self.batch + 1, loss.detach(), correct))
         if (self.epoch * len(self.loader) + self.batch) % self.note_every == 0:
+            self.read()
             self._note()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
-        return mean_loss, int(correct)
+
+    def read(self) -> None:
+        """Look at what the last steps found, in one go: a GPU has to finish first."""
+        if not self.unread:
+            return
+        steps, losses, correct = zip(*self.unread, strict=True)
+        self.unread = []
+        for step, own_loss, own_right in zip(
+            steps, tc.stack(losses).tolist(), tc.stack(correct).tolist(), strict=True
+        ):
+            total_loss, right = dist.total(own_loss, own_right)
+            loss = total_loss / self.ranks
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {step} of epoch {self.epoch + 1}: "
+                    f"the learning rate {self.config.lr:g} is too high; "
+                    f"try --lr {self.config.lr / 10:g}"
+                )
+            self.loss = loss
+            self.losses.append(loss)
+            self.sums["loss"] += loss
+            self.sums["correct"] += right
 
     def _note(self) -> None:
         """The mean loss since the last note, and the norm of each layer's gradient."""
@@ -231,18 +265,12 @@ class Trainer:
         with bar:
             started = time.perf_counter()
             for images, labels in self.loader.batches(self.batch):
-                loss, correct = self.step(images, labels)
-                if not math.isfinite(loss):
-                    raise FloatingPointError(
-                        f"the loss is {loss} at step {self.batch + 1} of epoch {self.epoch + 1}: "
-                        f"the learning rate {self.config.lr:g} is too high; "
-                        f"try --lr {self.config.lr / 10:g}"
-                    )
+                self.step(images, labels)
                 self.batch += 1
-                self.sums["loss"] += loss
-                self.sums["correct"] += correct
+                if len(self.unread) >= self.read_every or self.batch == len(self.loader):
+                    self.read()
                 bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
                 now = time.perf_counter()
                 self.sums["seconds"] += now - started
                 started = now
@@ -255,7 +283,8 @@ class Trainer:
     def finish_epoch(self) -> dict[str, Any]:
         """Evaluate, note the epoch's figures, save."""
         dist.check_identical(self.model)
-        test_loss, test_accuracy = evaluate(self.model, self.test_set)
+        self.read()
+        test_loss, test_accuracy = evaluate(self.model, self.tested)
         seen = self.batch * self.config.batch_size
         row = {
             "epoch": self.epoch + 1,
@@ -306,7 +335,7 @@ class Trainer:
             classes=self.test_set.classes,
             images=self.test_set.images,
             labels=self.test_set.labels,
-            probabilities=predict(self.model, self.test_set),
+            probabilities=predict(self.model, self.tested),
         )))
 
     def fit(self, show: bool = True) -> list[dict[str, Any]]:
@@ -383,16 +412,17 @@ def evaluate(model: nn.Module, dataset: Any, batch_size: int = 500) -> tuple[flo
     """
     training = model.training
     model.eval()
-    loss, correct = 0.0, 0
+    losses, correct = [], []
     rank, ranks = dist.shard()
     part = data.Subset(dataset, np.arange(rank, len(dataset), ranks)) if ranks > 1 else dataset
     for images, labels in data.DataLoader(part, batch_size):
         logits = model(images)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == labels).sum())
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        correct.append((logits.argmax(1) == labels).sum())
     model.train(training)
-    total_loss, total_correct = dist.total(loss, correct)
-    return total_loss / len(dataset), 100 * total_correct / len(dataset)
+    found = (sum(tc.stack(values).tolist()) for values in (losses, correct))
+    loss, right = dist.total(*found)
+    return loss / len(dataset), 100 * right / len(dataset)
 
 
 @tc.no_grad()
@@ -409,10 +439,10 @@ def predict(model: nn.Module, dataset: Any, batch_size: int = 500) -> Any:
 @tc.no_grad()
 def gradient_norms(model: nn.Module) -> dict[str, float]:
     """The Euclidean norm of all gradients of a layer, by the layer's path."""
+    trained = [(path, p.grad) for path, p in model.named_parameters() if p.grad is not None]
+    found = tc.stack([(grad * grad).sum() for _, grad in trained]).tolist() if trained else []
     squares: dict[str, float] = {}
-    for path, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            layer = path.rpartition(".")[0]
-            square = (parameter.grad * parameter.grad).sum().item()
-            squares[layer] = squares.get(layer, 0.0) + square
+    for (path, _), square in zip(trained, found, strict=True):
+        layer = path.rpartition(".")[0]
+        squares[layer] = squares.get(layer, 0.0) + square
     return {layer: math.sqrt(square) for layer, square in squares.items()}

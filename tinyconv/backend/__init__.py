@@ -9,6 +9,8 @@ reference, written once in plain ``xp`` code, stands behind all of them.
     blocked     plain NumPy, block by block so that each stays in cache
     reference   the mathematics
     naive       loops over every multiply-add
+
+CuPy's backend is `tinyconv.backend.cuda`; nothing imports CuPy before it is asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 
 from tinyconv.backend import blocked, compiled, naive, reference, special
 from tinyconv.backend.array import Array, array_module, register_array_type
-from tinyconv.errors import DeviceError
+from tinyconv.backend.device import device
 
 __all__ = [
     "BACKENDS",
@@ -33,7 +35,11 @@ __all__ = [
     "array_module",
     "backend_named",
     "backend_of",
+    "connect",
+    "device",
+    "disconnect",
     "kernels",
+    "moved",
     "register_array_type",
 ]
 
@@ -41,15 +47,19 @@ __all__ = [
 class Backend:
     """One array library.
 
-    device:  the name that users write, "cpu"
+    device:  what users write, "cpu"
     xp:      its namespace (``numpy``)
     layers:  modules of kernels, fastest first; attribute access finds a kernel in them
+    waits:   does it cost time to look at a value?  A GPU has to finish first what it was given
     """
 
-    def __init__(self, device: str, xp: ModuleType, layers: dict[str, list[ModuleType]]) -> None:
-        self.device = device
+    waits = False
+
+    def __init__(self, name: str, xp: ModuleType, layers: dict[str, list[ModuleType]]) -> None:
+        self.device = device(name)
         self.xp = xp
         self.choices = layers
+        self.reasons: dict[str, str] = {}  # why a faster layer is not in use, by its name
         self._found: list[str] = []  # kernels that were looked up, now plain attributes
         self.served: Counter[tuple[str, str]] = Counter()  # calls by (kernel, layer)
         self.use("fast")
@@ -65,6 +75,15 @@ class Backend:
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """The array in host memory."""
         return np.asarray(x)
+
+    def synchronize(self) -> None:
+        """Wait until everything that was begun is done."""
+
+    def use_precision(self, precision: str) -> None:
+        """What `set_float32_precision` asks for; a CPU always computes in full."""
+
+    def check_index(self, index: int) -> None:
+        """DeviceError unless this is the present one of several devices."""
 
     def __getattr__(self, kernel: str) -> Any:
         layers = self.__dict__.get("layers", ())
@@ -120,31 +139,60 @@ CPU = Backend(
     },
 )
 BACKENDS = {"cpu": CPU}
-_OF_MODULE = {np: CPU}
-_OF_TYPE = {np.ndarray: CPU}  # the same one look-up shorter, for the overhead of small operations
+_OF_TYPE = {np.ndarray: CPU}  # one look-up, for the overhead of small operations
 
 
 def backend_of(x: Array) -> Backend:
     """The backend that holds the array ``x``."""
     found = _OF_TYPE.get(type(x))
-    return _OF_MODULE[array_module(x)] if found is None else found
+    if found is not None:
+        return found
+    return CPU if array_module(x) is np else backend_named("cuda")
 
 
-def backend_named(device: str | None) -> Backend:
-    """The backend of a device name (None means "cpu"); DeviceError names those there are."""
-    try:
-        return BACKENDS["cpu" if device is None else str(device)]
-    except KeyError:
-        known = ", ".join(repr(name) for name in BACKENDS)
-        raise DeviceError("device", f"no backend for {device!r}; there is {known}") from None
+def backend_named(name: str | None) -> Backend:
+    """The backend of a device (None means "cpu"), connected if it was not.
+
+    DeviceError for a name that is none, and for a GPU that cannot be had: it says what was tried.
+    """
+    if name is None or name == "cpu":
+        return CPU
+    wanted = device(name)
+    if wanted.type not in BACKENDS:
+        connect(wanted.type)
+    if wanted.index:
+        BACKENDS[wanted.type].check_index(wanted.index)
+    return BACKENDS[wanted.type]
+
+
+def connect(kind: str) -> Backend:
+    """Make the backend "cuda" known: CuPy is imported here, and nowhere before."""
+    from tinyconv.backend.cuda import connection  # not needed without a GPU
+
+    made = connection.open_backend()
+    made.use(CPU.choice)
+    BACKENDS[kind] = _OF_TYPE[made.xp.ndarray] = made
+    register_array_type(made.xp.ndarray, made.xp)
+    return made
+
+
+def disconnect(kind: str) -> None:
+    """Forget a connected backend; the next who asks for it connects anew."""
+    made = BACKENDS.pop(kind)
+    del _OF_TYPE[made.xp.ndarray]
+
+
+def moved(x: Array, backend: Backend) -> Array:
+    """x in that backend's memory: itself where it is there already."""
+    source = backend_of(x)
+    return x if source is backend else backend.xp.asarray(source.to_numpy(x))
 
 
 def _choose_from_environment() -> None:
     choice = os.environ.get("TINYCONV_KERNELS", "fast")
-    for backend in BACKENDS.values():
-        if choice not in backend.choices:
-            raise ValueError(f"TINYCONV_KERNELS={choice!r} is none of {', '.join(backend.choices)}")
-        backend.use(choice)
+    if choice not in CPU.choices:
+        raise ValueError(f"TINYCONV_KERNELS={choice!r} is none of {', '.join(CPU.choices)}")
+    CPU.use(choice)
 
 
 _choose_from_environment()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tinyconv.backend import BACKENDS, compiled, threads
+from tinyconv.backend import BACKENDS, compiled, modes, threads
 
 
 def show_config() -> None:
@@ -17,11 +17,19 @@ def show_config() -> None:
 
 def config_lines() -> Iterator[str]:
     """The lines that `show_config` prints."""
+    if "cuda" not in BACKENDS:
+        yield 'cuda: not in use; device="cuda" connects it, tinyconv doctor says whether it can'
     for device, backend in BACKENDS.items():
         layers = ", ".join(layer.__name__.rpartition(".")[2] for layer in backend.layers)
         yield f'{device}: kernels "{backend.choice}" from {layers}; {backend.xp.__name__} arrays'
-        yield f"  threads: {threads.get_num_threads()}"
-        yield f"  compiled: {_compiled()}"
+        if device == "cpu":
+            yield f"  threads: {threads.get_num_threads()}"
+            yield f"  compiled: {_compiled()}"
+        else:
+            yield f"  float32 precision: {modes.get_float32_precision()}"
+            yield f"  deterministic: {'yes' if modes.deterministic() else 'no'}"
+        for name, reason in backend.reasons.items():
+            yield f"  not {name}: {reason}"
         for (kernel, layer), count in sorted(backend.served.items()):
             yield f"  {kernel}: {count} by {layer}"
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from tinyconv.backend.array import Array, array_module
+from tinyconv.random import generator
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[Pair, Pair]
@@ -193,8 +194,13 @@ def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
     (N, C), (H, W) = g.shape[:2], input_size
     x = xp.zeros(N * C * H * W, g.dtype)
     images = xp.arange(N * C, dtype=xp.int64).reshape(N, C, 1, 1) * (H * W)
-    xp.add.at(x, (images + indices).ravel(), g.ravel())
+    add_at(x, (images + indices).ravel(), g.ravel())
     return x.reshape(N, C, H, W)
+
+
+def add_at(out: Array, index: Any, values: Array) -> None:
+    """out[index] += values, where a place that the index names twice gets both."""
+    array_module(out).add.at(out, index, values)
 
 
 def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
@@ -291,6 +297,11 @@ def _channel_axes(x: Array) -> tuple[tuple[int, ...], Any]:
 
 def _reciprocal_std(var: Array, eps: float) -> Array:
     return 1 / array_module(var).sqrt(var + eps)
+
+
+def kept(x: Array, shape: tuple[int, ...], p: float) -> Array:
+    """Booleans of `shape`, each False with probability p: what dropout keeps."""
+    return array_module(x).asarray(generator().random(shape, "float32") >= p)
 
 
 def copy(x: Array) -> Array:

@@ -6,6 +6,8 @@ The DataLoader hands its transform the batch's images and the batch's own random
         return random_shift(images, 2, rng, fill=train.black)
 
     loader = DataLoader(train, batch_size=128, shuffle=True, transform=augment)
+
+What is random is drawn on the host; images on a GPU are moved there, and only the draws travel.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from tinyconv.backend import array_module
 
 
 def random_shift(
@@ -27,18 +30,21 @@ def random_shift(
 
     As loops:  out[b, ..., y, x] = images[b, ..., y - down[b], x - right[b]], or fill outside.
     """
-    m = max_shift
-    down, right = rng.integers(-m, m + 1, size=(2, len(images)))
+    xp, m = array_module(images), max_shift
+    top, left = xp.asarray(m - rng.integers(-m, m + 1, size=(2, len(images))))
     *lead, height, width = images.shape
-    padded = np.full((*lead, height + 2 * m, width + 2 * m), fill, dtype=images.dtype)
+    padded = xp.full((*lead, height + 2 * m, width + 2 * m), fill, dtype=images.dtype)
     padded[..., m : m + height, m : m + width] = images
-    windows = sliding_window_view(padded, (height, width), axis=(-2, -1))
-    return windows[np.arange(len(images)), ..., m - down, m - right, :, :]
+    windows = xp.lib.stride_tricks.as_strided(
+        padded, (*lead, 2 * m + 1, 2 * m + 1, height, width), padded.strides + padded.strides[-2:]
+    )
+    return windows[xp.arange(len(images)), ..., top, left, :, :]
 
 
 def random_horizontal_flip(
     images: NDArray[Any], rng: np.random.Generator, p: float = 0.5
 ) -> NDArray[Any]:
     """Mirror each image left to right with probability p.  (B, ..., H, W), dtype kept."""
-    flip = rng.random(len(images)) < p
-    return np.where(flip.reshape(-1, *[1] * (images.ndim - 1)), images[..., ::-1], images)
+    xp = array_module(images)
+    flip = xp.asarray(rng.random(len(images)) < p)
+    return xp.where(flip.reshape(-1, *[1] * (images.ndim - 1)), images[..., ::-1], images)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.autograd import wrap
 from tinyconv.creation import from_numpy
 from tinyconv.data.dataset import Dataset, Indices, take, transformed
 from tinyconv.random import generator
@@ -32,8 +33,10 @@ class DataLoader:
     collate_fn:  list of samples -> batch, instead of `default_collate`; reads samples one by one
     shard:       (r, n): this loader reads part r of n of each batch, for processes that train
                  together (`dist.shard`); all need the same seed.  ValueError if a batch is uneven
-    num_workers, pin_memory: PyTorch's, without effect: prefetching takes one thread and no process,
-                 and the batches are in the CPU's memory
+    num_workers, pin_memory: PyTorch's, without effect: prefetching takes one thread and no process
+
+    Batches are where the dataset is: in the CPU's memory, or on a GPU if it was moved there,
+    ``MNIST().to("cuda")``; then ``prefetch=0`` is best, since there is nothing to load ahead.
 
     Each ``for`` over the loader reads the next epoch.  The order depends on (seed, epoch) alone and
     the augmentation of batch i on (seed, epoch, i), so a resumed run continues bit for bit, also in
@@ -206,6 +209,8 @@ def to_tensors(batch: Any) -> Any:
     """Arrays become Tensors without a copy; tuples, lists and dicts are walked, the rest stays."""
     if isinstance(batch, np.ndarray):
         return from_numpy(batch)
+    if hasattr(batch, "strides"):  # already on a device
+        return wrap(batch)
     if isinstance(batch, dict):
         return {key: to_tensors(value) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):

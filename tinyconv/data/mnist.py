@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyconv.creation import from_numpy
+from tinyconv.autograd import wrap
+from tinyconv.backend import array_module, backend_named, backend_of, moved
 from tinyconv.data.dataset import Dataset, Indices, transformed
 from tinyconv.data.fetch import DataNotFound, FileSet, locate, read_verified
 from tinyconv.data.idx import DataError, read_idx
@@ -101,6 +103,19 @@ class MNIST(Dataset):
         self._normalised: NDArray[Any] = (grey - self.mean) / self.std
         self.black = float(self._normalised[0])
 
+    def to(self, device: str) -> Self:
+        """The same set with its images, as uint8, and its labels in that device's memory.
+
+        A batch is gathered and normalised there; only its indices travel.
+        """
+        backend = backend_named(device)
+        if backend is backend_of(self.images):
+            return self
+        twin = copy(self)
+        for name in ("images", "labels", "_normalised"):
+            setattr(twin, name, moved(getattr(self, name), backend))
+        return twin
+
     def _folder(self, root: str | Path | None, source: str, download: bool) -> Path:
         if source not in ("auto", "full", "sample"):
             raise ValueError(f"source is {source!r}; use 'auto', 'full' or 'sample'")
@@ -131,10 +146,11 @@ class MNIST(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         images, labels = self.__getitems__(np.array([range(len(self))[index]]))
-        return from_numpy(images[0]), int(labels[0])
+        return wrap(images[0]), int(labels[0])
 
     def __getitems__(self, indices: Indices) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """A batch: images (B, 1, 28, 28) float32, normalised, and labels (B,) int64."""
+        indices = array_module(self.images).asarray(indices)
         images = self._normalised[self.images[indices]][:, np.newaxis]
         if self.transform is not None:
             images = transformed(self.files.name, images, self.transform)

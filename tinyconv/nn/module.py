@@ -376,6 +376,10 @@ class Module:
         """Everything to the CPU."""
         return self.to("cpu")
 
+    def cuda(self, device: Any = None) -> Self:
+        """Everything to the GPU; DeviceError where there is none.  device: its number."""
+        return self.to("cuda" if device is None else f"cuda:{device}")
+
     def float(self) -> Self:
         """Floats to float32."""
         return self.to(float32)
@@ -433,7 +437,8 @@ class Module:
         with no_grad():
             for name, tensor in own.items():
                 if name not in missing:
-                    tensor.copy_(state_dict[name])
+                    value = state_dict[name]
+                    tensor.copy_(value if isinstance(value, Tensor) else Tensor(value))
         return IncompatibleKeys(missing, unexpected)
 
     # --- as text

@@ -113,7 +113,9 @@ class _BatchNorm(_RunningNorm):
         """One more batch was seen; what is its share in the running statistics?"""
         self.num_batches_tracked.add_(1)
         if self.momentum is None:  # the plain mean over all batches
-            return 1.0 / self.num_batches_tracked.item()
+            seen = self.num_batches_tracked.to(self.running_mean.dtype)
+            share: float = 1.0 / seen.data  # a number, but on a GPU one that has not arrived yet
+            return share
         return self.momentum
 
     def forward(

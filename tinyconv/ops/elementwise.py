@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import op
-from tinyconv.backend import Array, array_module, backend_of
+from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
 from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
+
+
+def module_of(a: Any, b: Any) -> Any:
+    """The namespace of two operands, of which one may be a number."""
+    return array_module(a if hasattr(a, "dtype") else b)
 
 
 def floating(x: Any) -> Any:
@@ -331,7 +336,7 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
 @op
 def maximum(a: Array, b: Array) -> Array:
     """The larger of a and b; a tie shares the gradient equally, as in PyTorch."""
-    return array_module(a).maximum(a, b)
+    return module_of(a, b).maximum(a, b)
 
 
 maximum.defvjp(
@@ -344,7 +349,7 @@ maximum.defvjp(
 @op
 def minimum(a: Array, b: Array) -> Array:
     """The smaller of a and b; a tie shares the gradient equally, as in PyTorch."""
-    return array_module(a).minimum(a, b)
+    return module_of(a, b).minimum(a, b)
 
 
 minimum.defvjp(
@@ -394,6 +399,18 @@ def to_dtype(x: Array, *, dtype: Any) -> Array:
 to_dtype.defvjp(
     lambda g, _y, _x, *, dtype: to_dtype(g, dtype=_x.dtype),
     samples=[sample((3, 4), dtype=np.float64)],
+)
+
+
+@op
+def to_device(x: Array, *, device: str, source: str) -> Array:
+    """The same numbers in the memory of ``device``; the gradient travels back to ``source``."""
+    return moved(x, backend_named(device))
+
+
+to_device.defvjp(
+    lambda g, _y, _x, *, device, source: to_device(g, device=source, source=device),
+    samples=[sample((3, 4), device="cpu", source="cpu")],
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import op
-from tinyconv.backend import Array, array_module
+from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.errors import DimError, DTypeError, ShapeError
 from tinyconv.ops.shape import Shape, axis_of
 from tinyconv.samples import function, ints, sample
@@ -57,7 +57,7 @@ def put_add(g: Array, *, index: Any, shape: Shape) -> Array:
     if is_basic(index):
         out[index] = g
     else:
-        xp.add.at(out, index, g)
+        backend_of(g).add_at(out, index, g)
     return out
 
 
@@ -91,7 +91,8 @@ def _gather(x: Array, index: Array, *, dim: int) -> Array:
 def _scatter_add(x: Array, index: Array, src: Array, *, dim: int) -> Array:
     """x with src added: out[index[i][j]][j] += src[i][j] for dim = 0."""
     out = x.copy()
-    array_module(x).add.at(out, _grid(index, dim), src[tuple(slice(n) for n in index.shape)])
+    added = src[tuple(slice(n) for n in index.shape)]
+    backend_of(x).add_at(out, _grid(index, dim), added)
     return out
 
 
@@ -108,9 +109,9 @@ def _grid(index: Array, dim: int) -> tuple[Array, ...]:
 @op(name="scatter_into")
 def _scatter_into(g: Array, index: Array, *, shape: Shape, dim: int) -> Array:
     """Zeros of ``shape`` with g added: gather's adjoint."""
-    xp = array_module(g)
-    out = xp.zeros(shape, g.dtype)
-    xp.add.at(out, _grid(index, dim), g)
+    backend = backend_of(g)
+    out = backend.xp.zeros(shape, g.dtype)
+    backend.add_at(out, _grid(index, dim), g)
     return out
 
 
@@ -188,11 +189,9 @@ def _check_range(name: str, index: Any, size: int) -> None:
     values = index.data if hasattr(index, "node") else index
     if values.dtype.kind not in "iu":
         raise DTypeError(name, f"index is {values.dtype}; it must hold integers: index.long()")
-    if (
-        array_module(values) is np
-        and values.size
-        and not (values.min() >= 0 and values.max() < size)
-    ):
+    if backend_of(values).waits or not values.size:
+        return
+    if not (values.min() >= 0 and values.max() < size):
         raise ShapeError(
             name,
             f"index holds {values.min()}..{values.max()}, the axis has positions 0..{size - 1}",

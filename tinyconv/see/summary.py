@@ -18,6 +18,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from tinyconv import nn
 from tinyconv.autograd import Node, _order, enable_grad
+from tinyconv.backend import array_module
 from tinyconv.see import language
 from tinyconv.see.probe import Call, Probe, edge, multiply_adds, probe, tensors, untouched
 from tinyconv.see.reach import ReceptiveField
@@ -236,20 +237,27 @@ def _saved(seen: Probe, paths: set[str]) -> dict[str, int] | None:
 def _kept(nodes: Sequence[Node], model: nn.Module, paths: set[str]) -> dict[str, int]:
     """Memory that the nodes keep, each piece once; parameters and buffers are there anyway."""
     state = model._named(("_parameters", "_buffers"), "", True, True)
-    owned = dict(byte_bounds(t.data) for _, t in state if isinstance(t.data, np.ndarray))
+    owned = dict(_bounds(t.data) for _, t in state)
     found: set[tuple[int, int]] = set()
     sizes: Counter[str] = Counter()
     for node in nodes:
         for array in _arrays([node.saved, node.aux, node.params]):
-            bounds = byte_bounds(array)
+            bounds = _bounds(array)
             if bounds not in found and owned.get(bounds[0], -1) < bounds[1]:
                 found.add(bounds)
                 sizes[_home(node.scope, paths)] += bounds[1] - bounds[0]
     return dict(sizes)
 
 
-def _arrays(value: Any) -> Iterable[np.ndarray[Any, Any]]:
-    if isinstance(value, np.ndarray):
+def _bounds(array: Any) -> tuple[int, int]:
+    """Its first byte in memory, and the first after it."""
+    known = byte_bounds if isinstance(array, np.ndarray) else array_module(array).byte_bounds
+    low, high = known(array)
+    return int(low), int(high)
+
+
+def _arrays(value: Any) -> Iterable[Any]:
+    if hasattr(value, "strides") and not isinstance(value, np.generic):
         yield value
     elif isinstance(value, dict):
         yield from _arrays(list(value.values()))

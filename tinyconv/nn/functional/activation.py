@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinyconv.creation import rand
+from tinyconv.autograd import wrap
+from tinyconv.backend import backend_of
 from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops import elementwise as ops
 from tinyconv.ops.elementwise import clamp, erf, exp, where
@@ -125,5 +126,5 @@ def _dropped(name: str, x: Any, p: float, training: bool, shape: tuple[int, ...]
         raise ValueError(f"{name}: p is {p}, a probability lies in 0..1")
     if not training or p == 0:
         return x
-    keep = rand(*shape, device=x.device) >= p
+    keep = wrap(backend_of(x.data).kept(x.data, shape, p))
     return x * (keep.to(x.dtype) * (1 / (1 - p) if p < 1 else 0.0))

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from tinyconv.backend import backend_of
+from tinyconv.context import context
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.nn.functional.origin import before_flatten
 
+F = TypeVar("F", bound=Callable[..., Any])
 CASTS = {"float16": "half", "float32": "float", "float64": "double"}
+
+
+def in_autocast(product: F) -> F:
+    """Inside `tc.amp.autocast`, float32 operands are multiplied in float16, to float32."""
+
+    @functools.wraps(product)
+    def call(input: Any, weight: Any, bias: Any = None, *args: Any, **options: Any) -> Any:
+        kind = context.autocast
+        if kind is None or getattr(input, "dtype", None) != "float32":
+            return product(input, weight, bias, *args, **options)
+        given = (input, weight, bias)
+        low = [x if x is None or x.dtype != "float32" else x.to(kind) for x in given]
+        return product(*low, *args, **options).to(input.dtype)
+
+    return cast(F, call)
 
 
 def whole(layer: str, name: str, value: Any) -> int:
@@ -74,10 +93,11 @@ def check_positions(
     """Integers 0 <= x < n, or an error that says which one is not.
 
     range_text: with {n} and {last}.  fix: given x's array and the value, what to do.
+    On a GPU the values are not looked at, since the program would have to wait for them.
     """
     if x.dtype.kind not in "iu":
         raise DTypeError(name, f"{what} is {x.dtype}, it must hold integers; {what}.long()")
-    if not x.data.size or (x.data.min() >= 0 and x.data.max() < n):
+    if backend_of(x.data).waits or not x.data.size or (x.data.min() >= 0 and x.data.max() < n):
         return
     at = tuple(int(i[0]) for i in ((x.data < 0) | (x.data >= n)).nonzero())
     place = f"[{', '.join(map(str, at))}]" if at else ""

@@ -8,7 +8,13 @@ from typing import Any
 from tinyconv.context import context
 from tinyconv.creation import eye
 from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_dtype, check_images, check_shape, whole
+from tinyconv.nn.functional.checks import (
+    check_dtype,
+    check_images,
+    check_shape,
+    in_autocast,
+    whole,
+)
 from tinyconv.ops import conv as ops
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
 from tinyconv.samples import function, sample
@@ -177,6 +183,7 @@ def _check_groups(name: str, c_in: int, c_out: int, groups: int) -> None:
     sample((2, 2, 5, 6), (3, 2, 4, 2), (3,), padding="same"),
     sample((1, 2, 5, 6), (3, 2, 2, 2), padding="valid"),
 )
+@in_autocast
 def conv2d(
     input: Any,
     weight: Any,
@@ -223,6 +230,7 @@ def _geometry(
     sample((2, 3, 7), (4, 3, 3), (4,), 2, 1),
     sample((2, 4, 8), (6, 2, 2), None, 1, "same", 3, 2),
 )
+@in_autocast
 def conv1d(
     input: Any,
     weight: Any,
@@ -250,6 +258,7 @@ def conv1d(
     sample((1, 4, 3, 4), (4, 3, 2, 3), None, [1, 2], [0, 1], 0, 2, [2, 1]),
     sample((1, 2, 2, 3), (2, 3, 2, 3), (3,), 1, [1, 0], [2, 1], 1, [3, 2]),
 )
+@in_autocast
 def conv_transpose2d(
     input: Any,
     weight: Any,
@@ -313,6 +322,7 @@ def _transposed(
 
 
 @function(sample((2, 3, 5), (3, 2, 3), (2,), 2, 1, 1))
+@in_autocast
 def conv_transpose1d(
     input: Any,
     weight: Any,

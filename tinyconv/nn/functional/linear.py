@@ -8,7 +8,13 @@ from typing import Any
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_dtype, check_positions, check_shape, larger
+from tinyconv.nn.functional.checks import (
+    check_dtype,
+    check_positions,
+    check_shape,
+    in_autocast,
+    larger,
+)
 from tinyconv.nn.functional.origin import before_flatten, padding_fix
 from tinyconv.ops.elementwise import where
 from tinyconv.ops.linalg import matmul
@@ -22,6 +28,7 @@ from tinyconv.samples import function, ints, sample
     sample((4,), (2, 4), (2,)),
     sample((2, 3, 4), (4,), ()),
 )
+@in_autocast
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """x W^T + b: (..., in), (out, in), (out,) -> (..., out); (in,) and () -> (...)."""
     if weight.ndim not in (1, 2):

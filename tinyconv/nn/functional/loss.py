@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import is_tensor, op, wrap
+from tinyconv.backend import backend_of
 from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
 from tinyconv.nn.functional.checks import CASTS, check_positions, check_shape
 from tinyconv.ops.elementwise import abs_, clamp, log, log1p, softplus, where
@@ -124,7 +125,7 @@ def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) ->
             + _labels_fix(log_p.shape, expected, target),
         )
     ignored = wrap(target.data == ignore_index)
-    some = bool(ignored.data.any())
+    some = backend_of(target.data).waits or bool(ignored.data.any())
     safe = where(ignored, 0, target) if some else target
     check_positions(
         name, "target", safe, classes, "the logits have {n} classes (0..{last})",
@@ -170,7 +171,9 @@ def _weighed(loss: Any, used: Any, reduction: str) -> Any:
     if reduction != "mean" or used is None:
         return _reduce(loss, reduction)
     total = sum(used)
-    return sum(loss) / total if total.item() else sum(loss) * math.nan  # nothing to average
+    if backend_of(total.data).waits or total.item():
+        return sum(loss) / total
+    return sum(loss) * math.nan  # nothing to average; NumPy would warn of 0 / 0
 
 
 def _per_class(weight: Any, log_p: Any) -> Any:
@@ -307,8 +310,8 @@ def binary_cross_entropy(
     The gradient is (p - t) / max(p (1 - p), 1e-12), as in PyTorch.
     """
     _check_probabilities("binary_cross_entropy", input, target)
-    low, high = input.data.min(), input.data.max()
-    if not (low >= 0 and high <= 1):
+    if not (backend_of(input.data).waits or (input.data.min() >= 0 and input.data.max() <= 1)):
+        low, high = input.data.min(), input.data.max()
         raise ShapeError(
             "binary_cross_entropy",
             f"input holds {low:.4g}..{high:.4g}, probabilities lie in 0..1; for logits: "

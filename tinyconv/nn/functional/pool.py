@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import wrap
-from tinyconv.backend import array_module
+from tinyconv.backend import array_module, backend_of
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_images, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
@@ -114,7 +114,8 @@ def max_unpool2d(
         )
     else:
         height, width = tuple(output_size)[-2:]
-    top = int(indices.data.max()) if indices.data.size else 0
+    unseen = backend_of(indices.data).waits or not indices.data.size
+    top = 0 if unseen else int(indices.data.max())
     if top >= height * width:
         raise ShapeError(
             "max_unpool2d",

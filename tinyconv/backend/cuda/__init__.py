@@ -1,0 +1,8 @@
+"""The GPU, through CuPy: the same reference kernels, and layers of faster ones in front of them.
+
+    connection   finds CuPy and the device, or says what was tried
+    ladder       the layers from the fastest down, and why one is left out
+    xp           the few kernels that CuPy needs in another way than the reference has them
+
+Nothing here imports CuPy before a GPU is asked for.
+"""
