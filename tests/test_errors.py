@@ -634,7 +634,7 @@ TABLE: dict[str, tuple[str, str]] = {
     ),
     "a device that is not there": (
         "maps.to(«'tpu'»)",
-        "device: no backend for 'tpu'; there is «'cpu'»",
+        "device: no backend for 'tpu'; there is «'cpu'», 'cuda'",
     ),
     "two float types": (
         "x = maps.double(); maps + «x»",
