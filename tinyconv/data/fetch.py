@@ -17,7 +17,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import pooch
 from numpy.typing import NDArray
 
 from tinyconv.data.idx import DataError, parse_idx, read_content
@@ -77,7 +76,7 @@ def places(files: FileSet, root: str | Path | None = None) -> list[Path]:
     """The folders to look in, one after the other; downloads go to the last."""
     if root is not None:
         return [Path(root).expanduser() / sub for sub in dict.fromkeys(("", *files.subfolders))]
-    cache = Path(pooch.os_cache("tinyconv")) / files.subfolders[-1]
+    cache = Path(_pooch().os_cache("tinyconv")) / files.subfolders[-1]
     chosen = os.environ.get(VARIABLE)
     if not chosen:
         return [cache]
@@ -154,8 +153,15 @@ def _download_file(files: FileSet, mirror: str, file: str, target: Path) -> None
         path.replace(target / path.name)
 
 
+def _pooch() -> Any:
+    """Imported when data are asked for: it would be a fifth of `import tinyconv`."""
+    import pooch
+
+    return pooch
+
+
 def _downloader(progressbar: bool = False) -> Any:
-    return pooch.HTTPDownloader(progressbar, timeout=(ANSWER_SECONDS, READ_SECONDS))
+    return _pooch().HTTPDownloader(progressbar, timeout=(ANSWER_SECONDS, READ_SECONDS))
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
