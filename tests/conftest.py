@@ -4,6 +4,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import cuda_on_cpu
 import fake_cupy
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from tinyconv import random as tc_random
 from tinyconv.autograd import OPS
 from tinyconv.backend import BACKENDS, disconnect, modes
+from tinyconv.backend.cuda import ladder, own
 from tinyconv.context import context
 
 FAKE = pytest.StashKey[Any]()
-DEVICES = {"cpu": "cpu", "cupy": "cuda", "fake": "cuda"}  # by what --backend says
+DEVICES = {"cpu": "cpu", "cupy": "cuda", "fake": "cuda", "own": "cuda"}  # by what --backend says
+FEW = 16  # threads of a block: on a CPU each one costs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,15 +26,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=None,
         choices=DEVICES,
-        help="test on the CPU, on a real GPU with CuPy, or on the fake CuPy (repeatable)",
+        help="test on the CPU, on a real GPU with CuPy, on the fake CuPy with plain array code, "
+        "or there with kernels.cu (repeatable)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     chosen = config.getoption("--backend") or []
-    if {"cupy", "fake"} <= set(chosen):
-        raise pytest.UsageError("--backend cupy and fake: one library at a time")
-    if "fake" in chosen:
+    if len({"cupy", "fake", "own"}.intersection(chosen)) > 1:
+        raise pytest.UsageError("--backend cupy, fake and own: one of them at a time")
+    if "own" in chosen:
+        if reason := cuda_on_cpu.missing():
+            raise pytest.UsageError(f"--backend own: {reason}")
+        fake_cupy.RawModule.compiler, own.THREADS = cuda_on_cpu.compile_kernels, FEW
+    elif "fake" in chosen:
+        ladder.RUNGS.clear()
+    if {"fake", "own"}.intersection(chosen):
         config.stash[FAKE] = fake_cupy.installed()
         config.stash[FAKE].__enter__()
 
@@ -67,14 +77,25 @@ def fresh_state() -> Iterator[None]:
 
 
 @pytest.fixture
-def gpu() -> Iterator[types.ModuleType]:
-    """The fake CuPy in the place of a real one; the device "cuda" is its."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """The fake CuPy in the place of a real one, with plain array code; device "cuda" is its."""
+    monkeypatch.setattr(ladder, "RUNGS", [])
     if "cuda" in BACKENDS:
         disconnect("cuda")
     with fake_cupy.installed() as cupy:
         yield cupy
         if "cuda" in BACKENDS:
             disconnect("cuda")
+
+
+@pytest.fixture
+def own_kernels(gpu: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with kernels.cu, which g++ compiles."""
+    if reason := cuda_on_cpu.missing():
+        pytest.skip(reason)
+    monkeypatch.setattr(ladder, "RUNGS", ["own"])
+    monkeypatch.setattr(own, "THREADS", FEW)
+    monkeypatch.setattr(fake_cupy.RawModule, "compiler", cuda_on_cpu.compile_kernels)
 
 
 @pytest.fixture

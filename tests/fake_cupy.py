@@ -1004,17 +1004,37 @@ class MemoryPool:
 
 
 class RawModule:
-    """Compiles with `compiler`, which a test sets: ``compiler(code, options) -> kernels``."""
+    """Compiles with `compiler`, which a test sets; `cuda_on_cpu.compile_kernels` is one."""
 
     compiler: Callable[..., Any] | None = None
 
-    def __init__(self, *, code: str = "", options: Any = (), **rest: Any) -> None:
+    def __init__(self, *, code: str = "", options: Any = ()) -> None:
         if RawModule.compiler is None:
             raise RuntimeError("fake cupy: nothing compiles CUDA here; set RawModule.compiler")
-        self.kernels = RawModule.compiler(code, options, **rest)
+        self.kernels = RawModule.compiler(code, options)
 
-    def get_function(self, name: str) -> Any:
-        return self.kernels[name]
+    def get_function(self, name: str) -> Callable[[Any, Any, Any], None]:
+        self.kernels.signature(name)  # AttributeError now
+
+        def kernel(grid: Any, block: Any, args: Any) -> None:
+            given = [_kernel_argument(name, arg) for arg in args]
+
+            def compute() -> np.ndarray:
+                self.kernels.launch(name, grid, block, given)
+                return np.zeros(())  # what a kernel writes are its arguments
+
+            _launch(name, compute)
+
+        return kernel
+
+
+def _kernel_argument(name: str, arg: Any) -> Any:
+    """Memory of the device, or what travels by value: a number or a struct."""
+    if isinstance(arg, ndarray):
+        return arg._a
+    if isinstance(arg, np.ndarray) and arg.dtype.kind != "V":
+        raise TypeError(f"{name}: an array of the host as an argument of a kernel")
+    return arg
 
 
 def _refuse(text: str) -> Callable[..., Any]:

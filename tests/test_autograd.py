@@ -1005,3 +1005,41 @@ def test_set_grad_enabled() -> None:
         assert not (leaf(1.0) * 2).requires_grad
     with tc.inference_mode(False):
         assert (leaf(1.0) * 2).requires_grad
+
+
+# ------------------------------------------------------------------ whose memory a gradient is
+
+
+def test_a_gradient_that_nobody_else_refers_to_is_kept_without_a_copy() -> None:
+    addresses = []
+
+    def vjp(g: Any, _y: Any, _x: Any) -> Any:
+        share = (2 * g).reshape(3, 2)  # a view of an array that is this one's alone
+        addresses.append(share.ctypes.data)
+        return share
+
+    twice = tc.op(lambda x: 2 * x, name="twice")
+    twice.defvjp(vjp)
+    x = tc.ones(3, 2, requires_grad=True)
+    twice(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.data.ctypes.data == addresses[0]
+
+
+def test_a_gradient_never_shares_its_memory() -> None:
+    x, y, z = (tc.ones(3, 4, requires_grad=True) for _ in range(3))
+    seen: list[tc.Tensor] = []
+    seed = tc.ones(3, 4)
+    x.register_hook(seen.append)
+    z.register_hook(lambda g: seen.append(g.reshape(12)))
+    (2 * (x + y) + z).backward(seed)
+    leaf = tc.ones(3, 4, requires_grad=True)
+    leaf.backward(seed)
+    part = tc.ones(3, requires_grad=True)
+    part.sum().backward()
+    grads = [t.grad.data for t in (x, y, z, leaf, part) if t.grad is not None]
+    assert len(grads) == 5
+    others = [seed.data, *(t.data for t in seen)]
+    for i, g in enumerate(grads):
+        assert g.flags.writeable
+        assert not any(np.shares_memory(g, other) for other in [*grads[:i], *others])

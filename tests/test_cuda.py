@@ -117,17 +117,20 @@ def test_a_train_step_waits_for_nothing_and_moves_nothing(name: str) -> None:
     assert loss.item() == pytest.approx(same().item(), rel=1e-4)
 
 
-def test_launches_of_a_train_step() -> None:
-    """Plain array code; kernels of our own are to bring it to 130, cuDNN to 100."""
+LAUNCHES = {"plain": 756, "own": 167}  # cuDNN is to bring it to 100
+
+
+def launches_of_a_train_step() -> int:
     step = Step("cuda")
     step()
     with measured() as meter:
         step()
     print(f"ResNet-8, forward, backward and SGD: {meter}")
-    assert meter.launches <= LAUNCHES
+    return meter.launches
 
 
-LAUNCHES = 800  # 784 with plain array code
+def test_launches_of_a_train_step() -> None:
+    assert launches_of_a_train_step() <= LAUNCHES["plain"]
 
 
 def test_clipping_waits_for_nothing() -> None:
@@ -215,6 +218,54 @@ def test_embedding_and_dropout() -> None:
     assert F.dropout(x, 0.5).tolist() != first
     tc.manual_seed(5)
     assert F.dropout(x, 0.5).tolist() == first
+
+
+# ------------------------------------------------------------------------ with kernels of our own
+
+
+@pytest.mark.usefixtures("own_kernels")
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_operation_with_own_kernels(op: Op, sample: Sample) -> None:
+    on_both(op.name, op, sample)
+
+
+@pytest.mark.usefixtures("own_kernels")
+@pytest.mark.parametrize(("name", "function", "sample"), FIXED)
+def test_function_with_own_kernels(name: str, function: Any, sample: Sample) -> None:
+    on_both(name, function, sample)
+
+
+@pytest.mark.usefixtures("own_kernels")
+def test_launches_of_a_train_step_with_own_kernels() -> None:
+    assert launches_of_a_train_step() <= LAUNCHES["own"]
+
+
+@pytest.mark.usefixtures("own_kernels")
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_train_steps_with_own_kernels(name: str) -> None:
+    """Losses, parameters and running statistics after two steps are those of the CPU."""
+    step, same = Step("cuda", name), Step("cpu", name)
+    with no_synchronisation(), measured() as meter:
+        losses = [step() for _ in range(2)]
+    assert meter.kernels["im2col"] == 2 * 9
+    for loss in losses:
+        assert loss.item() == pytest.approx(same().item(), rel=1e-4)
+    expected = same.model.state_dict()
+    for key, value in step.model.state_dict().items():
+        scale = max(float(abs(expected[key]).max()), 1)
+        found = value.cpu().numpy()
+        np.testing.assert_allclose(found, expected[key].numpy(), atol=1e-4 * scale, err_msg=key)
+
+
+@pytest.mark.usefixtures("own_kernels")
+def test_what_computes_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Step("cuda")()
+    tc.show_config()
+    said = capsys.readouterr().out
+    assert 'cuda: kernels "fast" from own, xp, reference' in said
+    assert "conv2d: 9 by own" in said
+    (line,) = [str(finding) for finding in doctor.examine() if finding.topic == "cuda"]
+    assert "own" in line
 
 
 # ------------------------------------------------------------------------------ deterministic mode

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import cuda_on_cpu
 import fake_cupy
 import numpy as np
 import pytest
@@ -252,3 +253,33 @@ def test_installed_is_undone() -> None:
 
         assert cupy is cp
     assert sys.modules.get("cupy") is before
+
+
+# ------------------------------------------------------------------------------- raw kernels
+
+TWICE = """
+typedef float real;
+extern "C" __global__ void twice(real* x, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] *= 2;
+}
+"""
+
+
+def test_raw_kernels_are_launched_on_memory_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := cuda_on_cpu.missing():
+        pytest.skip(reason)
+    with pytest.raises(RuntimeError, match=r"set RawModule\.compiler"):
+        cp.RawModule(code=TWICE)
+    monkeypatch.setattr(fake_cupy.RawModule, "compiler", cuda_on_cpu.compile_kernels)
+    module = cp.RawModule(code=TWICE, options=())
+    with pytest.raises(AttributeError, match="no kernel 'thrice'"):
+        module.get_function("thrice")
+    twice, a = module.get_function("twice"), x()
+    with measured() as meter, no_synchronisation():
+        twice((1,), (4,), (a, np.int32(3)))
+    assert meter.kernels == {"twice": 1}
+    assert a.get().ravel()[:5].tolist() == [0, 2, 4, 3, 4]
+    with pytest.raises(TypeError, match="an array of the host"):
+        twice((1,), (4,), (np.ones(3, np.float32), np.int32(3)))
+    with pytest.raises(TypeError, match="is int64, the kernel takes int32"):
+        twice((1,), (4,), (a, 3))

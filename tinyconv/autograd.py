@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
@@ -785,20 +786,43 @@ def backward(
     roots = _roots([output], [gradient], create_graph, "backward")
     found = _walk(roots, None, retain, create_graph)
     with grad_mode(create_graph):
-        for leaf, g in found.items():
+        for leaf in list(found):
             assert isinstance(leaf, Variable)
+            g = found.pop(leaf)  # nobody else is to refer to it
             g = g if is_tensor(g) else wrap(g)
-            # cloned, because a VJP may return a view, or one array for two inputs
             if context.tape is not None:
                 context.tape.store(leaf, g)
             leaf.grad = _kept(g) if leaf.grad is None else leaf.grad + g
 
 
 def _kept(g: Tensor) -> Tensor:
-    """g as an array of its own; a large one in recycled memory."""
+    """g with an array of its own: a VJP may return a view, or one array for two inputs.
+
+    A copy of a large one is in recycled memory.
+    """
+    if g.node is None and _alone(g):
+        return g
     if g.node is not None or g.data.size < MANY:
         return g.clone()
     return wrap(backend_of(g.data).copy(g.data))
+
+
+_UNSHARED = np.empty(0)  # for comparison: one variable refers to it
+
+
+def _alone(g: Tensor) -> bool:
+    """Does nothing but g refer to its array, nor to the one of which that is a reshaped view?"""
+    data, base = [g.data], [g.data.base]
+    whole = base[0] is None or (
+        type(base[0]) is type(data[0]) and base[0].base is None and base[0].size == data[0].size
+    )
+    owns = (data if base[0] is None else base)[0].flags.owndata
+    if not (whole and owns and data[0].flags.c_contiguous):
+        return False
+    unshared = [_UNSHARED]
+    # counted alike: in a list each, and referred to once more
+    counts = [sys.getrefcount(held[0]) for held in (unshared, data, base) if held[0] is not None]
+    return max(counts) == counts[0]
 
 
 # ------------------------------------------------------------------------------------- modes

@@ -7,7 +7,7 @@ reference, written once in plain ``xp`` code, stands behind all of them.
 
     compiled    register tiles, compiled by Numba where that is installed
     blocked     plain NumPy, block by block so that each stays in cache
-    reference   the mathematics
+    reference   the mathematics; `fused` and `special` have more of it
     naive       loops over every multiply-add
 
 CuPy's backend is `tinyconv.backend.cuda`; nothing imports CuPy before it is asked for.
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import blocked, compiled, naive, reference, special
+from tinyconv.backend import blocked, compiled, fused, naive, reference, special
 from tinyconv.backend.array import Array, array_module, register_array_type
 from tinyconv.backend.device import device
 
@@ -128,14 +128,15 @@ class Backend:
         return kernel
 
 
+_PLAIN = [reference, fused, special]
 CPU = Backend(
     "cpu",
     np,
     {
-        "fast": [*([compiled] if compiled.AVAILABLE else []), blocked, reference, special],
-        "numpy": [blocked, reference, special],
-        "reference": [reference, special],
-        "naive": [naive, reference, special],
+        "fast": [*([compiled] if compiled.AVAILABLE else []), blocked, *_PLAIN],
+        "numpy": [blocked, *_PLAIN],
+        "reference": _PLAIN,
+        "naive": [naive, *_PLAIN],
     },
 )
 BACKENDS = {"cpu": CPU}

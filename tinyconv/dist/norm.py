@@ -172,8 +172,7 @@ class SyncBatchNorm(_BatchNorm):
             share = self._count_batch()
             n = world().size * (input.data.size // input.shape[1])
             with no_grad():
-                move(self.running_mean, mean, share)
-                move(self.running_var, var * (n / (n - 1)), share)
+                move(self.running_mean, self.running_var, mean, var, n, share)
         return y
 
     @classmethod

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import Backend, modes, naive, reference, special
+from tinyconv.backend import Backend, fused, modes, naive, reference, special
 from tinyconv.backend.array import Array
-from tinyconv.backend.cuda import ladder, xp as own
+from tinyconv.backend.cuda import ladder, xp as plain_xp
 from tinyconv.errors import DeviceError
 
 INSTALL = "pip install 'tinyconv[cuda12]', or [cuda13] for a driver of CUDA 13 (see nvidia-smi)"
@@ -23,7 +23,7 @@ class Cuda(Backend):
 
     def __init__(self, cupy: Any) -> None:
         layers, reasons = ladder.climb(cupy)
-        plain = [own, reference, special]
+        plain = [plain_xp, reference, fused, special]
         fast = [*layers, *plain]
         choices = {"fast": fast, "numpy": plain, "reference": plain}
         super().__init__("cuda", cupy, {**choices, "naive": [naive, *plain]})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyconv.autograd import is_grad_enabled, no_grad
+from tinyconv.backend import backend_of
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
@@ -89,16 +90,16 @@ def _batch_norm(
     y, (mean, var) = normalise(input, weight, bias)
     if running_mean is not None:
         with no_grad():
-            move(running_mean, mean, momentum)
-            move(running_var, var * (n / (n - 1)), momentum)
+            move(running_mean, running_var, mean, var, n, momentum)
     return y
 
 
-def move(running: Any, now: Any, momentum: float) -> None:
-    """running += momentum * (now - running), where `now` is an array."""
-    data = running._write("batch_norm")
-    data *= 1 - momentum
-    data += momentum * now
+def move(
+    running_mean: Any, running_var: Any, mean: Any, var: Any, n: int, momentum: float
+) -> None:
+    """Running statistics towards the mean and the unbiased variance of n values, both arrays."""
+    changed = [running._write("batch_norm") for running in (running_mean, running_var)]
+    backend_of(mean).move_statistics(*changed, mean, var, momentum=momentum, unbias=n / (n - 1))
 
 
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
