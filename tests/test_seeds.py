@@ -250,9 +250,9 @@ def test_work_falls_with_both_strides():
 def test_groups_have_kernels_of_their_own():
     """Claim: kernels are shared between groups.  Each group has its own: (C_out, C_in/groups, ...),
     and the group's output depends on its kernels alone."""
-    layer = nn.Conv2d(6, 4, 3, groups=2)
+    layer = nn.Conv2d(6, 4, 3, groups=2).double()
     assert layer.weight.shape == (4, 3, 3, 3)
-    x = drawn(1, 6, 5, 5).float()
+    x = drawn(1, 6, 5, 5)
     before = layer(x).data.copy()
     layer.weight.data[2:] += 1  # the second group's
     after = layer(x).data
@@ -260,7 +260,7 @@ def test_groups_have_kernels_of_their_own():
     assert (after[:, 2:] != before[:, 2:]).all()
     parts = [F.conv2d(x[:, 3 * i : 3 * i + 3], layer.weight[2 * i : 2 * i + 2]) for i in (0, 1)]
     whole = F.conv2d(x, layer.weight, groups=2)
-    np.testing.assert_allclose(whole.data, tc.cat(parts, 1).data, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole.data, tc.cat(parts, 1).data, rtol=1e-10)
 
 
 def test_curves_have_times_beside_multiply_adds():
