@@ -10,8 +10,8 @@ so that for each of the 36 elements a matrix product over the channels remains: 
 channels by O.  A strip of tiles goes through all three steps before the next one is read.
 
 The algorithm multiplies polynomials by their values at 0, infinity and four more points.  With
--+r and -+2r, r = 1/sqrt(2), rounding errors are about twice those of the direct sum; with the
-usual -+1 and -+2 they are five times as large.
+-+r and -+2r, r = 1/sqrt(2), rounding errors are at most twice those of the direct sum; with the
+usual -+1 and -+2 they are five times as large and more (benchmarks/rounding.py).
 
     B^T = 1   0  -2.5   0  1  0      G = 1     0     0       A^T = 1  1   1    1   1   0
           0 -2r  -2     r  1  0          -2/3 -2r/3 -1/3           0  r  -r   2r -2r   0
