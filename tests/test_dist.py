@@ -27,7 +27,7 @@ beside_python = Path(sys.executable).with_name("mpiexec")
 MPIEXEC = str(beside_python) if beside_python.exists() else shutil.which("mpiexec")
 needs_mpi = pytest.mark.skipif(
     importlib.util.find_spec("mpi4py") is None or MPIEXEC is None,
-    reason="mpi4py or mpiexec is missing: pip install 'tinyconv[mpi]'",
+    reason="mpi4py or mpiexec is missing: pip install mpi4py mpich",
 )
 LIMIT = 50  # seconds: a rank that hangs fails its test
 
@@ -207,7 +207,7 @@ def unknown_world(monkeypatch):
 def test_ranks_without_mpi4py_do_not_train_each_for_itself(monkeypatch, unknown_world):
     monkeypatch.setenv("PMI_SIZE", "4")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(dist.DistError, match=r"4 processes were .* pip install 'tinyconv\[mpi\]'"):
+    with pytest.raises(dist.DistError, match=r"4 processes were .* pip install mpi4py mpich"):
         dist.get_rank()
 
 

@@ -175,7 +175,7 @@ def _find() -> World:
         raise DistError(
             "dist",
             f"{started} processes were started together, but mpi4py does not load ({error}): "
-            "pip install 'tinyconv[mpi]'",
+            "pip install mpi4py mpich",
         ) from None
     size = MPI.COMM_WORLD.size
     if started not in (1, size):

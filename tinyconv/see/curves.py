@@ -285,7 +285,7 @@ def _figure_class() -> Any:
     except ImportError:
         raise TinyconvError(
             "curves",
-            "the figure needs matplotlib: pip install 'tinyconv[plot]'; "
+            "the figure needs matplotlib: pip install matplotlib; "
             "the numbers alone do not: -o curves.csv or -o curves.json",
         ) from None
     return Figure

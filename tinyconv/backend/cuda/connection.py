@@ -13,7 +13,9 @@ from tinyconv.backend.array import Array
 from tinyconv.backend.cuda import ladder, xp as plain_xp
 from tinyconv.errors import DeviceError
 
-INSTALL = "pip install 'tinyconv[cuda12]', or [cuda13] for a driver of CUDA 13 (see nvidia-smi)"
+INSTALL = (
+    "pip install 'cupy-cuda12x[ctk]', or cupy-cuda13x for a driver of CUDA 13 (see nvidia-smi)"
+)
 
 
 class Cuda(Backend):

@@ -134,7 +134,7 @@ class Explanation:
 
         step: which one .svg and .png show; the middle one by default.
         fps: how many steps a second a .gif shows.
-        .gif and .png need Pillow: pip install "tinyconv[plot]".
+        .gif and .png need Pillow: pip install pillow.
         ValueError for another suffix, FileNotFoundError where the folder is missing.
         """
         target = Path(path)

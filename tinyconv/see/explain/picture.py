@@ -370,7 +370,7 @@ def _pillow() -> Any:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
         raise ModuleNotFoundError(
-            'PNG and GIF pictures need Pillow: pip install "tinyconv[plot]"; .svg and .html do not'
+            'PNG and GIF pictures need Pillow: pip install pillow; .svg and .html do not'
         ) from None
     return Image, ImageDraw, ImageFont
 
