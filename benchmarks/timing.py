@@ -82,9 +82,9 @@ def compare(
 def _turn(work: Callable[[], object], calls: int) -> float:
     """Seconds of one side's turn, undisturbed by the other side's.
 
-    A library's threads watch for more work before they sleep, GNU's OpenMP, which PyTorch uses, for
-    some ten milliseconds; they would take a core from whoever comes next.  Then one call more, so
-    that this side's threads are awake.
+    A library's threads watch for more work before they sleep, those of GNU's OpenMP, which PyTorch
+    uses, for GOMP_SPINCOUNT rounds; they would take a core from whoever comes next.  Then one call
+    more, so that this side's threads are awake.
     """
     time.sleep(REST)
     work()
