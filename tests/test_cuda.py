@@ -473,7 +473,7 @@ def test_without_cupy_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(sys.modules, "cupy")
     monkeypatch.setattr(connection, "find_spec", lambda name: None)
     assert not tc.cuda.is_available()
-    with pytest.raises(tc.DeviceError, match=r"cupy is not installed; pip install 'tinyconv\[cuda"):
+    with pytest.raises(tc.DeviceError, match=r"cupy is not installed; pip install 'cupy-cuda12x"):
         nn.Linear(2, 2).to("cuda")
 
 
