@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import tinyconv as tc
 from tinyconv import nn
-from tinyconv.backend import BACKENDS, compiled, memory, reference
+from tinyconv.backend import BACKENDS, compiled, fused, memory, reference
 
 if importlib.util.find_spec("numba") is None:
     pytest.skip("Numba is not installed", allow_module_level=True)
@@ -27,6 +27,7 @@ from tinyconv.backend.compiled import (
     direct,
     elementwise,
     host,
+    loss,
     norm,
     optim as compiled_optim,
     pool,
@@ -254,6 +255,44 @@ def test_norms_stay_in_their_buffers(
         if e is not None:
             assert_close(a, e, dtype)
     guarded.check()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_cross_entropy_with_ignored_rows_and_what_is_no_class(reduction: str, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    x, targets = 9 * rng.standard_normal((40, 7)).astype(dtype), rng.integers(0, 7, 40)
+    targets[::5] = 255
+    if reduction == "none":
+        targets[[3, 8]] = -1, 7
+    g = np.asarray(rng.standard_normal(40 if reduction == "none" else ()), dtype)
+    found = loss.cross_entropy(x, targets, reduction=reduction, ignore_index=255)
+    dx = loss.cross_entropy_backward(g, x, targets, *found[1:], ignore_index=255)
+    x, g = x.astype("float64"), g.astype("float64")
+    expected = fused.cross_entropy(x, targets, reduction=reduction, ignore_index=255)
+    expected_dx = fused.cross_entropy_backward(g, x, targets, *expected[1:], ignore_index=255)
+    for a, e in zip((*found, dx), (*expected, expected_dx), strict=True):
+        assert (a is None) == (e is None)
+        if e is not None:
+            assert a.dtype == (dtype if e.dtype.kind == "f" else np.int64)
+            np.testing.assert_allclose(a, e, atol=30 * TOLERANCE[dtype], rtol=0)
+
+
+def test_nothing_to_average_is_nan_without_a_gradient() -> None:
+    x, targets = np.zeros((3, 4), np.float32), np.full(3, -100)
+    for kernels in (fused, loss):
+        mean, *kept = kernels.cross_entropy(x, targets, reduction="mean", ignore_index=-100)
+        assert np.isnan(mean)
+        dx = kernels.cross_entropy_backward(np.ones((), "f"), x, targets, *kept, ignore_index=-100)
+        assert not dx.any()
+
+
+def test_many_classes_are_left_to_numpy() -> None:
+    x, targets = np.zeros((3, loss.MANY), np.float32), np.zeros(3, np.int64)
+    options = {"reduction": "mean", "ignore_index": -100}
+    assert loss.cross_entropy(x, targets, **options) is NotImplemented
+    assert loss.cross_entropy(x[:, 1:], targets, **options) is not NotImplemented
+    assert loss.cross_entropy(x[:, 1:], targets.astype(np.int32), **options) is NotImplemented
 
 
 def test_batch_norm_far_from_zero_keeps_its_digits() -> None:

@@ -40,10 +40,10 @@ SMOOTH = [
     if case.values[2].smooth  # else a finite step would cross a kink
     and any(isinstance(a, Draw) and a.kind == "float" for a in case.values[2].args)
 ]
-THIRD = {"conv2d", "conv2d_input", "conv2d_weight", "batch_norm"}
+THIRD = {"conv2d", "conv2d_input", "conv2d_weight", "batch_norm", "cross_entropy"}
 THIRD |= {"conv1d", "conv_transpose1d", "conv_transpose2d"}
 THIRD |= {"layer_norm", "group_norm", "instance_norm"}
-HEAVY = {"conv", "norm", "pool"}  # modules whose operations have several implementations
+HEAVY = {"conv", "loss", "norm", "pool"}  # modules whose operations have several implementations
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,21 @@ Plain array code that runs unchanged on NumPy and CuPy, as in `tinyconv.backend.
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinyconv.backend.array import Array, array_module
 
 
-def cross_entropy(x: Array, targets: Array, *, ignore_index: int) -> tuple[Array, Array, Array]:
-    """-log softmax(x) at the targets (R,), and what its gradient reads: two more numbers per row.
+def cross_entropy(
+    x: Array, targets: Array, *, reduction: str, ignore_index: int
+) -> tuple[Array, Array, Array, Array | None]:
+    """-log softmax(x) at the targets (R,), and what its gradient reads.
 
-    x (R,C) logits, targets (R,) int64; log softmax is x - largest - logsum.  An ignored row
+    x (R,C) logits, targets (R,) integers; log softmax is x - largest - logsum.  An ignored row
     costs 0, a target that is no class NaN: looking for it to raise an error would stop the GPU.
+
+    Returns the losses (R,), or their "sum" or "mean" over the rows that count, (); largest and
+    logsum, (R,); and for a mean how many rows count, () int64.
     """
     xp = array_module(x)
     largest = x.max(1)
@@ -20,19 +27,42 @@ def cross_entropy(x: Array, targets: Array, *, ignore_index: int) -> tuple[Array
     known, safe = _classes(x, targets)
     at_target = xp.take_along_axis(x, safe[:, None], 1)[:, 0]
     losses = xp.where(known, largest - at_target + logsums, xp.nan)
-    return xp.where(targets == ignore_index, 0, losses).astype(x.dtype), largest, logsums
+    losses = xp.where(targets == ignore_index, 0, losses)
+    if reduction == "none":
+        return losses, largest, logsums, None
+    wide = np.promote_types(x.dtype, np.float32)  # a sum of halves ends at 65504
+    total = losses.sum(dtype=wide)
+    if reduction == "sum":
+        return total.astype(x.dtype, copy=False), largest, logsums, None
+    rows = (targets != ignore_index).sum()
+    with np.errstate(invalid="ignore"):  # the mean of nothing is NaN
+        return (total / rows).astype(x.dtype), largest, logsums, rows
 
 
 def cross_entropy_backward(
-    g: Array, x: Array, targets: Array, largest: Array, logsums: Array, *, ignore_index: int
+    g: Array,
+    x: Array,
+    targets: Array,
+    largest: Array,
+    logsums: Array,
+    rows: Array | None,
+    *,
+    ignore_index: int,
 ) -> Array:
-    """g (softmax(x) - 1 at the target): (R,C), given the gradient g (R,) of the losses."""
+    """g (softmax(x) - 1 at the target): (R,C), given the gradient g of the losses, (R,) or ().
+
+    rows: what g is divided by, if it is that of a mean.
+    """
     xp = array_module(x)
     known, safe = _classes(x, targets)
-    at_target = xp.arange(x.shape[1]) == safe[:, None]
-    dx = g[:, None] * (xp.exp(x - largest[:, None] - logsums[:, None]) - at_target)
-    dx = xp.where(known[:, None], dx, xp.nan)
-    return xp.where((targets == ignore_index)[:, None], 0, dx).astype(x.dtype)
+    if rows is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            g = g / rows
+    g = xp.where(targets == ignore_index, 0, xp.where(known, g, xp.nan)).astype(x.dtype, copy=False)
+    dx = xp.exp(x - (largest + logsums)[:, None])
+    dx *= g[:, None]
+    dx[xp.arange(len(x)), safe] -= g
+    return dx
 
 
 def _classes(x: Array, targets: Array) -> tuple[Array, Array]:

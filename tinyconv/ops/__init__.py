@@ -1,5 +1,16 @@
 """All operations, by topic: a forward, one VJP per input, samples to test it with."""
 
-from tinyconv.ops import conv, elementwise, index, linalg, norm, pool, reduce, shape, sort
+from tinyconv.ops import conv, elementwise, index, linalg, loss, norm, pool, reduce, shape, sort
 
-__all__ = ["conv", "elementwise", "index", "linalg", "norm", "pool", "reduce", "shape", "sort"]
+__all__ = [
+    "conv",
+    "elementwise",
+    "index",
+    "linalg",
+    "loss",
+    "norm",
+    "pool",
+    "reduce",
+    "shape",
+    "sort",
+]

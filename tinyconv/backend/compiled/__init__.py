@@ -23,6 +23,8 @@ MODULES = {
     "conv2d": "conv",
     "conv2d_input": "conv",
     "conv2d_weight": "conv",
+    "cross_entropy": "loss",
+    "cross_entropy_backward": "loss",
     "affine": "norm",
     "affine_relu": "norm",
     "batch_norm": "norm",
@@ -37,7 +39,7 @@ MODULES = {
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
 MANY = 2**15  # the same for a mere loop over numbers
-ANY_SIZE = {"sgd", "adam"}  # one loop for all sizes: compiled as soon as anything is
+ANY_SIZE = {"adam", "cross_entropy", "cross_entropy_backward", "sgd"}
 DTYPES = "fd"  # float32, float64
 
 

@@ -394,17 +394,35 @@ KERNEL cross_entropy(
     largests[blockIdx.x] = largest, logsums[blockIdx.x] = logsum;
 }
 
-// dx = g (softmax(x) - 1 at the target)
+// One block: the sum of the losses (R,); the mean over the rows that are not ignored, where their
+// number is asked for: `rows` may be null.
+KERNEL sum_losses(
+    const real* losses, const int64* targets, real* total, int64* rows, int R, int64 ignored
+) {
+    wide sum = 0, counted = 0;
+    for (int r = threadIdx.x; r < R; r += blockDim.x) {
+        sum += wide(losses[r]);
+        counted += targets[r] != ignored;
+    }
+    sum = block_sum(sum), counted = block_sum(counted);
+    if (threadIdx.x > 0) return;
+    *total = rows ? sum / counted : sum;
+    if (rows) *rows = counted;
+}
+
+// dx = g (softmax(x) - 1 at the target), divided by `rows` if that is not null.  g is one number, or
+// (R,), one for `each` row.
 KERNEL cross_entropy_backward(
     const real* g, const real* x, const int64* targets, const real* largests,
-    const real* logsums, real* dx, int R, int C, int64 ignored
+    const real* logsums, const int64* rows, real* dx, int R, int C, int64 ignored, int each
 ) {
+    wide share = rows ? 1 / wide(*rows) : wide(1);
     EACH(i, R * C) {
         int r = i / C;
         int64 target = targets[r];
         wide slope = exp(wide(x[i]) - wide(largests[r]) - wide(logsums[r])) - (i % C == target);
         if (target < 0 || target >= C) slope = NOT_A_NUMBER;
-        dx[i] = target == ignored ? wide(0) : wide(g[r]) * slope;
+        dx[i] = target == ignored ? wide(0) : wide(g[each ? r : 0]) * share * slope;
     }
 }
 

@@ -476,28 +476,42 @@ def move_statistics(
 # ---------------------------------------------------------------------------------------- loss
 
 
-def cross_entropy(x: Array, targets: Array, *, ignore_index: int) -> tuple[Array, Array, Array]:
+def cross_entropy(
+    x: Array, targets: Array, *, reduction: str, ignore_index: int
+) -> tuple[Array, Array, Array, Array | None]:
     """See `fused.cross_entropy`."""
     if not _covers(x) or x.ndim != 2 or not _places(targets):
         return NotImplemented
-    R, C = x.shape
+    (R, C), ignored = x.shape, np.int64(ignore_index)
     losses, largest, logsums = (_empty((R,), x) for _ in range(3))
-    arrays = (_contiguous(x), _contiguous(targets), losses, largest, logsums)
+    targets = _contiguous(targets)
+    arrays = (_contiguous(x), targets, losses, largest, logsums)
     warps = 1 << max(0, (C - 1).bit_length() - 7)  # about four classes for each thread
     threads = min(THREADS, 32 * warps)
-    _launch("cross_entropy", x, (*arrays, C, np.int64(ignore_index)), grid=(R,), threads=threads)
-    return losses, largest, logsums
+    _launch("cross_entropy", x, (*arrays, C, ignored), grid=(R,), threads=threads)
+    if reduction == "none":
+        return losses, largest, logsums, None
+    loss, rows = _empty((), x), _empty((), x, np.int64) if reduction == "mean" else None
+    _launch("sum_losses", x, (losses, targets, loss, rows, R, ignored), grid=(1,))
+    return loss, largest, logsums, rows
 
 
 def cross_entropy_backward(
-    g: Array, x: Array, targets: Array, largest: Array, logsums: Array, *, ignore_index: int
+    g: Array,
+    x: Array,
+    targets: Array,
+    largest: Array,
+    logsums: Array,
+    rows: Array | None,
+    *,
+    ignore_index: int,
 ) -> Array:
     """See `fused.cross_entropy_backward`."""
     if not _covers(g, x, largest, logsums) or x.ndim != 2 or not _places(targets):
         return NotImplemented
     dx = _empty(x.shape, x)
-    arrays = map(_contiguous, (g, x, targets, largest, logsums))
-    args = (*arrays, dx, *x.shape, np.int64(ignore_index))
+    arrays = (*map(_contiguous, (g, x, targets, largest, logsums)), rows, dx)
+    args = (*arrays, *x.shape, np.int64(ignore_index), g.ndim > 0)
     _launch("cross_entropy_backward", x, args, x.size)
     return dx
 

@@ -13,8 +13,9 @@ from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
 from tinyconv.nn.functional.checks import CASTS, check_positions, check_shape
 from tinyconv.ops.elementwise import abs_, clamp, log, log1p, softplus, where
 from tinyconv.ops.index import _gather as gather
+from tinyconv.ops.loss import cross_entropy as _cross_entropy
 from tinyconv.ops.reduce import log_softmax, mean, sum
-from tinyconv.ops.shape import reshape, squeeze, unsqueeze
+from tinyconv.ops.shape import permute, reshape, squeeze, unsqueeze
 from tinyconv.samples import constants, floats, function, ints, sample
 
 IGNORED = -100
@@ -23,13 +24,15 @@ PROBABILITIES = floats(3, 4, low=0.05, high=0.95)
 
 
 def _reduce(loss: Any, reduction: str) -> Any:
+    _check_reduction(reduction)
     if reduction == "mean":
         return mean(loss)
-    if reduction == "sum":
-        return sum(loss)
-    if reduction == "none":
-        return loss
-    raise ValueError(f"reduction={reduction!r} is none of 'mean', 'sum', 'none'")
+    return sum(loss) if reduction == "sum" else loss
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction={reduction!r} is none of 'mean', 'sum', 'none'")
 
 
 # --- classes
@@ -62,8 +65,11 @@ def cross_entropy(
     target = _checked("cross_entropy", input, target)
     axis = 1 if input.ndim > 1 else 0
     check_shape("cross_entropy", "weight", weight, (input.shape[axis],))
+    classes = target.dtype.kind != "f"
+    if classes and weight is None and not label_smoothing and input.dtype.kind == "f":
+        return _of_classes(input, target, reduction, ignore_index)
     log_p = log_softmax(input, dim=axis)
-    if target.dtype.kind == "f":
+    if not classes:
         return _against_probabilities(log_p, target, weight, reduction, label_smoothing)
     picked, used = _pick("cross_entropy", log_p, target, weight, ignore_index)
     if not label_smoothing:
@@ -113,32 +119,64 @@ def _checked(name: str, input: Any, target: Any) -> Any:
     return target
 
 
+def _of_classes(logits: Any, target: Any, reduction: str, ignore_index: int) -> Any:
+    """The plain case: one operation on rows of logits."""
+    _check_reduction(reduction)
+    _check_one_each("cross_entropy", logits.shape, target)
+    shape = target.shape
+    if logits.ndim > 2:  # the classes last, then all places as one axis of rows
+        logits = permute(logits, dims=(0, *range(2, logits.ndim), 1))
+    if logits.ndim != 2:
+        logits = reshape(logits, shape=(math.prod(shape), logits.shape[-1]))
+    waits = backend_of(target.data).waits
+    safe = target if waits else _without(ignore_index, target)[0]
+    _check_classes("cross_entropy", safe, logits.shape[1])
+    rows = target if target.ndim == 1 else reshape(target, shape=(-1,))
+    loss, _ = _cross_entropy(logits, rows, reduction=reduction, ignore_index=ignore_index)
+    return reshape(loss, shape=shape) if reduction == "none" and loss.shape != shape else loss
+
+
 def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) -> tuple[Any, Any]:
     """Weighed log-probabilities at the targets, and the weights used there (None: all 1)."""
+    _check_one_each(name, log_p.shape, target)
     axis = 1 if log_p.ndim > 1 else 0
-    classes = log_p.shape[axis]
-    expected = log_p.shape[:axis] + log_p.shape[axis + 1 :]
-    if target.shape != expected:
-        raise ShapeError(
-            name,
-            f"logits {log_p.shape} want one class each, target {expected}, got {target.shape}"
-            + _labels_fix(log_p.shape, expected, target),
-        )
-    ignored = wrap(target.data == ignore_index)
-    some = backend_of(target.data).waits or bool(ignored.data.any())
-    safe = where(ignored, 0, target) if some else target
-    check_positions(
-        name, "target", safe, classes, "the logits have {n} classes (0..{last})",
-        lambda data, value: _range_fix(data, value, classes),
-    )  # fmt: skip
+    safe, ignored = _without(ignore_index, target)
+    _check_classes(name, safe, log_p.shape[axis])
     picked = squeeze(gather(log_p, unsqueeze(safe, axis), dim=axis), axis)
     used = None if weight is None else weight[safe]
-    if some:
+    if ignored is not None:
         used = where(ignored, 0.0, 1.0 if used is None else used).to(log_p.dtype)
         picked = where(ignored, 0.0, picked)
     if weight is None:
         return picked, used
     return picked * used, used
+
+
+def _without(ignore_index: int, target: Any) -> tuple[Any, Any]:
+    """The target with class 0 where it is to be ignored, and where that is; None: nowhere."""
+    ignored = wrap(target.data == ignore_index)
+    if backend_of(target.data).waits or ignored.data.any():
+        return where(ignored, 0, target), ignored
+    return target, None
+
+
+def _check_one_each(name: str, logits: tuple[int, ...], target: Any) -> None:
+    """A class for each place of logits (N, C, d1, ...) or (C,)."""
+    axis = 1 if len(logits) > 1 else 0
+    expected = logits[:axis] + logits[axis + 1 :]
+    if target.shape != expected:
+        raise ShapeError(
+            name,
+            f"logits {logits} want one class each, target {expected}, got {target.shape}"
+            + _labels_fix(logits, expected, target),
+        )
+
+
+def _check_classes(name: str, target: Any, classes: int) -> None:
+    check_positions(
+        name, "target", target, classes, "the logits have {n} classes (0..{last})",
+        lambda data, value: _range_fix(data, value, classes),
+    )  # fmt: skip
 
 
 def _labels_fix(logits: tuple[int, ...], expected: tuple[int, ...], target: Any) -> str:
