@@ -159,7 +159,7 @@ TWINS: dict[str, Any] = {
     "conv2d_weight": _conv2d_weight,
     "max_pool2d_indices": _max_pool2d_indices,
     "pool_gather": lambda x, i: torch.gather(x.flatten(2), 2, i.flatten(2)).reshape(i.shape),
-    "pool_scatter": lambda g, i, *, input_size: (
+    "pool_scatter": lambda g, i, *, input_size, window=None: (
         torch.zeros(*g.shape[:2], input_size[0] * input_size[1], dtype=g.dtype)
         .scatter_add(2, i.flatten(2), g.flatten(2))
         .reshape(*g.shape[:2], *input_size)

@@ -798,12 +798,14 @@ def backward(
 def _kept(g: Tensor) -> Tensor:
     """g with an array of its own: a VJP may return a view, or one array for two inputs.
 
-    A copy of a large one is in recycled memory.
+    A copy of a large one is in recycled memory, one of a small one row-major, as parameters are.
     """
-    if g.node is None and _alone(g):
-        return g
-    if g.node is not None or g.data.size < MANY:
+    if g.node is not None:
         return g.clone()
+    if _alone(g):
+        return g
+    if g.data.size < MANY:
+        return wrap(g.data.copy("C"))
     return wrap(backend_of(g.data).copy(g.data))
 
 

@@ -5,6 +5,8 @@ Plain array code that runs unchanged on NumPy and CuPy, as in `tinyconv.backend.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tinyconv.backend.array import Array, array_module
@@ -76,14 +78,24 @@ def move_statistics(
     running_var: Array,
     mean: Array,
     var: Array,
+    seen: Array | None,
     *,
-    momentum: float,
+    momentum: float | None,
     unbias: float,
 ) -> None:
-    """running <- (1 - momentum) running + momentum now, in place; var counts `unbias` times."""
+    """running <- (1 - momentum) running + momentum now, in place; var counts `unbias` times.
+
+    seen: () int64, how many batches there were; counted up.  momentum None: 1 / seen, which makes
+    the running statistics the mean over all batches.
+    """
+    if seen is not None:
+        seen += 1
+    share: Any = momentum
+    if seen is not None and momentum is None:
+        share = 1.0 / seen.astype(mean.dtype)
     for running, now in ((running_mean, mean), (running_var, var * unbias)):
-        running *= 1 - momentum
-        running += momentum * now
+        running *= 1 - share
+        running += share * now
 
 
 def gather_images(images: Array, indices: Array, *, mean: float, std: float) -> Array:

@@ -188,8 +188,13 @@ def pool_gather(x: Array, indices: Array) -> Array:
     return array_module(x).take_along_axis(x.reshape(N, C, H * W), flat, 2).reshape(indices.shape)
 
 
-def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
-    """The adjoint of `pool_gather`: g (N,C,OH,OW) added up at `indices` in (N,C,H,W)."""
+def pool_scatter(
+    g: Array, indices: Array, *, input_size: Pair, window: dict[str, Any] | None = None
+) -> Array:
+    """The adjoint of `pool_gather`: g (N,C,OH,OW) added up at `indices` in (N,C,H,W).
+
+    window: the geometry of the max-pool that picked the indices, where one did.
+    """
     xp = array_module(g)
     (N, C), (H, W) = g.shape[:2], input_size
     x = xp.zeros(N * C * H * W, g.dtype)

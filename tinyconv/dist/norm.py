@@ -169,10 +169,10 @@ class SyncBatchNorm(_BatchNorm):
         else:
             y, (mean, var) = sync_batch_norm(input, self.weight, self.bias, eps=self.eps)
         if self.track_running_stats:
-            share = self._count_batch()
             n = world().size * (input.data.size // input.shape[1])
             with no_grad():
-                move(self.running_mean, self.running_var, mean, var, n, share)
+                move(self.running_mean, self.running_var, self.num_batches_tracked, mean, var, n,
+                     self.momentum)
         return y
 
     @classmethod

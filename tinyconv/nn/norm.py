@@ -12,6 +12,7 @@ from tinyconv.nn import functional as F, init
 from tinyconv.nn.activation import ReLU
 from tinyconv.nn.conv import check_groups
 from tinyconv.nn.functional.checks import after_flatten, whole
+from tinyconv.nn.functional.norm import tracked_batch_norm
 from tinyconv.nn.module import Layer, Module, new_parameter
 from tinyconv.tensor import Tensor
 
@@ -109,31 +110,18 @@ class _BatchNorm(_RunningNorm):
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
         )
 
-    def _count_batch(self) -> float:
-        """One more batch was seen; what is its share in the running statistics?"""
-        self.num_batches_tracked.add_(1)
-        if self.momentum is None:  # the plain mean over all batches
-            seen = self.num_batches_tracked.to(self.running_mean.dtype)
-            share: float = 1.0 / seen.data  # a number, but on a GPU one that has not arrived yet
-            return share
-        return self.momentum
-
     def forward(
         self, input: Tensor, *, residual: Tensor | None = None, relu: bool = False
     ) -> Tensor:
         """relu: relu(norm + residual), in one pass (`norm_relu`)."""
         self._check(input)
         tracking = self.training and self.track_running_stats
-        share = self._count_batch() if tracking else 0.0
         use = tracking or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         training = self.training or self.running_mean is None
-        if relu:
-            return F.batch_norm_relu(
-                input, mean, var, self.weight, self.bias, residual, training, share, self.eps
-            )
-        return F.batch_norm(
-            input, mean, var, self.weight, self.bias, training, share, self.eps
+        return tracked_batch_norm(
+            input, mean, var, self.num_batches_tracked if tracking else None, self.weight,
+            self.bias, training, self.momentum, self.eps, relu=relu, residual=residual,
         )
 
 

@@ -46,18 +46,25 @@ def pool_gather(x: Array, indices: Array, *, window: dict[str, Any] | None = Non
 
 
 @op
-def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
-    """Planes of zeros with g added at flat positions: `pool_gather`'s adjoint."""
-    return backend_of(g).pool_scatter(g, indices, input_size=input_size)
+def pool_scatter(
+    g: Array, indices: Array, *, input_size: Pair, window: dict[str, Any] | None = None
+) -> Array:
+    """Planes of zeros with g added at flat positions: `pool_gather`'s adjoint.
+
+    window: as there; a GPU's threads then know which positions can be theirs.
+    """
+    return backend_of(g).pool_scatter(g, indices, input_size=input_size, window=window)
 
 
 pool_gather.defvjp(
-    lambda g, _y, _x, indices, *, window: pool_scatter(g, indices, input_size=_x.shape[2:]),
+    lambda g, _y, _x, indices, *, window: pool_scatter(
+        g, indices, input_size=_x.shape[2:], window=window
+    ),
     None,
     samples=[sample((2, 3, 4, 5), ints(2, 3, 2, 2, high=20))],
 )
 pool_scatter.defvjp(
-    lambda h, _y, _g, indices, *, input_size: pool_gather(h, indices),
+    lambda h, _y, _g, indices, *, input_size, window: pool_gather(h, indices, window=window),
     None,
     samples=[sample((2, 3, 2, 2), ints(2, 3, 2, 2, high=20), input_size=(4, 5))],
 )

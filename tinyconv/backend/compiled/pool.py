@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tinyconv.backend.array import Array
@@ -169,7 +171,9 @@ def pool_gather(x: Array, indices: Array) -> Array:
     return _logical(y.reshape(N, OH, OW, C))
 
 
-def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
+def pool_scatter(
+    g: Array, indices: Array, *, input_size: Pair, window: dict[str, Any] | None = None
+) -> Array:
     """See `reference.pool_scatter`."""
     if indices.ndim != 4 or indices.dtype != np.int64:
         return NotImplemented

@@ -360,11 +360,16 @@ KERNEL relu_backward(const real* g, const real* y, real* dx, int size) {
     EACH(i, size) dx[i] = through_relu(g, y, i);
 }
 
-// running <- (1 - momentum) running + momentum now; the variance of the batch times `unbias`.
+// running <- (1 - momentum) running + momentum now; the variance of the batch times `unbias`.  One
+// block, which counts this batch first: `seen` may be null.  averages: momentum is 1 / seen.
 KERNEL move_statistics(
-    real* mean, real* var, const real* mean_now, const real* var_now, int C, wide momentum,
-    wide rest, wide unbias
+    real* mean, real* var, const real* mean_now, const real* var_now, int64* seen, int C,
+    int averages, wide momentum, wide rest, wide unbias
 ) {
+    int64 count = seen ? *seen + 1 : 1;
+    if (averages) momentum = 1 / wide(count), rest = 1 - momentum;
+    __syncthreads();  // all have read it
+    if (seen && threadIdx.x == 0) *seen = count;
     EACH(c, C) {
         mean[c] = rest * wide(mean[c]) + momentum * wide(mean_now[c]);
         var[c] = rest * wide(var[c]) + momentum * (unbias * wide(var_now[c]));
@@ -373,8 +378,25 @@ KERNEL move_statistics(
 
 // -------------------------------------------------------------------------------------- loss
 
-// A block per row of logits x (R,C): -log softmax at the target.  log softmax is x - largest -
-// logsum; the gradient reads both.  An ignored row costs 0; a target that is no class, NaN.
+// What a row of logits costs: -log softmax at the target.  log softmax is x - largest - logsum.  An
+// ignored row costs 0; a target that is no class, NaN.
+__device__ wide row_loss(
+    const real* row, int64 target, wide largest, wide logsum, int C, int64 ignored
+) {
+    if (target == ignored) return 0;
+    return 0 <= target && target < C ? largest - wide(row[target]) + logsum : NOT_A_NUMBER;
+}
+
+// The sum of one block's losses; the mean over the rows that are not ignored, where their number is
+// asked for: `rows` may be null.
+__device__ void sum_of_rows(wide sum, wide counted, real* total, int64* rows) {
+    sum = block_sum(sum), counted = block_sum(counted);
+    if (threadIdx.x > 0) return;
+    *total = rows ? sum / counted : sum;
+    if (rows) *rows = counted;
+}
+
+// A block per row of x (R,C); the gradient reads the largest logits and the logarithms of the sums.
 KERNEL cross_entropy(
     const real* x, const int64* targets, real* losses, real* largests, real* logsums, int C,
     int64 ignored
@@ -387,15 +409,31 @@ KERNEL cross_entropy(
     for (int c = threadIdx.x; c < C; c += blockDim.x) sum += exp(wide(row[c]) - largest);
     wide logsum = log(block_sum(sum));
     if (threadIdx.x > 0) return;
-    int64 target = targets[blockIdx.x];
-    bool known = 0 <= target && target < C;
-    wide loss = known ? largest - wide(row[target]) + logsum : NOT_A_NUMBER;
-    losses[blockIdx.x] = target == ignored ? wide(0) : loss;
+    losses[blockIdx.x] = row_loss(row, targets[blockIdx.x], largest, logsum, C, ignored);
     largests[blockIdx.x] = largest, logsums[blockIdx.x] = logsum;
 }
 
-// One block: the sum of the losses (R,); the mean over the rows that are not ignored, where their
-// number is asked for: `rows` may be null.
+// One block, with a thread per row: for few numbers, whose sum needs no second launch.
+KERNEL cross_entropy_of_few(
+    const real* x, const int64* targets, real* largests, real* logsums, real* total, int64* rows,
+    int R, int C, int64 ignored
+) {
+    wide sum = 0, counted = 0;
+    for (int r = threadIdx.x; r < R; r += blockDim.x) {
+        const real* row = x + r * C;
+        wide largest = row[0], exponentials = 0;
+        for (int c = 1; c < C; c++)
+            if (wide(row[c]) > largest) largest = row[c];
+        for (int c = 0; c < C; c++) exponentials += exp(wide(row[c]) - largest);
+        wide logsum = log(exponentials);
+        largests[r] = largest, logsums[r] = logsum;
+        sum += row_loss(row, targets[r], largest, logsum, C, ignored);
+        counted += targets[r] != ignored;
+    }
+    sum_of_rows(sum, counted, total, rows);
+}
+
+// One block: the sum of the losses (R,), or their mean.
 KERNEL sum_losses(
     const real* losses, const int64* targets, real* total, int64* rows, int R, int64 ignored
 ) {
@@ -404,10 +442,7 @@ KERNEL sum_losses(
         sum += wide(losses[r]);
         counted += targets[r] != ignored;
     }
-    sum = block_sum(sum), counted = block_sum(counted);
-    if (threadIdx.x > 0) return;
-    *total = rows ? sum / counted : sum;
-    if (rows) *rows = counted;
+    sum_of_rows(sum, counted, total, rows);
 }
 
 // dx = g (softmax(x) - 1 at the target), divided by `rows` if that is not null.  g is one number, or

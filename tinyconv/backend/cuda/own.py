@@ -31,6 +31,7 @@ BLOCKS = 2**13  # at most, of a launch: enough to fill any GPU
 LARGEST = 2**31 - BLOCKS * THREADS  # elements; one step of a grid-stride loop further fits an int
 COLUMNS = 2**28  # elements: columns that are larger are made and used in several pieces
 PART = 2**11  # elements of a channel that one block of batch norm reads, 64 parts at most
+FEW = 2**13  # logits of a loss that one block is quick enough for
 CHANNELS = 2**16 - 1  # of a batch norm: blocks in the second direction of a grid
 NULL = np.uint64(0)
 WINDOW = np.dtype([("sizes", "i4", 14)])
@@ -459,17 +460,18 @@ def move_statistics(
     running_var: Array,
     mean: Array,
     var: Array,
+    seen: Array | None,
     *,
-    momentum: float,
+    momentum: float | None,
     unbias: float,
 ) -> None:
     """See `fused.move_statistics`."""
     arrays = (running_mean, running_var, mean, var)
     if not _covers(*arrays) or not all(a.flags.c_contiguous for a in arrays):
         return NotImplemented
-    C = mean.size
-    args = (*arrays, C, float(momentum), 1 - float(momentum), float(unbias))
-    _launch("move_statistics", mean, args, C)
+    averages, share = momentum is None, float(momentum or 0)
+    args = (*arrays, seen, mean.size, averages, share, 1 - share, float(unbias))
+    _launch("move_statistics", mean, args, grid=(1,))
     return None
 
 
@@ -483,16 +485,21 @@ def cross_entropy(
     if not _covers(x) or x.ndim != 2 or not _places(targets):
         return NotImplemented
     (R, C), ignored = x.shape, np.int64(ignore_index)
-    losses, largest, logsums = (_empty((R,), x) for _ in range(3))
-    targets = _contiguous(targets)
-    arrays = (_contiguous(x), targets, losses, largest, logsums)
+    x, targets = _contiguous(x), _contiguous(targets)
+    largest, logsums = _empty((R,), x), _empty((R,), x)
+    loss = _empty((), x) if reduction != "none" else _empty((R,), x)
+    rows = _empty((), x, np.int64) if reduction == "mean" else None
+    if reduction != "none" and x.size <= FEW:
+        written = (largest, logsums, loss, rows)
+        _launch("cross_entropy_of_few", x, (x, targets, *written, R, C, ignored), grid=(1,))
+        return loss, largest, logsums, rows
+    losses = loss if reduction == "none" else _empty((R,), x)
     warps = 1 << max(0, (C - 1).bit_length() - 7)  # about four classes for each thread
     threads = min(THREADS, 32 * warps)
+    arrays = (x, targets, losses, largest, logsums)
     _launch("cross_entropy", x, (*arrays, C, ignored), grid=(R,), threads=threads)
-    if reduction == "none":
-        return losses, largest, logsums, None
-    loss, rows = _empty((), x), _empty((), x, np.int64) if reduction == "mean" else None
-    _launch("sum_losses", x, (losses, targets, loss, rows, R, ignored), grid=(1,))
+    if reduction != "none":
+        _launch("sum_losses", x, (losses, targets, loss, rows, R, ignored), grid=(1,))
     return loss, largest, logsums, rows
 
 

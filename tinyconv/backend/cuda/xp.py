@@ -32,7 +32,9 @@ def add_at(out: Array, index: Any, values: Array) -> None:
     return None
 
 
-def pool_scatter(g: Array, indices: Array, *, input_size: Pair) -> Array:
+def pool_scatter(
+    g: Array, indices: Array, *, input_size: Pair, window: dict[str, Any] | None = None
+) -> Array:
     """See `reference.pool_scatter`."""
     if not modes.deterministic():
         return NotImplemented

@@ -39,9 +39,8 @@ def batch_norm(
     training: mean and biased variance of the batch; the running statistics move by ``momentum``
     towards the mean and the unbiased variance.  Otherwise the running statistics are used.
     """
-    return _batch_norm(
-        input, running_mean, running_var, weight, bias, training, momentum, eps,
-        lambda x, w, b: ops.batch_norm(x, w, b, eps=eps), ops.affine,
+    return tracked_batch_norm(
+        input, running_mean, running_var, None, weight, bias, training, momentum, eps
     )
 
 
@@ -62,24 +61,29 @@ def batch_norm_relu(
     eps: float = 1e-5,
 ) -> Any:
     """relu(batch_norm(input) + residual) in one pass; residual has input's shape, or is None."""
-    if residual is not None and residual.shape != input.shape:
-        raise ShapeError("batch_norm_relu", f"residual {residual.shape}, input {input.shape}")
-    return _batch_norm(
-        input, running_mean, running_var, weight, bias, training, momentum, eps,
-        lambda x, w, b: ops.batch_norm_relu(x, w, b, residual, eps=eps),
-        lambda x, scale, shift: ops.affine_relu(x, scale, shift, residual),
+    return tracked_batch_norm(
+        input, running_mean, running_var, None, weight, bias, training, momentum, eps,
+        relu=True, residual=residual,
     )
 
 
-def _batch_norm(
-    input: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, training: bool,
-    momentum: float, eps: float, normalise: Any, affine: Any,
+def tracked_batch_norm(
+    input: Any, running_mean: Any, running_var: Any, seen: Any, weight: Any, bias: Any,
+    training: bool, momentum: float | None, eps: float, *, relu: bool = False,
+    residual: Any = None,
 ) -> Any:
-    """normalise: by the batch's statistics, which it returns too; affine: by fixed ones."""
+    """The two functions above, as layers call them.
+
+    seen: () int64, counts the batches of training, or None.  momentum None: the running statistics
+    become the mean over all that were seen.
+    """
     _check_width(input, running_mean if running_mean is not None else weight)
     _check_affine("batch_norm", input, weight, bias)
+    if residual is not None and residual.shape != input.shape:
+        raise ShapeError("batch_norm_relu", f"residual {residual.shape}, input {input.shape}")
     if not training:
-        return affine(input, *_scale_and_shift(running_mean, running_var, weight, bias, eps))
+        fixed = _scale_and_shift(running_mean, running_var, weight, bias, eps)
+        return ops.affine_relu(input, *fixed, residual) if relu else ops.affine(input, *fixed)
     n = input.data.size // max(input.shape[1], 1)
     if n <= 1:
         raise ShapeError(
@@ -87,19 +91,29 @@ def _batch_norm(
             f"input {input.shape} has {n} value per channel, whose variance is 0: every output "
             "would be the bias. Use a larger batch, or model.eval()",
         )
-    y, (mean, var) = normalise(input, weight, bias)
+    if relu:
+        y, (mean, var) = ops.batch_norm_relu(input, weight, bias, residual, eps=eps)
+    else:
+        y, (mean, var) = ops.batch_norm(input, weight, bias, eps=eps)
     if running_mean is not None:
         with no_grad():
-            move(running_mean, running_var, mean, var, n, momentum)
+            move(running_mean, running_var, seen, mean, var, n, momentum)
     return y
 
 
 def move(
-    running_mean: Any, running_var: Any, mean: Any, var: Any, n: int, momentum: float
+    running_mean: Any, running_var: Any, seen: Any, mean: Any, var: Any, n: int,
+    momentum: float | None,
 ) -> None:
-    """Running statistics towards the mean and the unbiased variance of n values, both arrays."""
+    """Running statistics towards the mean and the unbiased variance of n values, both arrays.
+
+    seen: counts the batches, or None.
+    """
     changed = [running._write("batch_norm") for running in (running_mean, running_var)]
-    backend_of(mean).move_statistics(*changed, mean, var, momentum=momentum, unbias=n / (n - 1))
+    count = None if seen is None else seen._write("batch_norm")
+    backend_of(mean).move_statistics(
+        *changed, mean, var, count, momentum=momentum, unbias=n / (n - 1)
+    )
 
 
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
