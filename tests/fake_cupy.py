@@ -10,7 +10,9 @@ A test that passes on it has a good chance on a GPU, and it says what a GPU neve
   new memory from `empty` is poisoned;
 - what costs time is counted (`meter`): kernel launches, synchronisations of host and device, bytes
   moved; inside `no_synchronisation()` a synchronisation raises `Synchronised`;
-- while a stream captures, what a capture forbids raises; a captured graph can be launched again.
+- while a stream captures, what a capture forbids raises, launches are noted and not computed (what
+  they would make is poisoned), and all memory has to come from a pool of the capture's own; the
+  graph computes from the same memory into the same, whenever it is launched.
 
     with fake_cupy.installed():                # `import cupy` finds it
         with fake_cupy.measured() as meter, fake_cupy.no_synchronisation():
@@ -27,6 +29,7 @@ import inspect
 import json
 import sys
 import types
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,47 +99,85 @@ def synchronise(what: str) -> None:
     for meter in meters:
         meter.synchronisations += 1
     if capture:
-        raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream captures")
+        capture[-1].invalid = True
+        raise CUDARuntimeError(
+            "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing "
+            f"({what})"
+        )
     if not allowed[-1]:
         raise Synchronised(f"{what}: the host waits for the device")
 
 
 def _moved(direction: str, count: int) -> None:
     if capture:
-        raise RuntimeError("cudaErrorStreamCaptureUnsupported: host memory in a capture")
+        raise RuntimeError(
+            "the current stream is capturing, so synchronous API calls are disallowed "
+            f"({direction.replace('_', ' ')})"
+        )
     for meter in meters:
         setattr(meter, direction, getattr(meter, direction) + count)
 
 
 def _launch(
-    name: str, compute: Callable[[], Any], *, count: int = 1, atomic: bool = False
+    name: str,
+    compute: Callable[[], Any],
+    *,
+    count: int = 1,
+    atomic: bool = False,
+    into: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Run a kernel; `compute` makes a new array, or writes into one and returns it."""
+    """Run a kernel; `compute` makes a new array, or writes `into` one that there is."""
+    if capture:
+        return capture[-1].note(compute, into)
     for meter in meters:
         meter.launches += count
         meter.kernels[name] += count
         meter.atomics += atomic
     with np.errstate(all="ignore"):
-        result = np.asarray(compute())
-    if capture:
-        capture[-1].recorded.append((compute, result))
-    return result
+        return np.asarray(compute())
 
 
 class Graph:
-    """What a stream captured: launched again, it computes from the same memory into the same."""
+    """What a stream captured: launched, it computes from the same memory into the same."""
 
-    def __init__(self) -> None:
-        self.recorded: list[tuple[Callable[[], Any], np.ndarray]] = []
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.pool = weakref.ref(allocators[-1])
+        self.invalid = False
+        self.recorded: list[tuple[Callable[[], Any], np.ndarray | None]] = []
+
+    def note(self, compute: Callable[[], Any], into: np.ndarray | None) -> np.ndarray:
+        """A launch that will be; what is in its result until then is nobody's business."""
+        if Stream.current[-1] is not self.stream:
+            raise Undefined("launched on another stream than the one that captures")
+        if into is not None:
+            self.recorded.append((compute, None))
+            return into
+        with np.errstate(all="ignore"):  # for the shape and the dtype
+            result = np.asarray(compute())
+        allocated(result.nbytes)
+        self.recorded.append((compute, result))
+        return result
+
+    def forget_results(self) -> None:
+        """The capture is over; nothing was computed in it."""
+        for _, result in self.recorded:
+            if result is not None:
+                result[...] = poisoned(result.shape, result.dtype)
 
     def launch(self, stream: Any = None) -> None:
+        if capture:
+            raise RuntimeError("a graph is launched while a stream captures")
+        if self.pool() is None:
+            raise Undefined("the memory pool that the graph computes in is gone")
         for meter in meters:
             meter.launches += 1
+            meter.kernels["graph"] += 1
         with np.errstate(all="ignore"):
             for compute, result in self.recorded:
-                again = compute()
-                if again is not result:
-                    np.copyto(result, again)
+                made = compute()
+                if result is not None:
+                    np.copyto(result, made)
 
     def upload(self, stream: Any = None) -> None:
         pass
@@ -185,6 +226,7 @@ class ndarray:
         if memptr is not None or strides is not None:
             raise NotImplementedError("fake cupy: ndarray(memptr=, strides=)")
         self._a = poisoned(shape, dtype, order)
+        allocated(self._a.nbytes)
         self.base = None
 
     # --- what it is
@@ -470,7 +512,7 @@ def _written(x: ndarray, name: str, write: Callable[[np.ndarray], Any]) -> None:
         write(x._a)
         return x._a
 
-    _launch(name, compute)
+    _launch(name, compute, into=x._a)
 
 
 def poisoned(shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray:
@@ -572,9 +614,9 @@ class ufunc:
             return self.function(*cast)
 
         if self.nout > 1:
-            with np.errstate(all="ignore"):
-                found = compute()
-            return tuple(new(self.__name__, lambda y=y: y) for y in found)
+            return tuple(
+                new(self.__name__, lambda i=i: compute()[i]) for i in range(self.nout)
+            )
         if out is None:
             return new(self.__name__, lambda: np.asarray(compute()).astype(output))
         return self._into(out, operands, compute, output, options.get("casting", "same_kind"))
@@ -628,7 +670,8 @@ class ufunc:
             self.function.at(a._a, raw, number)
             return a._a
 
-        _launch("at", compute, atomic=fancy and a.dtype.kind == "f" and self.__name__ == "add")
+        atomic = fancy and a.dtype.kind == "f" and self.__name__ == "add"
+        _launch("at", compute, into=a._a, atomic=atomic)
 
     def reduce(self, array: Any, axis: Any = 0, dtype: Any = None, out: Any = None,
                keepdims: bool = False) -> ndarray:
@@ -664,11 +707,23 @@ def _matmul(a: Any, b: Any) -> ndarray:
     for x in (a, b):
         if not isinstance(x, ndarray):
             raise TypeError(f"matmul: Unsupported type {type(x)}")
-    if capture and a.dtype.kind == "f":
-        raise RuntimeError("CuPy refuses cuBLAS while a stream captures")
+    if a.dtype.kind == "f":
+        _refuse_cublas()
     flat = a.ndim <= 2 and b.ndim <= 2
-    copies = sum(not (x.flags.c_contiguous or (flat and x.flags.f_contiguous)) for x in (a, b))
-    return new("matmul", lambda: np.matmul(a._a, b._a), count=1 + copies)
+    taken = [x.flags.c_contiguous or (flat and x.flags.f_contiguous) for x in (a, b)]
+
+    def multiply() -> np.ndarray:
+        return np.matmul(*[x._a if as_is else np.ascontiguousarray(x._a)
+                           for x, as_is in zip((a, b), taken, strict=True)])
+
+    return new("matmul", multiply, count=1 + taken.count(False))
+
+
+def _refuse_cublas() -> None:
+    if capture:
+        raise NotImplementedError(
+            "calling cuBLAS API during stream capture is currently unsupported"
+        )
 
 
 def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
@@ -744,8 +799,8 @@ def _einsum(*operands: Any, **options: Any) -> ndarray:
         raise TypeError(f"did not understand the following kwargs: {unknown}")
     subscripts, *rest = operands
     arrays = [_device("einsum", x) for x in rest]
-    if capture and len(arrays) > 1:
-        raise RuntimeError("CuPy refuses cuBLAS while a stream captures")
+    if len(arrays) > 1:
+        _refuse_cublas()
     y = np.einsum(subscripts, *arrays, optimize=True)
     if len(arrays) == 1 and np.may_share_memory(y, arrays[0]):
         return view(y, rest[0])
@@ -833,7 +888,9 @@ def _made(name: str, count: int = 1) -> Callable[..., Any]:
 
 
 def _empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
-    return view(poisoned(shape, dtype, order))
+    made = poisoned(shape, dtype, order)
+    allocated(made.nbytes)
+    return view(made)
 
 
 def _empty_like(
@@ -841,6 +898,7 @@ def _empty_like(
 ) -> ndarray:
     like = np.empty_like(_device("empty_like", a), dtype, order, shape=shape)
     like[...] = poisoned(like.shape, like.dtype)
+    allocated(like.nbytes)
     return view(like)
 
 
@@ -972,13 +1030,24 @@ class Stream:
     def begin_capture(self, mode: Any = None) -> None:
         if self.is_null:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        capture.append(Graph())
+        if capture:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream captures already")
+        capture.append(Graph(self))
 
     def end_capture(self) -> Graph:
-        return capture.pop()
+        if not self.is_capturing():
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream does not capture")
+        graph = capture.pop()
+        graph.forget_results()
+        if graph.invalid:
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error "
+                "during capture"
+            )
+        return graph
 
     def is_capturing(self) -> bool:
-        return bool(capture)
+        return bool(capture) and capture[-1].stream is self
 
 
 Stream.null = Stream(null=True)
@@ -990,10 +1059,16 @@ class CUDARuntimeError(RuntimeError):
 
 
 class MemoryPool:
-    """Hands out memory; the fake's is NumPy's, so there is nothing to free."""
+    """Hands out memory; the fake's is NumPy's, so there is nothing to free.
+
+    captured: bytes that were allocated while a stream captured
+    """
+
+    def __init__(self, allocator: Any = None) -> None:
+        self.captured = 0
 
     def used_bytes(self) -> int:
-        return 0
+        return self.captured
 
     total_bytes = used_bytes
 
@@ -1001,6 +1076,30 @@ class MemoryPool:
         return Pointer(poisoned(size, np.uint8))
 
     def free_all_blocks(self, stream: Any = None) -> None: ...
+
+
+allocators = [MemoryPool()]  # the default pool, and those of `using_allocator`
+
+
+def allocated(count: int) -> None:
+    """Memory of a capture must not be handed out to others before the graph is launched."""
+    if not capture:
+        return
+    if len(allocators) == 1:
+        raise Undefined("memory from the default pool in a capture: others will get it, too")
+    allocators[-1].captured += count
+
+
+@contextmanager
+def using_allocator(allocator: Any = None) -> Iterator[None]:
+    allocators.append(allocator.__self__)
+    try:
+        yield
+    finally:
+        allocators.pop()
+
+
+NOTHING = np.zeros(())  # what a raw kernel writes are its arguments
 
 
 class RawModule:
@@ -1021,9 +1120,9 @@ class RawModule:
 
             def compute() -> np.ndarray:
                 self.kernels.launch(name, grid, block, given)
-                return np.zeros(())  # what a kernel writes are its arguments
+                return NOTHING
 
-            _launch(name, compute)
+            _launch(name, compute, into=NOTHING)
 
         return kernel
 
@@ -1089,8 +1188,7 @@ def _build() -> Module:
     made.matmul = _matmul  # a generalised ufunc
     made.ndarray, made.ufunc, made.RawModule = ndarray, ufunc, RawModule
     made.is_available = lambda: True
-    pool = MemoryPool()
-    made.get_default_memory_pool = lambda: pool
+    made.get_default_memory_pool = lambda: allocators[0]
     made.lib = _namespace("cupy.lib", stride_tricks=_namespace(
         "cupy.lib.stride_tricks", as_strided=as_strided,
         sliding_window_view=_refuse("sliding_window_view copies its window's shape to and fro")))
@@ -1102,17 +1200,12 @@ def _build() -> Module:
     made.cuda = _namespace(
         "cupy.cuda", runtime=runtime, Device=Device, Stream=Stream, MemoryPool=MemoryPool,
         is_available=lambda: True, get_current_stream=lambda: Stream.current[-1], Graph=Graph,
-        using_allocator=lambda allocator: _nothing())
+        using_allocator=using_allocator)
     linalg = _namespace("cupy._core._routines_linalg", COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7,
                         chosen={})
     linalg.set_compute_type = lambda dtype, kind: linalg.chosen.__setitem__(np.dtype(dtype), kind)
     made._core = _namespace("cupy._core", _routines_linalg=linalg)
     return made
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 ndarray.__module__ = "cupy"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import cuda_on_cpu
@@ -201,15 +202,75 @@ def test_a_product_copies_what_is_not_contiguous() -> None:
 
 
 def test_a_captured_graph_computes_again_from_the_same_memory() -> None:
-    a, stream = x(), cp.cuda.Stream(non_blocking=True)
-    total = cp.zeros((), np.float32)
-    stream.begin_capture()
-    assert stream.is_capturing()
-    total[...] = (a * 2).sum()
-    graph = stream.end_capture()
+    a, total = x(), cp.zeros((), np.float32)
+    with capturing() as graphs:
+        total[...] = (a * 2).sum()
+        assert total._a == 0  # nothing is computed yet
     a.fill(1.0)
-    graph.launch()
+    with measured() as meter:
+        graphs[0].launch()
     assert total.item() == 24.0
+    assert meter.launches == 1
+    total += 1
+    graphs[0].launch()
+    assert total.item() == 24.0
+
+
+@contextmanager
+def capturing() -> Iterator[list[Any]]:
+    """What is in the list at the end: the graph, and the pool that it computes in."""
+    stream, pool, made = cp.cuda.Stream(non_blocking=True), cp.cuda.MemoryPool(), []
+    with stream, cp.cuda.using_allocator(pool.malloc):
+        stream.begin_capture()
+        assert stream.is_capturing()
+        try:
+            yield made
+        finally:
+            made += [stream.end_capture(), pool]
+
+
+def test_results_of_a_capture_are_poisoned_until_the_launch() -> None:
+    a = x()
+    with capturing() as graphs:
+        b = a + 1
+        b *= 2
+    assert np.isnan(b.get()).all()
+    graphs[0].launch()
+    assert b.tolist() == ((a + 1) * 2).tolist()
+
+
+def test_memory_of_a_capture_is_its_own_and_has_to_be_kept() -> None:
+    a, stream = x(), cp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        for allocate in (lambda: a + 1, lambda: cp.empty(3), lambda: cp.zeros(2)):
+            with pytest.raises(Undefined, match="default pool"):
+                allocate()
+        stream.end_capture()
+    with capturing() as graphs:
+        a + 1
+    graph, pool = graphs
+    assert pool.used_bytes() == a.nbytes
+    graph.launch()
+    graphs.clear()
+    del pool
+    with pytest.raises(Undefined, match="pool"):
+        graph.launch()
+
+
+def test_a_launch_beside_the_capture_is_caught() -> None:
+    a = x()
+    with capturing(), cp.cuda.Stream.null, pytest.raises(Undefined, match="another stream"):
+        a + 1
+
+
+def test_a_capture_that_waited_is_lost() -> None:
+    stream = cp.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    with pytest.raises(RuntimeError, match="StreamCaptureUnsupported"):
+        cp.cuda.runtime.deviceSynchronize()
+    with pytest.raises(RuntimeError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
 
 
 @pytest.mark.parametrize(
@@ -218,13 +279,15 @@ def test_a_captured_graph_computes_again_from_the_same_memory() -> None:
     ids=["to the host", "cuBLAS", "from the host", "a mask"],
 )
 def test_a_capture_forbids(forbidden: Callable[[Any], Any]) -> None:
-    a, stream = x(), cp.cuda.Stream(non_blocking=True)
-    stream.begin_capture()
-    try:
-        with pytest.raises(RuntimeError, match="captur"):
-            forbidden(a)
-    finally:
-        stream.end_capture()
+    a, stream, pool = x(), cp.cuda.Stream(non_blocking=True), cp.cuda.MemoryPool()
+    with stream, cp.cuda.using_allocator(pool.malloc):
+        stream.begin_capture()
+        try:
+            with pytest.raises(RuntimeError, match="captur"):
+                forbidden(a)
+        finally:
+            with suppress(RuntimeError):  # the capture may be lost
+                stream.end_capture()
     with pytest.raises(RuntimeError, match="default"):
         cp.cuda.Stream.null.begin_capture()
 

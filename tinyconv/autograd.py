@@ -792,6 +792,8 @@ def backward(
             g = g if is_tensor(g) else wrap(g)
             if context.tape is not None:
                 context.tape.store(leaf, g)
+            if context.capture is not None:
+                context.capture.check_gradient(leaf)
             leaf.grad = _kept(g) if leaf.grad is None else leaf.grad + g
 
 

@@ -15,6 +15,7 @@ class Context(threading.local):
         self.paths: dict[int, str] = {}  # id(module) -> attribute path, of the outermost call
         self.tape: Any = None  # what writes down every gradient that is sent (see.tape)
         self.autocast: Any = None  # the dtype in which float32 products are computed (see amp)
+        self.capture: Any = None  # what records a train step for a GPU (see capture.Recording)
         self.watch: Any = None  # called with each new node and its output's array
 
 

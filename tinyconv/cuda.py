@@ -5,10 +5,15 @@ CuPy is imported when one of these is called, not before.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tinyconv.backend import backend_named
 from tinyconv.backend.cuda import connection
+
+if TYPE_CHECKING:
+    from tinyconv.capture import Captured
+    from tinyconv.tensor import Tensor
 
 
 def is_available() -> bool:
@@ -60,6 +65,36 @@ def memory_reserved() -> int:
 def empty_cache() -> None:
     """Give the free memory back to the driver."""
     _cupy().get_default_memory_pool().free_all_blocks()
+
+
+def graph(step: Callable[..., Any], inputs: Sequence[Tensor]) -> Captured:
+    """The train step ``step(*inputs)`` as CUDA graphs: one launch instead of a hundred.
+
+        def step(images, labels):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        captured = tc.cuda.graph(step, (images, labels))
+        for images, labels in loader:
+            loss = captured(images, labels)
+
+    Each call is one step and gives what the step would give.  The first runs it as it is, the
+    second captures it; from then on Python runs the step no more, so what it decides (train or
+    eval, an if, a precision) stays as it was.  optimizer.step(), a schedule's step() and dropout
+    go on as ever: the host does their part between the launches.
+
+    inputs: examples, on the GPU; every call's have their shapes and dtypes, or ShapeError, ...
+    Outputs, Tensors in tuples, lists or dicts, are detached.
+
+    DeviceError where a step cannot be captured, with the line that looks at a value or moves data;
+    GraphError if it adds to gradients from before it: begin it with ``zero_grad()``.
+    """
+    from tinyconv.capture import Captured  # which imports Tensor, and that this module's users
+
+    return Captured(step, inputs)
 
 
 def _cupy() -> Any:

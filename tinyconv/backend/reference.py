@@ -122,6 +122,11 @@ def conv2d_weight(
     return dw.reshape(g.shape[1], x.shape[1] // groups, *kernel_size)
 
 
+def matmul(a: Array, b: Array) -> Array:
+    """a (...,M,K) @ b (...,K,N); the leading axes broadcast."""
+    return a @ b
+
+
 # Matrices of a convolution, one per group, with all pixels of the batch as columns: on a GPU the
 # three products are then one plain 2-D GEMM each.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyconv.autograd import check_operands, op
-from tinyconv.backend import Array, array_module
+from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.errors import ShapeError
 from tinyconv.ops.shape import broadcast_to, permute, reshape, unbroadcast
 from tinyconv.samples import function, sample
@@ -15,7 +15,7 @@ from tinyconv.samples import function, sample
 @op(name="matmul")
 def _matmul(a: Array, b: Array) -> Array:
     """Matrix product of the last two axes; the others broadcast."""
-    return a @ b
+    return backend_of(a).matmul(a, b)
 
 
 def _t(x: Any) -> Any:

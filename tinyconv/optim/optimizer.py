@@ -6,10 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from functools import partial
 from typing import Any, ClassVar
 
 from tinyconv.autograd import enable_grad, no_grad, wrap
 from tinyconv.backend import Array, Backend, array_module, backend_of
+from tinyconv.context import context
 from tinyconv.errors import DTypeError, GraphError, ShapeError
 from tinyconv.tensor import Tensor
 
@@ -76,19 +78,27 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        with no_grad():
-            for group in self.param_groups:
-                options = {name: _number(group[name]) for name in self.defaults}
-                ready: defaultdict[Backend, list[Ready]] = defaultdict(list)
-                for p in group["params"]:
-                    if p.grad is not None:
-                        self._check_grad(p)
-                        # dated like any in-place write: a backward that still needs p will object
-                        entry = (p._write(self.name), p.grad.data, self.state[p])
-                        ready[backend_of(p.data)].append(entry)
-                for entries in ready.values():
-                    self.update_all(entries, **options)
+        grads = {p: p.grad for p in self._params() if p.grad is not None}
+        for p in grads:
+            self._check_grad(p)
+        if context.capture is None:
+            self._update_groups(grads)
+        else:  # a graph would keep today's options; the gradients' memory is what it writes to
+            context.capture.between(partial(self._update_groups, grads))
         return loss
+
+    @no_grad()
+    def _update_groups(self, grads: dict[Tensor, Tensor]) -> None:
+        for group in self.param_groups:
+            options = {name: _number(group[name]) for name in self.defaults}
+            ready: defaultdict[Backend, list[Ready]] = defaultdict(list)
+            for p in group["params"]:
+                if p in grads:
+                    # dated like any in-place write: a backward that still needs p will object
+                    entry = (p._write(self.name), grads[p].data, self.state[p])
+                    ready[backend_of(p.data)].append(entry)
+            for entries in ready.values():
+                self.update_all(entries, **options)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to zero in place."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tinyconv.context import context
 from tinyconv.optim.optimizer import Group, Optimizer
 
 
@@ -33,6 +34,12 @@ class LRScheduler:
 
     def step(self) -> None:
         """Advance by one; call it after ``optimizer.step()``."""
+        if context.capture is not None:  # the host does it again after each launch
+            context.capture.host(self._advance)
+        else:
+            self._advance()
+
+    def _advance(self) -> None:
         self.last_epoch += 1
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])

@@ -16,6 +16,7 @@ import numpy as np
 from tinyconv.backend import modes
 from tinyconv.backend.array import Array, array_module
 from tinyconv.backend.reference import Pair
+from tinyconv.context import context
 from tinyconv.random import generator
 
 
@@ -51,12 +52,16 @@ def kept(x: Array, shape: tuple[int, ...], p: float) -> Array:
     splittable pseudorandom number generators, 2014).
     """
     xp = array_module(x)
-    seed = xp.uint64(generator().integers(2**64, dtype=np.uint64))
+    seed = _seed() if context.capture is None else context.capture.number(_seed, np.uint64)
     z = xp.arange(1, math.prod(shape) + 1, dtype=xp.uint64) * xp.uint64(0x9E3779B97F4A7C15) + seed
     z = (z ^ (z >> xp.uint64(30))) * xp.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> xp.uint64(27))) * xp.uint64(0x94D049BB133111EB)
     z = z ^ (z >> xp.uint64(31))
     return (z >= xp.uint64(min(int(p * 2**64), 2**64 - 1))).reshape(shape)
+
+
+def _seed() -> np.uint64:
+    return generator().integers(2**64, dtype=np.uint64)
 
 
 def _sums(places: Array, values: Array, size: int) -> Array:
