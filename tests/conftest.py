@@ -2,9 +2,11 @@
 
 import types
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import cuda_on_cpu
+import fake_cudnn
 import fake_cupy
 import numpy as np
 import pytest
@@ -12,11 +14,11 @@ import pytest
 from tinyconv import random as tc_random
 from tinyconv.autograd import OPS
 from tinyconv.backend import BACKENDS, disconnect, modes
-from tinyconv.backend.cuda import ladder, own
+from tinyconv.backend.cuda import cudnn as cudnn_layer, ladder, own
 from tinyconv.context import context
 
 FAKE = pytest.StashKey[Any]()
-DEVICES = {"cpu": "cpu", "cupy": "cuda", "fake": "cuda", "own": "cuda"}  # by what --backend says
+DEVICES = {"cpu": "cpu"} | dict.fromkeys(["cupy", "fake", "own", "cudnn"], "cuda")  # by --backend
 FEW = 16  # threads of a block: on a CPU each one costs
 
 
@@ -27,28 +29,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         choices=DEVICES,
         help="test on the CPU, on a real GPU with CuPy, on the fake CuPy with plain array code, "
-        "or there with kernels.cu (repeatable)",
+        "or there with kernels.cu, or with that and a fake cuDNN (repeatable)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     chosen = config.getoption("--backend") or []
-    if len({"cupy", "fake", "own"}.intersection(chosen)) > 1:
-        raise pytest.UsageError("--backend cupy, fake and own: one of them at a time")
-    if "own" in chosen:
+    gpus = {"cupy", "fake", "own", "cudnn"}.intersection(chosen)
+    if len(gpus) > 1:
+        raise pytest.UsageError(f"--backend {', '.join(sorted(gpus))}: one of them at a time")
+    if not gpus or "cupy" in gpus:
+        return
+    (name,) = gpus
+    ladder.RUNGS[:] = {"fake": [], "own": ["own"], "cudnn": ["cudnn", "own"]}[name]
+    if "own" in ladder.RUNGS:
         if reason := cuda_on_cpu.missing():
-            raise pytest.UsageError(f"--backend own: {reason}")
+            raise pytest.UsageError(f"--backend {name}: {reason}")
         fake_cupy.RawModule.compiler, own.THREADS = cuda_on_cpu.compile_kernels, FEW
-    elif "fake" in chosen:
-        ladder.RUNGS.clear()
-    if {"fake", "own"}.intersection(chosen):
-        config.stash[FAKE] = fake_cupy.installed()
-        config.stash[FAKE].__enter__()
+    config.stash[FAKE] = ExitStack()
+    config.stash[FAKE].enter_context(fake_cupy.installed())
+    if "cudnn" in ladder.RUNGS:
+        config.stash[FAKE].enter_context(fake_cudnn.installed())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if FAKE in config.stash:
-        config.stash[FAKE].__exit__(None, None, None)
+        config.stash[FAKE].close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -96,6 +102,15 @@ def own_kernels(gpu: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ladder, "RUNGS", ["own"])
     monkeypatch.setattr(own, "THREADS", FEW)
     monkeypatch.setattr(fake_cupy.RawModule, "compiler", cuda_on_cpu.compile_kernels)
+
+
+@pytest.fixture
+def cudnn(gpu: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """The same with a fake cuDNN above what there is."""
+    monkeypatch.setattr(ladder, "RUNGS", ["cudnn", *ladder.RUNGS])
+    with fake_cudnn.installed() as frontend:
+        yield frontend
+        cudnn_layer._library.cache_clear()
 
 
 @pytest.fixture

@@ -70,9 +70,12 @@ def backends() -> Iterator[Finding]:
         yield Finding("cuda", f"not available: {said}", remedy or "see nvidia-smi", optional=True)
         return
     gpu = backend_named("cuda")
-    yield Finding("cuda", f"{cuda.get_device_name()}, {_kernels(gpu)}")
+    live = f"convolutions by {gpu.convolutions()}"
+    yield Finding("cuda", f"{cuda.get_device_name()}, {_kernels(gpu)}; {live}")
     for name, why in gpu.reasons.items():
-        yield Finding("cuda", f"not the faster {name}: {why}", "see docs/gpu.md", optional=True)
+        said, _, remedy = why.partition("; ")
+        fix = remedy or "see docs/gpu.md"
+        yield Finding("cuda", f"not the faster {name}: {said}", fix, optional=True)
 
 
 def _kernels(backend: Backend) -> str:

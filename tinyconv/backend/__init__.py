@@ -82,6 +82,12 @@ class Backend:
     def use_precision(self, precision: str) -> None:
         """What `set_float32_precision` asks for; a CPU always computes in full."""
 
+    def convolutions(self) -> str:
+        """Which of the layers convolves."""
+        layer = next(layer for layer in self.layers if hasattr(layer, "conv2d"))
+        name = layer.__name__.rpartition(".")[2]
+        return f"{name} ({layer.about(self.xp)})" if hasattr(layer, "about") else name
+
     def check_index(self, index: int) -> None:
         """DeviceError unless this is the present one of several devices."""
 

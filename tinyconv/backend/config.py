@@ -26,6 +26,7 @@ def config_lines() -> Iterator[str]:
             yield f"  threads: {threads.get_num_threads()}"
             yield f"  compiled: {_compiled()}"
         else:
+            yield f"  convolutions: by {backend.convolutions()}"
             yield f"  float32 precision: {modes.get_float32_precision()}"
             yield f"  deterministic: {'yes' if modes.deterministic() else 'no'}"
         for name, reason in backend.reasons.items():

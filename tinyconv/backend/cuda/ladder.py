@@ -1,8 +1,13 @@
 """The layers of kernels for a GPU, from the fastest down.
 
-A layer is a module of this package with kernels under the reference's names, and a function
-``prepare(cupy)`` that raises where the layer cannot work here: a package is missing, a compiler
-does not run.  What cannot work is left out with one warning, and the next layer serves.
+A layer is a module of this package with kernels under the reference's names, and with
+
+    prepare(cupy)   raises where the layer cannot work here: a library is too old, a compiler fails
+    missing()       for a layer on an optional package: why that is not there, or None
+    about(cupy)     for a layer on somebody's library: which one it found
+
+What cannot work is left out with one warning, and the next layer serves.  An optional package that
+was never installed is no step down: `show_config` and the doctor name it, and nobody is warned.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-RUNGS = ["own"]  # names of modules in this package, the fastest first
+RUNGS = ["cudnn", "own"]  # names of modules in this package, the fastest first
 
 
 def climb(cupy: Any) -> tuple[list[ModuleType], dict[str, str]]:
@@ -21,6 +26,9 @@ def climb(cupy: Any) -> tuple[list[ModuleType], dict[str, str]]:
     for name in RUNGS:
         try:
             layer = importlib.import_module(f"tinyconv.backend.cuda.{name}")
+            if absent := getattr(layer, "missing", lambda: None)():
+                reasons[name] = absent
+                continue
             layer.prepare(cupy)
         except Exception as error:  # whatever it is: there is a slower way
             reasons[name] = f"{type(error).__name__}: {error}"
