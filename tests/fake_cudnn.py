@@ -1,6 +1,6 @@
-"""A strict fake of NVIDIA's cudnn-frontend 1.25 (`import cudnn`), on the memory of fake_cupy.
+"""A strict fake of NVIDIA's cudnn-frontend 1.23 to 1.26 (`import cudnn`), on fake_cupy's memory.
 
-Names, parameters and types are those of the real wheel, as test_cudnn.py proves where that is
+Names, parameters and types are those of the real wheels, as test_cudnn.py proves where one is
 installed.  Each `execute` counts as one launch.
 
 - What the frontend refuses it refuses with the same exception: unknown keywords, a graph whose
@@ -226,7 +226,6 @@ class pygraph:
         reordering_type: tensor_reordering = tensor_reordering.NONE,
         name: str = "",
         uid: int = -1,
-        ragged_offset_multiplier: int = 1,
     ) -> Any:
         return tensor(dim, stride)
 

@@ -667,7 +667,8 @@ def test_the_fake_has_the_real_signatures() -> None:
 
     def compare(ours_: Any, theirs: Any, name: str) -> None:
         parameters = [*inspect.signature(getattr(ours_, name)).parameters]
-        assert parameters == documented(getattr(theirs, name)), name
+        found = documented(getattr(theirs, name))
+        assert parameters == found[: len(parameters)], name  # 1.24 and 1.25 added some at the end
 
     for name in ("create_handle", "destroy_handle", "set_stream", "get_stream"):
         compare(fake_cudnn, real, name)
@@ -677,8 +678,7 @@ def test_the_fake_has_the_real_signatures() -> None:
         public = [n for n in names if not n.startswith("_")]
         assert len(public) > 5
         for name in (*public, *(["__init__"] if kind == "pygraph" else [])):
-            if name != "get_workspace_size":  # 1.24 gave it arguments, for other shapes
-                compare(ours_, theirs, name)
+            compare(ours_, theirs, name)
     for name in ("data_type", "heur_mode", "numerical_note", "build_plan_policy",
                  "tensor_reordering"):  # fmt: skip
         members = {member.name for member in getattr(fake_cudnn, name)}
