@@ -713,9 +713,16 @@ found = []
 for operands, *rest in map(tuples, problems):
     problem = Problem(rest[0], tuple(Operand(*o) for o in operands), *rest[1:])
     try:
-        found.append(find_plan(cudnn, problem, **options).workspace)
+        plan, refused = find_plan(cudnn, problem, **options), 0
     except (cudnn.cudnnGraphNotSupportedError, RuntimeError) as error:
         found.append(f"{problem}: {error}")
+        continue
+    for i in range(plan.graph.get_execution_plan_count()):
+        try:
+            plan.graph.build_plan_at_index(i)
+        except (cudnn.cudnnGraphNotSupportedError, RuntimeError) as error:
+            refused += "Deselecting" in str(error)
+    found.append((plan.workspace, refused))
 print(json.dumps(found))
 """
 
@@ -726,7 +733,10 @@ def has_library() -> bool:
 
 
 def found_without_a_gpu(problems: list[Any], folder: Path) -> list[Any]:
-    """For each problem the workspace of the plan that the real cuDNN finds, or why it has none."""
+    """For each problem the workspace of the plan that the real cuDNN finds, or why it has none.
+
+    And how many of the plans that it knows were refused for being inexact.
+    """
     driver = folder / "libcuda.so.1"
     source = folder / "driver.c"
     source.write_text(DRIVER)
@@ -750,11 +760,13 @@ def problems_of(run: Callable[[], Any]) -> list[Any]:
     return [*layer._library(fake_cupy.cupy).plans]
 
 
-@needs_frontend
-@pytest.mark.skipif(
-    cuda_on_cpu.missing() is not None or not has_library(),
-    reason="needs g++ and cuDNN: pip install nvidia-cudnn-cu12",
+needs_library = pytest.mark.skipif(
+    find_spec("cudnn") is None or cuda_on_cpu.missing() is not None or not has_library(),
+    reason="needs g++ and cuDNN: pip install nvidia-cudnn-frontend nvidia-cudnn-cu12",
 )
+
+
+@needs_library
 @pytest.mark.parametrize("mode", ENGINES, ids=map(str, ENGINES))
 def test_the_real_cudnn_has_plans_for_all_of_this(
     cudnn: Any, mode: tuple[str, str, bool], tmp_path: Path
@@ -778,4 +790,32 @@ def test_the_real_cudnn_has_plans_for_all_of_this(
     assert len(problems) > 100
     found = found_without_a_gpu(problems, tmp_path)
     assert [why for why in found if isinstance(why, str)] == []
-    assert max(found) <= layer.WORKSPACE
+    assert max(workspace for workspace, _ in found) <= layer.WORKSPACE
+
+
+@needs_library
+def test_the_real_cudnn_drops_plans_that_are_not_exact(cudnn: Any, tmp_path: Path) -> None:
+    def run() -> None:
+        x, w, g = images((64, 16, 28, 28)), images((32, 16, 3, 3)), images((64, 32, 14, 14))
+        how: Any = {**ONE, "stride": (2, 2)}
+        layer.conv2d(x, w, **how)
+        layer.conv2d_input(g, w, input_size=(28, 28), **how)
+        layer.conv2d_weight(x, g, kernel_size=(3, 3), **how)
+
+    def in_every_mode() -> None:
+        for precision in ("tf32", "highest"):
+            for deterministic in (False, True):
+                tc.set_float32_precision(precision)
+                tc.use_deterministic_algorithms(deterministic)
+                run()
+
+    problems = problems_of(in_every_mode)
+    found = found_without_a_gpu(problems, tmp_path)
+    refused = {
+        (p.kind, p.tf32, p.deterministic): count
+        for p, (_, count) in zip(problems, found, strict=True)
+    }
+    for kind in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
+        assert refused[kind, False, False] > refused[kind, True, False] == 0
+    for tf32 in (False, True):
+        assert refused["conv_wgrad", tf32, True] > refused["conv_wgrad", tf32, False]
