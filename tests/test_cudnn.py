@@ -12,9 +12,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import cuda_on_cpu
@@ -262,6 +264,18 @@ def test_on_another_stream_and_in_a_captured_graph() -> None:
     graph.launch()
     np.testing.assert_allclose(y.get(), 2 * expected, atol=1e-4)
     assert plans() == 1
+
+
+@pytest.mark.usefixtures("cudnn")
+def test_each_thread_has_a_handle_on_its_own_stream() -> None:
+    cupy = fake_cupy.cupy
+    library, barrier = layer._library(cupy), Barrier(2)  # so that one thread cannot serve both
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: (barrier.wait(), library.handle())[1], range(2))
+    assert len({first, second, library.handle()}) == 3
+    with cupy.cuda.Stream() as stream:
+        assert fake_cudnn.get_stream(library.handle()) == stream.ptr
+    assert fake_cudnn.get_stream(library.handle()) == 0
 
 
 # --------------------------------------------------------------------------------- the next layer
