@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import fake_cupy
@@ -13,7 +15,7 @@ from fake_cublas import Cublas
 from fake_cupy import measured, no_synchronisation
 
 import tinyconv as tc
-from tinyconv import nn, optim
+from tinyconv import nn, optim, train
 from tinyconv.backend.cuda import cublas
 from tinyconv.nn import functional as F
 
@@ -216,6 +218,41 @@ def test_an_evaluation_is_captured_as_well() -> None:
         np.testing.assert_array_equal(found.cpu().numpy(), predict(data[0])[0].cpu().numpy())
 
 
+def test_a_resnets_step() -> None:
+    rng = np.random.default_rng(2)
+    images = tc.tensor(rng.standard_normal((2, 1, 28, 28)).astype(np.float32), device="cuda")
+    labels = tc.tensor(rng.integers(0, 10, 2), device="cuda")
+    plain, same = (Training(model=lambda: nn.resnet.resnet8(in_channels=1)) for _ in range(2))
+    captured = tc.cuda.graph(same.step, (images, labels))
+    for _ in range(3):
+        with measured() as meter:
+            captured(images, labels)
+        plain.step(images, labels)
+    assert meter.launches == 2 + 2 + 1 + 2  # inputs, graphs, the optimizer, outputs
+    assert_same_bits(same.state(), plain.state())
+
+
+def test_a_state_that_is_loaded_counts() -> None:
+    training, data = Training("Adam"), batches(3)
+    captured = tc.cuda.graph(training.step, data[0])
+    captured(*data[0])
+    model = {key: value.clone() for key, value in training.model.state_dict().items()}
+    optimizer = deepcopy_on_device(training.optimizer.state_dict())
+    expected = [captured(*pair)["loss"].item() for pair in data]
+    training.model.load_state_dict(model)
+    training.optimizer.load_state_dict(optimizer)
+    training.schedule.last_epoch = 1
+    assert [captured(*pair)["loss"].item() for pair in data] == expected
+
+
+def deepcopy_on_device(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: deepcopy_on_device(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [deepcopy_on_device(value) for value in state]
+    return state.clone() if isinstance(state, tc.Tensor) else state
+
+
 def test_something_between_two_optimizers() -> None:
     """Each begins a graph of its own: the second part sees what the first optimizer did."""
     x = tc.tensor([[3.0, 1.0]], device="cuda")
@@ -240,6 +277,35 @@ def test_something_between_two_optimizers() -> None:
     assert run(True) == run(False)
 
 
+def test_the_trainer_captures_its_step(tmp_path: Path) -> None:
+    """What it notes, the losses, the counts and the weights are those of a plain run."""
+
+    def run(capture: bool) -> tuple[train.Trainer, list[float]]:
+        config = train.Config(
+            data="sample", epochs=1, batch_size=8, device="cuda", cuda_graph=capture
+        )
+        trainer = train.Trainer(config, train.Run(tmp_path / str(capture)))
+        trainer.note_every = 2
+        for images, labels in islice(trainer.loader, 5):
+            trainer.step(images, labels)
+            trainer.batch += 1
+        trainer.read()
+        return trainer, [trainer.sums["loss"], trainer.sums["correct"]]
+
+    (plain, expected), (captured, found) = run(False), run(True)
+    assert captured.captured is not None
+    assert found == expected
+    assert captured.notes == plain.notes
+    for a, b in zip(captured.model.parameters(), plain.model.parameters(), strict=True):
+        np.testing.assert_array_equal(a.detach().cpu().numpy(), b.detach().cpu().numpy())
+
+
+def test_the_trainer_captures_on_a_gpu_only(tmp_path: Path) -> None:
+    config = train.Config(data="sample", device="cpu", cuda_graph=True)
+    with pytest.raises(ValueError, match="--cuda-graph captures the step of one GPU"):
+        train.Trainer(config, train.Run(tmp_path))
+
+
 # --------------------------------------------------------------------------- what is refused
 
 
@@ -247,6 +313,12 @@ def capture(step: Callable[..., Any], *inputs: tc.Tensor) -> None:
     captured = tc.cuda.graph(step, inputs)
     captured(*inputs)
     captured(*inputs)
+
+
+def optimizer_of(x: tc.Tensor) -> optim.Optimizer:
+    w = x.detach().clone().requires_grad_()
+    (w * w).sum().backward()
+    return optim.SGD([w], 0.1)
 
 
 REFUSED: dict[str, tuple[Callable[[tc.Tensor], Any], str]] = {
@@ -259,6 +331,7 @@ REFUSED: dict[str, tuple[Callable[[tc.Tensor], Any], str]] = {
     "host random numbers": (lambda x: x + tc.randn(3, device="cuda"), r"tc\.randn"),
     "tolist": (lambda x: tc.tensor(x.tolist(), device="cuda"), r"x\.tolist\(\)"),
     "synchronize": (lambda x: tc.cuda.synchronize() or x, r"tc\.cuda\.synchronize\(\)"),
+    "a scaler": (lambda x: tc.amp.GradScaler().step(optimizer_of(x)), r"GradScaler\(\)\.step"),
     "einsum": (lambda x: tc.einsum("i,i->", x, x), "cuBLAS"),
 }  # fmt: skip
 

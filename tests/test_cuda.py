@@ -601,6 +601,16 @@ def test_mnist_on_the_device_sends_indices_only() -> None:
     assert label == host[5][1]
 
 
+@pytest.mark.usefixtures("own_kernels")
+def test_a_batch_of_mnist_is_gathered_in_one_launch() -> None:
+    host = tc.data.MNIST(source="sample")
+    device, indices = host.to("cuda"), np.array([5, 3, 9999])
+    with measured() as meter, no_synchronisation():
+        images, _ = device.__getitems__(indices)
+    assert meter.kernels == {"copy from host": 1, "gather_images": 1, "take": 1}
+    assert images.get().tolist() == host.__getitems__(indices)[0].tolist()
+
+
 def test_other_data_on_the_device() -> None:
     rng = np.random.default_rng(0)
     images = tc.randn(6, 1, 4, 4, device="cuda")

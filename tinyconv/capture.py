@@ -11,9 +11,9 @@ Reference: NVIDIA, CUDA C++ Programming Guide, "CUDA Graphs".
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,7 @@ class Recording:
 
     def _give_up(self) -> None:
         """End the capture of a step that failed, and forget the gradients that nobody computes."""
-        with suppress(RuntimeError):  # where the capture was the reason, CUDA says so once more
+        with contextlib.suppress(RuntimeError):  # CUDA says once more that the capture is lost
             self.stream.end_capture()
         for leaf in self.leaves.values():
             leaf.grad = None
@@ -225,7 +225,7 @@ class Recording:
 def _explained(error: Exception) -> DeviceError:
     """The error with the line of the step that a capture cannot hold."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame.filename.startswith(PACKAGE) for frame in frames]
+    ours = [frame.filename.startswith((PACKAGE, contextlib.__file__)) for frame in frames]
     called = [i for i in range(len(frames) - 1) if ours[i + 1] and not ours[i]]
     frame = frames[called[-1]] if called else frames[-1]
     said = str(error).splitlines()[0]

@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--device", help="auto, cpu or cuda; default: auto, the GPU if there is one"
     )
+    train.add_argument(
+        "--cuda-graph", action="store_true", default=None,
+        help="on a GPU: capture the train step as a CUDA graph",
+    )  # fmt: skip
     train.add_argument("--seed", type=int, metavar="N", help=f"default: {default.seed}")
     train.add_argument(
         "--out",

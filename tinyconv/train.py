@@ -17,6 +17,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Config:
     dataset: str = "mnist"
     data: str = "auto"
     device: str = "auto"  # "cuda" where there is a GPU, else "cpu"
+    cuda_graph: bool = False  # capture the step on a GPU: tc.cuda.graph
     seed: int = 0
 
 
@@ -142,6 +144,9 @@ class Trainer:
         tc.manual_seed(config.seed)
         self.model = MODELS[config.model](in_channels=1).to(config.device)
         self.ranks = dist.get_world_size()
+        if config.cuda_graph and (self.ranks > 1 or not waits):
+            raise ValueError("train: --cuda-graph captures the step of one GPU; here the device is "
+                             f"{config.device}, the ranks {self.ranks}. Leave it out")
         if self.ranks > 1:
             dist.SyncBatchNorm.convert_sync_batchnorm(self.model)
             dist.broadcast_state(self.model)
@@ -172,6 +177,7 @@ class Trainer:
         self.schedule = optim.OneCycleLR(
             self.optimizer, config.lr, total_steps=steps, pct_start=0.2, cycle_momentum=False
         )
+        self.captured: Callable[..., Any] | None = None  # the step as CUDA graphs
         self.epoch = 0  # finished epochs
         self.batch = 0  # finished batches of the next one
         self.sums = {"loss": 0.0, "correct": 0, "seconds": 0.0}
@@ -207,18 +213,24 @@ class Trainer:
 
     def step(self, images: tc.Tensor, labels: tc.Tensor) -> None:
         """One step of stochastic gradient descent, of all ranks together."""
+        if self.config.cuda_graph and self.captured is None:
+            self.captured = tc.cuda.graph(self._learn, (images, labels))
+        loss, correct = (self.captured or self._learn)(images, labels)
+        self.unread.append((self.batch + 1, loss, correct))
+        if (self.epoch * len(self.loader) + self.batch) % self.note_every == 0:
+            self.read()
+            self._note()
+
+    def _learn(self, images: tc.Tensor, labels: tc.Tensor) -> tuple[tc.Tensor, tc.Tensor]:
+        """What a step computes: the loss, and how many it had right; the gradients stay."""
+        self.optimizer.zero_grad()
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         dist.average_gradients(self.model.parameters())
-        correct = (logits.detach().argmax(1) == labels).sum()
-        self.unread.append((self.batch + 1, loss.detach(), correct))
-        if (self.epoch * len(self.loader) + self.batch) % self.note_every == 0:
-            self.read()
-            self._note()
         self.optimizer.step()
-        self.optimizer.zero_grad()
         self.schedule.step()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def read(self) -> None:
         """Look at what the last steps found, in one go: a GPU has to finish first."""

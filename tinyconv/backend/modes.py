@@ -14,8 +14,8 @@ _modes: dict[str, Any] = {"deterministic": False, "precision": "highest"}
 def use_deterministic_algorithms(mode: bool) -> None:
     """On a GPU, take only kernels that give the same bits in every run; slower.
 
-    Without it, gradients of indexing and of max pooling are added up in no fixed order there, and
-    cuDNN may do so with convolutions.
+    Without it, gradients of indexing are added up in no fixed order there, and cuDNN may do so with
+    convolutions; see docs/gpu.md.
     On the CPU every kernel does so anyway.
     """
     _modes["deterministic"] = bool(mode)
