@@ -7,6 +7,7 @@ SGD with Nesterov momentum and weight decay.  A step() trains on the same batch 
 loss.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -306,5 +307,50 @@ def jax_step(n: int) -> Callable[[], float]:
         nonlocal state
         loss, *state = update(*state, x, t)
         return float(loss)
+
+    return step
+
+
+def tinygrad_step(n: int) -> Callable[[], float]:
+    """ResNet-8 in tinygrad, the whole step compiled and replayed by its TinyJit; needs clang."""
+    from tinygrad import Context, Tensor, TinyJit, nn
+
+    if shutil.which("clang") is None:
+        raise ModuleNotFoundError("tinygrad compiles with clang", name="clang")
+
+    def layer(c_in, c_out, size, stride):
+        conv = nn.Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=False)
+        return [conv, nn.BatchNorm(c_out)]
+
+    stem = layer(1, RESNET8.width, 3, 1)
+    blocks = [
+        (
+            [*layer(c_in, c_out, 3, stride), Tensor.relu, *layer(c_out, c_out, 3, 1)],
+            [] if stride == 1 else layer(c_in, c_out, 1, stride),
+        )
+        for c_in, c_out, stride in RESNET8.blocks()
+    ]
+    fc = nn.Linear(RESNET8.blocks()[-1][1], 10)
+    optimizer = nn.optim.SGD(
+        nn.state.get_parameters([stem, blocks, fc]), LR,
+        momentum=MOMENTUM, weight_decay=DECAY, nesterov=True,
+    )  # fmt: skip
+    x, t = (Tensor(array).realize() for array in RESNET8.batch(n))
+
+    def logits():
+        y = x.sequential(stem).relu()
+        for body, shortcut in blocks:
+            y = (y.sequential(body) + y.sequential(shortcut)).relu()
+        return fc(y.mean((2, 3)))
+
+    @TinyJit
+    def update():
+        optimizer.zero_grad()
+        loss = logits().sparse_categorical_crossentropy(t).backward()
+        return loss.realize(*optimizer.schedule_step())
+
+    def step() -> float:
+        with Context(TRAINING=1):
+            return update().item()
 
     return step

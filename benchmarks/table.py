@@ -26,6 +26,7 @@ from networks import (
     jax_step,
     tinyconv_inference,
     tinyconv_step,
+    tinygrad_step,
     torch_inference,
     torch_step,
 )
@@ -88,7 +89,9 @@ def training() -> Iterator[Row]:
         (RESNET8, 16, 0.6), (RESNET8, 512, 0.5), (RESNET20, 128, 0.6), (RESNET18, 32, 0.9),
     ):  # fmt: skip
         yield step(network, n, EAGER, goal)
-    for name, make in (("DeZero", dezero_step), ("JAX", jax_step)):
+    for name, make in (
+        ("DeZero", dezero_step), ("JAX", jax_step), ("tinygrad", tinygrad_step),
+    ):  # fmt: skip
         yield Row(
             "ResNet-8 train step, batch 128", name, math.inf,
             lambda make=make: (tinyconv_step(128), make(128)),
