@@ -10,10 +10,10 @@ these: table.py has those against channels_last.
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from geometry import Geometry
 from timing import compare, report
 from torch.nn import functional as TF
 
@@ -28,40 +28,17 @@ def channels_last(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """One convolution of square images, c channels to o; padding None keeps a stride 1's size."""
-
-    n: int
-    size: int
-    c: int
-    o: int
-    k: int = 3
-    stride: int = 1
-    dilation: int = 1
-    groups: int = 1
-    padding: int | None = None
-    transposed: bool = False
-
-    def __str__(self) -> str:
-        notes = f" d{self.dilation}" * (self.dilation > 1) + " depthwise" * (self.groups > 1)
-        kind = "transposed conv" if self.transposed else "conv"
-        shape = f"{self.n}x{self.size}x{self.size} {self.c}->{self.o}"
-        return f"{kind} {shape} k{self.k} s{self.stride}{notes}"
+class Convolution(Geometry):
+    """Both sides of it, on the CPU."""
 
     def sides(self, last: bool = False) -> dict[str, Sides]:
         """forward, dX, dW: tinyconv's call and PyTorch's; last: its tensors are channels_last."""
-        pad = self.dilation * (self.k - 1) // 2 if self.padding is None else self.padding
-        rng = np.random.default_rng(0)
-        ends = (self.c, self.o) if self.transposed else (self.o, self.c)
-        x = rng.standard_normal((self.n, self.c, self.size, self.size), dtype=np.float32)
-        w = rng.standard_normal((ends[0], ends[1] // self.groups, self.k, self.k), dtype=np.float32)
+        x, w = self.arrays()
         layout = torch.channels_last if last else torch.contiguous_format
         tx, tw = (torch.empty(a.shape, memory_format=layout) for a in (x, w))
         for tensor, array in ((tx, x), (tw, w)):  # .to() would ignore the layout of one channel
             tensor.copy_(torch.from_numpy(array))
-        common = ([self.stride] * 2, [pad] * 2, [self.dilation] * 2, self.transposed, [0, 0],
-                  self.groups)  # fmt: skip
+        common = self.theirs()
         tg = torch.ones_like(torch.convolution(tx, tw, None, *common))
         x, g = (channels_last(a) for a in (x, tg.numpy()))
 
@@ -69,19 +46,16 @@ class Convolution:
             mask = [dx, dw, False]
             return lambda: torch.ops.aten.convolution_backward(tg, tx, tw, None, *common, mask)
 
-        forward, input_gradient, weight_gradient = self._ours(x, w, g, pad)
+        forward, input_gradient, weight_gradient = self._ours(x, w, g)
         return {
             "forward": (forward, lambda: torch.convolution(tx, tw, None, *common)),
             "dX": (input_gradient, backward(True, False)),
             "dW": (weight_gradient, backward(False, True)),
         }
 
-    def _ours(self, x: np.ndarray, w: np.ndarray, g: np.ndarray, pad: int) -> list:
+    def _ours(self, x: np.ndarray, w: np.ndarray, g: np.ndarray) -> list:
         """The transposed convolution is the adjoint: x and g change places."""
-        geometry = {
-            "stride": (self.stride, self.stride), "padding": ((pad, pad), (pad, pad)),
-            "dilation": (self.dilation, self.dilation), "groups": self.groups,
-        }  # fmt: skip
+        geometry = self.ours()
         wide, narrow = (g, x) if self.transposed else (x, g)
 
         def down() -> np.ndarray:

@@ -59,22 +59,28 @@ def tinyconv_model(network: Network = RESNET8):
 
 
 def tinyconv_step(n: int, network: Network = RESNET8) -> Callable[[], float]:
+    step = tinyconv_training(n, network)
+    return lambda: step().item()
+
+
+def tinyconv_training(n: int, network: Network = RESNET8, device: str = "cpu") -> Callable:
+    """A step that returns the loss as a tensor: nobody waits for it."""
     import tinyconv as tc
     from tinyconv import optim
     from tinyconv.nn import functional as F
 
-    model = tinyconv_model(network)
+    model = tinyconv_model(network).to(device)
     optimizer = optim.SGD(
         model.parameters(), LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY
     )
-    x, t = (tc.from_numpy(a) for a in network.batch(n))
+    x, t = (tc.from_numpy(a).to(device) for a in network.batch(n))
 
-    def step() -> float:
+    def step() -> tc.Tensor:
         loss = F.cross_entropy(model(x), t)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss
 
     return step
 
@@ -143,23 +149,35 @@ def torch_step(
     n: int, channels_last: bool = False, network: Network = RESNET8, compiled: bool = False
 ) -> Callable[[], float]:
     """compiled: the model goes through torch.compile, which needs a C++ compiler."""
+    step = torch_training(n, channels_last, network, compiled)
+    return lambda: step().item()
+
+
+def torch_training(
+    n: int,
+    channels_last: bool = False,
+    network: Network = RESNET8,
+    compiled: bool = False,
+    device: str = "cpu",
+) -> Callable:
+    """A step that returns the loss as a tensor."""
     import torch
     from torch.nn import functional as F
 
-    model = torch_model(channels_last, network)
+    model = torch_model(channels_last, network).to(device)
     optimizer = torch.optim.SGD(
         model.parameters(), LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY
     )
-    x, t = torch_batch(n, channels_last, network)
+    x, t = (a.to(device) for a in torch_batch(n, channels_last, network))
     if compiled:
         model = torch.compile(model)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         loss = F.cross_entropy(model(x), t)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss
 
     return step
 

@@ -10,7 +10,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,19 +64,24 @@ def compare(
     for _ in range(warmup):
         ours()
         peer()
-    pairs = [(_turn(ours, calls), _turn(peer, calls)) for _ in range(rounds)]
-    ratios = sorted(a / b for a, b in pairs)
     scale = calls * per
+    turns = [lambda work=work: _turn(work, calls) / scale for work in (ours, peer)]
+    a, b = in_turn(turns, rounds)
     return Comparison(
-        what,
-        statistics.median(a for a, _ in pairs) / scale,
-        statistics.median(b for _, b in pairs) / scale,
-        statistics.median(ratios),
-        ratios[len(ratios) // 4],
-        ratios[-1 - len(ratios) // 4],
-        goal,
-        peer_name,
+        what, statistics.median(a), statistics.median(b), *ratio(a, b), goal, peer_name
     )
+
+
+def in_turn(turns: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Seconds of each side, round by round: A B C A B C ...  A turn does its side's work."""
+    taken = [[turn() for turn in turns] for _ in range(rounds)]
+    return [list(side) for side in zip(*taken, strict=True)]
+
+
+def ratio(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
+    """Median and quartiles of the ratios within the rounds."""
+    ratios = sorted(a / b for a, b in zip(ours, peer, strict=True))
+    return statistics.median(ratios), ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
 
 
 def _turn(work: Callable[[], object], calls: int) -> float:

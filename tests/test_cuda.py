@@ -14,9 +14,10 @@ from typing import Any
 import fake_cupy
 import numpy as np
 import pytest
+from calls import Call, ours
 from fake_cupy import measured, no_synchronisation
 from hypothesis import HealthCheck, given, settings, strategies as st
-from test_ops import CASES, FIXED, Call, assert_all_close, ours
+from test_ops import CASES, FIXED, assert_all_close
 
 import tinyconv as tc
 from tinyconv import cli, doctor, nn, optim, train
