@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,7 +51,33 @@ class Geometry:
             "dilation": (self.dilation, self.dilation), "groups": self.groups,
         }  # fmt: skip
 
+    def calls(self, backend: Any, x: Any, w: Any, g: Any) -> dict[str, Callable[[], Any]]:
+        """The three kernels on a backend's arrays; g is the gradient of the result.
+
+        The transposed convolution is the adjoint: x and g change places.
+        """
+        geometry = self.ours()
+        wide, narrow = (g, x) if self.transposed else (x, g)
+
+        def down() -> Any:
+            return backend.conv2d(wide, w, **geometry)
+
+        def up() -> Any:
+            return backend.conv2d_input(narrow, w, input_size=wide.shape[2:], **geometry)
+
+        def weight() -> Any:
+            return backend.conv2d_weight(wide, narrow, kernel_size=w.shape[2:], **geometry)
+
+        forward, input_gradient = (up, down) if self.transposed else (down, up)
+        return {"forward": forward, "dX": input_gradient, "dW": weight}
+
     def theirs(self) -> tuple[Any, ...]:
         """What torch.convolution and its backward take after the bias."""
         return ([self.stride] * 2, [self.pad] * 2, [self.dilation] * 2, self.transposed, [0, 0],
                 self.groups)  # fmt: skip
+
+
+@cache
+def drawn(geometry: Geometry) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """`Geometry.arrays`, drawn once for all sides."""
+    return geometry.arrays()

@@ -46,28 +46,12 @@ class Convolution(Geometry):
             mask = [dx, dw, False]
             return lambda: torch.ops.aten.convolution_backward(tg, tx, tw, None, *common, mask)
 
-        forward, input_gradient, weight_gradient = self._ours(x, w, g)
-        return {
-            "forward": (forward, lambda: torch.convolution(tx, tw, None, *common)),
-            "dX": (input_gradient, backward(True, False)),
-            "dW": (weight_gradient, backward(False, True)),
+        theirs = {
+            "forward": lambda: torch.convolution(tx, tw, None, *common),
+            "dX": backward(True, False),
+            "dW": backward(False, True),
         }
-
-    def _ours(self, x: np.ndarray, w: np.ndarray, g: np.ndarray) -> list:
-        """The transposed convolution is the adjoint: x and g change places."""
-        geometry = self.ours()
-        wide, narrow = (g, x) if self.transposed else (x, g)
-
-        def down() -> np.ndarray:
-            return CPU.conv2d(wide, w, **geometry)
-
-        def up() -> np.ndarray:
-            return CPU.conv2d_input(narrow, w, input_size=wide.shape[2:], **geometry)
-
-        def weight() -> np.ndarray:
-            return CPU.conv2d_weight(wide, narrow, kernel_size=w.shape[2:], **geometry)
-
-        return [up, down, weight] if self.transposed else [down, up, weight]
+        return {name: (call, theirs[name]) for name, call in self.calls(CPU, x, w, g).items()}
 
 
 CONVOLUTIONS = [

@@ -63,13 +63,18 @@ def tinyconv_step(n: int, network: Network = RESNET8) -> Callable[[], float]:
     return lambda: step().item()
 
 
-def tinyconv_training(n: int, network: Network = RESNET8, device: str = "cpu") -> Callable:
-    """A step that returns the loss as a tensor: nobody waits for it."""
+def tinyconv_training(
+    n: int, network: Network = RESNET8, device: str = "cpu", model=None
+) -> Callable:
+    """A step that returns the loss as a tensor: nobody waits for it.
+
+    model: on that device; by default a new one
+    """
     import tinyconv as tc
     from tinyconv import optim
     from tinyconv.nn import functional as F
 
-    model = tinyconv_model(network).to(device)
+    model = model or tinyconv_model(network).to(device)
     optimizer = optim.SGD(
         model.parameters(), LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY
     )

@@ -65,9 +65,7 @@ class Call:
 
         return [one(i, array) for i, array in enumerate(self.arrays)]
 
-    def on(
-        self, leaves: Sequence[Any], function: Any = None, convert: Any = None
-    ) -> list[Any]:
+    def on(self, leaves: Sequence[Any], function: Any = None, convert: Any = None) -> list[Any]:
         """The outputs; of the twin in PyTorch, when that is given."""
         convert = convert or self.placed
         args = [filled(convert(arg), leaves) for arg in self.args]
@@ -97,28 +95,35 @@ def draw_like(x: Any, seed: int) -> Any:
     )
 
 
-def derivatives(
+ORDERS = ("forward", "backward", "double backward")
+
+
+def by_order(
     f: Any, leaves: list[Any], grad: Any, make: Any, with_gradients: bool = True
-) -> Iterator[Any]:
-    """y, its gradients and its second gradients in some random direction; None is zero."""
+) -> Iterator[list[Any]]:
+    """y, its gradients, and its second gradients in some random direction; None is zero."""
     outputs = f(leaves)
-    yield from outputs
+    yield outputs
     xs = [x for x in leaves if x.requires_grad]
     ys = [y for y in outputs if y.requires_grad]
     if not (xs and ys and with_gradients):
         return
     vs = [make(draw_like(y, 2)).requires_grad_() for y in ys]
     first = grad(ys, xs, vs, create_graph=True, allow_unused=True)
-    yield from first
+    yield list(first)
     reached = [g for g in first if g is not None and g.requires_grad]
     if reached:
-        yield from grad(
-            reached, [*xs, *vs], [make(draw_like(g, 3)) for g in reached], allow_unused=True
-        )
+        directions = [make(draw_like(g, 3)) for g in reached]
+        yield list(grad(reached, [*xs, *vs], directions, allow_unused=True))
+
+
+def derivatives(*args: Any, **options: Any) -> list[Any]:
+    """The same in one list."""
+    return [t for order in by_order(*args, **options) for t in order]
 
 
 def ours(call: Call, change: Callable[[Any], Any] = lambda a: a) -> list[Any]:
     def make(array: Any) -> Any:
         return tc.tensor(array, device=call.device)
 
-    return list(derivatives(call.on, call.tensors(change), tc.grad, make))
+    return derivatives(call.on, call.tensors(change), tc.grad, make)

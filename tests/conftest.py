@@ -2,7 +2,6 @@
 
 import types
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import cuda_on_cpu
@@ -10,6 +9,7 @@ import fake_cudnn
 import fake_cupy
 import numpy as np
 import pytest
+from stand_in import FEW, RUNGS, stand_in
 
 from tinyconv import random as tc_random
 from tinyconv.autograd import OPS
@@ -18,8 +18,7 @@ from tinyconv.backend.cuda import cudnn as cudnn_layer, ladder, own
 from tinyconv.context import context
 
 FAKE = pytest.StashKey[Any]()
-DEVICES = {"cpu": "cpu"} | dict.fromkeys(["cupy", "fake", "own", "cudnn"], "cuda")  # by --backend
-FEW = 16  # threads of a block: on a CPU each one costs
+DEVICES = {"cpu": "cpu"} | dict.fromkeys(["cupy", *RUNGS], "cuda")  # by what --backend says
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,27 +33,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    chosen = config.getoption("--backend") or []
-    gpus = {"cupy", "fake", "own", "cudnn"}.intersection(chosen)
+    config.addinivalue_line("markers", "device: computes on the device that --backend names")
+    gpus = sorted(set(config.getoption("--backend") or []) - {"cpu"})
     if len(gpus) > 1:
-        raise pytest.UsageError(f"--backend {', '.join(sorted(gpus))}: one of them at a time")
-    if not gpus or "cupy" in gpus:
-        return
-    (name,) = gpus
-    ladder.RUNGS[:] = {"fake": [], "own": ["own"], "cudnn": ["cudnn", "own"]}[name]
-    if "own" in ladder.RUNGS:
-        if reason := cuda_on_cpu.missing():
-            raise pytest.UsageError(f"--backend {name}: {reason}")
-        fake_cupy.RawModule.compiler, own.THREADS = cuda_on_cpu.compile_kernels, FEW
-    config.stash[FAKE] = ExitStack()
-    config.stash[FAKE].enter_context(fake_cupy.installed())
-    if "cudnn" in ladder.RUNGS:
-        config.stash[FAKE].enter_context(fake_cudnn.installed())
+        raise pytest.UsageError(f"--backend {', '.join(gpus)}: one of them at a time")
+    if gpus and gpus != ["cupy"]:
+        config.stash[FAKE] = stand_in(*gpus)
+        config.stash[FAKE].__enter__()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("device")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if FAKE in config.stash:
-        config.stash[FAKE].close()
+        config.stash[FAKE].__exit__(None, None, None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import time
 import types
 import weakref
 from collections import Counter
@@ -1065,6 +1066,33 @@ Stream.null = Stream(null=True)
 Stream.current = [Stream.null]
 
 
+class Event:
+    """A mark in a stream.  Nobody knows that the device has come to it before the host waited."""
+
+    def __init__(
+        self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
+    ) -> None:
+        self.time: float | None = None
+        self.waits = 0
+
+    def record(self, stream: Any = None) -> None:
+        self.time, self.waits = time.perf_counter(), meters[0].synchronisations
+
+    @property
+    def done(self) -> bool:
+        return meters[0].synchronisations > self.waits
+
+    def synchronize(self) -> None:
+        synchronise("Event.synchronize")
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    """Milliseconds, once the device has come to both."""
+    if start_event.time is None or not end_event.done:
+        raise CUDARuntimeError("cudaErrorNotReady: device not ready")
+    return 1e3 * (end_event.time - start_event.time)
+
+
 class CUDARuntimeError(RuntimeError):
     pass
 
@@ -1210,6 +1238,7 @@ def _build() -> Module:
         deviceSynchronize=lambda: synchronise("deviceSynchronize"))
     made.cuda = _namespace(
         "cupy.cuda", runtime=runtime, Device=Device, Stream=Stream, MemoryPool=MemoryPool,
+        Event=Event, get_elapsed_time=get_elapsed_time,
         is_available=lambda: True, get_current_stream=lambda: Stream.current[-1], Graph=Graph,
         using_allocator=using_allocator)
     linalg = _namespace("cupy._core._routines_linalg", COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7,

@@ -193,6 +193,21 @@ def test_what_is_counted() -> None:
     assert meter.kernels["multiply"] == 1
 
 
+def test_nobody_knows_of_an_event_before_the_host_has_waited() -> None:
+    start, end = cp.cuda.Event(), cp.cuda.Event()
+    start.record()
+    x() + 1
+    end.record()
+    assert not end.done
+    with pytest.raises(RuntimeError, match="cudaErrorNotReady"):
+        cp.cuda.get_elapsed_time(start, end)
+    with measured() as meter:
+        end.synchronize()
+    assert meter.synchronisations == 1
+    assert end.done
+    assert cp.cuda.get_elapsed_time(start, end) > 0
+
+
 def test_a_product_copies_what_is_not_contiguous() -> None:
     a = cp.ones((8, 8))
     for operand, launches in ((a, 1), (a.T, 1), (a[:, ::2].T, 2)):

@@ -49,7 +49,7 @@ HEAVY = {"conv", "loss", "norm", "pool"}  # modules whose operations have severa
 def theirs(call: Call, twin: Any, with_gradients: bool = True) -> list[Any]:
     leaves = [to_torch(a, requires_grad=i not in call.constants) for i, a in enumerate(call.arrays)]
     f = partial(call.on, function=twin, convert=to_torch)
-    return list(derivatives(f, leaves, torch.autograd.grad, torch.tensor, with_gradients))
+    return derivatives(f, leaves, torch.autograd.grad, torch.tensor, with_gradients)
 
 
 def host(x: Any) -> Any:
