@@ -16,9 +16,10 @@ from typing import Any
 import fake_cupy
 import numpy as np
 import pytest
+from fake_cublas import Cublas
 
 import tinyconv as tc
-from tinyconv.backend.cuda import own
+from tinyconv.backend.cuda import cublas, own
 from tinyconv.samples import sample
 
 try:
@@ -38,6 +39,13 @@ from gpucheck.parts import PARTS, TINY, Context, Part, Row  # noqa: E402
 needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 LOCAL = sorted(set(PARTS) - {"suite"})  # the test suite is a process in any case
 Measured = Callable[..., Row]
+
+
+@pytest.fixture
+def every_layer(own_kernels: None, cudnn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rungs of the ladder, and what a captured step needs."""
+    library = Cublas()
+    monkeypatch.setattr(cublas, "library", lambda: library)
 
 
 @pytest.fixture
@@ -76,21 +84,21 @@ def judgement(what: str, **entries: Row) -> Row:
 # ----------------------------------------------------------------------------------- every part
 
 
-@pytest.mark.usefixtures("own_kernels")
+@pytest.mark.usefixtures("every_layer")
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_part_runs_and_finds_nothing_wrong(name: str, measured: Measured) -> None:
     rows = measured(name)
     assert rows
     assert not [row for row in rows.values() if report.failed(row) or "not run" in row]
-    assert list(device.paths()) == ["xp", "own"]
+    assert list(device.paths()) == ["xp", "own", "cudnn"]
     for seconds in (kind for row in rows.values() for kind in timed(row)):
-        assert list(seconds) in (["xp", "own"], [])  # none of a CUDA graph, which is not there
+        assert list(seconds) == (["graph"] if name == "graphs" else ["xp", "own", "cudnn"])
         assert all(taken > 0 for taken in seconds.values())
     rendered = markdown.tables(
         {"parts": {name: entry(rows)}, "verdicts": verdict.verdicts({name: entry(rows)}),
          "started": "", "seconds": 0.0, "budget": 0.0}
     )  # fmt: skip
-    for row_name in () if name in ("configuration", "operations", "epoch", "graphs") else rows:
+    for row_name in () if name in ("configuration", "operations") else rows:
         assert row_name in rendered
 
 
@@ -280,6 +288,16 @@ def test_a_hidden_wait_is_reported(measured: Measured, monkeypatch: pytest.Monke
     told = judgement("wait for the device", audit=entry(rows))
     assert (told["value"], told["verdict"]) == (1, "short")
     assert "looks" in told["why"]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_without_our_kernels_no_graph_is_captured(measured: Measured) -> None:
+    rows = measured("graphs")
+    assert all("needs the layer 'own'" in row["missing"]["graph"] for row in rows.values())
+    told = judgement(
+        "batch 128, fp32, graph", graphs=entry({"batch 128, fp32": rows["batch 2, tf32"]})
+    )
+    assert (told["verdict"], told["why"]) == ("not measured", "a capture needs the layer 'own'")
 
 
 @pytest.mark.usefixtures("gpu")

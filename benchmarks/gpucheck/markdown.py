@@ -207,7 +207,7 @@ def audit(report: Row) -> Iterator[str]:
     def said(row: Row) -> str:
         if "waited" in row:
             what = "the host waited" if row["waited"] else "no wait"
-            return f"{what}; {format_time(row['seconds'])} by the host's clock"
+            return f"{what}; the host needs {format_time(row['host_seconds'])} for it"
         if "kernels" in row:
             kinds = [f"{row[kind]} {kind}" for kind in ("kernels", "copies", "fills")]
             waits = [f"{count} {call}" for call, count in row["waits"].items()]
@@ -232,13 +232,13 @@ def determinism(report: Row) -> Iterator[str]:
 
 @section("MNIST")
 def epoch(report: Row) -> Iterator[str]:
-    for row in rows_of(report["parts"], "epoch").values():
+    for name, row in rows_of(report["parts"], "epoch").items():
         if "test_accuracy" not in row:
-            yield f"- {not_measured(row)}"
+            yield f"- {name}: {not_measured(row)}"
             continue
         trained = f"{row['data']} set, {row['images']:,} images, batch {row['batch']}"
         figures = f"{row['seconds']:.1f} s, test accuracy {row['test_accuracy']:.2f} %"
-        yield f"- one epoch, {trained}: {figures}"
+        yield f"- {name}, one epoch, {trained}: {figures}"
 
 
 @section("Test suite")

@@ -144,12 +144,19 @@ def their_memory(n: int, last: bool) -> Row:
 @part(share=35)
 def epoch(context: Context) -> Rows:
     """MNIST: one epoch of `tinyconv train` on the device, and the accuracy after it"""
-    return {"MNIST": lambda: mnist(context)}
+    return {
+        "MNIST": partial(mnist, context, False),
+        "MNIST, CUDA graph": partial(mnist, context, True),
+    }
 
 
-def mnist(context: Context) -> Row:
+def mnist(context: Context, cuda_graph: bool) -> Row:
     settings = train.Config(
-        epochs=1, batch_size=context.sizes.batches[0], data=present(), device="cuda"
+        epochs=1,
+        batch_size=context.sizes.batches[0],
+        data=present(),
+        device="cuda",
+        cuda_graph=cuda_graph,
     )
     trainer = train.Trainer(settings, train.Run(context.folder))
     images = context.sizes.images
