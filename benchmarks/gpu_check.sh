@@ -16,7 +16,7 @@ if ! "$python" -c "import cupy, ${needed// /, }"; then
         exit 1
     fi
     if [ ! -e .venv-gpu/ready ]; then
-        "$python" scripts/make_environment.py .venv-gpu "dev,cuda$cuda"
+        "$python" scripts/make_environment.py .venv-gpu "dev,cudnn$cuda"
     fi
     python=.venv-gpu/bin/python
 fi

@@ -684,7 +684,7 @@ esac
     ("has_cupy", "said", "expected"),
     [
         (True, "", ["benchmarks/gpu_check.py --list"]),
-        (False, "| CUDA Version: 13.0 |", ["scripts/make_environment.py .venv-gpu dev,cuda13",
+        (False, "| CUDA Version: 13.0 |", ["scripts/make_environment.py .venv-gpu dev,cudnn13",
                                            "benchmarks/gpu_check.py --list"]),
         (False, "", []),
     ],
