@@ -256,8 +256,8 @@ def test_steps_that_differ_are_reported(
 ) -> None:
     trained, calls = correct.trained, []
 
-    def noisy(n: int, steps: int) -> Any:
-        losses, state = trained(n, steps)
+    def noisy(n: int, steps: int, change: Any) -> Any:
+        losses, state = trained(n, steps, change)
         calls.append(n)
         if mistake == "nan":
             losses[:] = np.nan

@@ -14,7 +14,6 @@ import tinyconv as tc
 from gpucheck import ours, peers
 from gpucheck.device import (
     PRECISIONS,
-    TOLERANCES,
     Side,
     cupy,
     elapsed,
@@ -24,6 +23,7 @@ from gpucheck.device import (
     using,
 )
 from gpucheck.parts import Context, Missing, Row, Rows, part, reason
+from gpucheck.verdict import TOLERANCES
 from tinyconv.autograd import OPS
 from tinyconv.backend import CPU
 from tinyconv.samples import FUNCTIONS, Sample
@@ -152,16 +152,21 @@ def relative(found: Any, expected: Any) -> float:
 @part(share=30)
 def determinism(context: Context) -> Rows:
     """Train steps twice in deterministic mode: the same bits in losses, parameters, statistics"""
-    return {path: partial(twice, path, context) for path in paths()}
+    found = list(paths())
+    rows: Rows = {path: partial(twice, path, context) for path in found}
+    if "own" in found:
+        rows[ours.GRAPH] = partial(twice, found[-1], context, ours.captured)
+    return rows
 
 
-def twice(path: str, context: Context) -> Row:
+def twice(path: str, context: Context, change: Callable[[Any], Any] = lambda step: step) -> Row:
+    """change: of the step, before it is used"""
     before = tc.are_deterministic_algorithms_enabled()
     tc.use_deterministic_algorithms(True)
     try:
         with using(path):
             (losses, first), (again, second) = (
-                trained(context.sizes.batches[0], context.sizes.steps) for _ in range(2)
+                trained(context.sizes.batches[0], context.sizes.steps, change) for _ in range(2)
             )
     finally:
         tc.use_deterministic_algorithms(before)
@@ -177,10 +182,10 @@ def twice(path: str, context: Context) -> Row:
     }
 
 
-def trained(n: int, steps: int) -> tuple[Any, dict[str, Any]]:
+def trained(n: int, steps: int, change: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
     """Losses and state after so many steps from the same weights."""
     model = tinyconv_model().to("cuda")
-    step = tinyconv_training(n, device="cuda", model=model)
+    step = change(tinyconv_training(n, device="cuda", model=model))
     losses = tc.stack([step().detach() for _ in range(steps)]).cpu().numpy()
     return losses, {name: t.cpu().numpy() for name, t in model.state_dict().items()}
 

@@ -82,7 +82,7 @@ def targets(report: Row) -> Iterator[str]:
     def number(value: Any) -> str:
         if value is None:
             return ""
-        return f"{as_number(value):.2g}" if isinstance(value, (float, str)) else str(value)
+        return f"{as_number(value):.3g}" if isinstance(value, (float, str)) else str(value)
 
     yield from table(
         ("what", "found", "target", "", "remark"),

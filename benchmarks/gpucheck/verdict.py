@@ -23,7 +23,7 @@ SINGLE = (
     ("own", ("fp32",), range(64, 257), 1.7),
     ("cudnn", ("fp32", "tf32", "fp16"), range(1, 257), 1.1),
 )
-ERRORS = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 1e-2}
+TOLERANCES = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 1e-2}  # ||error|| / ||reference||
 LAUNCHES = {"own": 130, "cudnn": 100}  # of a train step
 PEER = "torch"  # eager, its default layout
 
@@ -97,7 +97,7 @@ def correctness(parts: Parts) -> Iterator[Row]:
 def errors(parts: Parts) -> Iterator[Row]:
     """The registry's largest error in each precision, on any path."""
     rows = rows_of(parts, "operations")
-    for precision, tolerance in ERRORS.items():
+    for precision, tolerance in TOLERANCES.items():
         what = f"largest relative error of an operation, {precision}"
         found = [
             (as_number(error), f"{name}, {path}, {order}")
