@@ -350,12 +350,12 @@ def test_pytorch_computes_the_same_convolutions(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("gpu")
 def test_with_pytorch_there_are_ratios(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "DEVICE", "cpu")
-    for row in measured("steps").values():
+    rows = measured("steps")
+    for row in rows.values():
         assert row["seconds"].keys() == {"xp", "torch", "torch channels_last"}
         median, low, high = row["ratios"]["xp"]["torch"]
         assert low <= median <= high
         assert "torch graph" in row["missing"]  # there is no GPU to capture on
-    rows = measured("steps")
     assert "torch channels_last" in "\n".join(markdown.raced({"parts": {"steps": entry(rows)}},
                                                             "steps", "batch"))  # fmt: skip
     assert set(measured("convolutions", convolutions=TINY.convolutions[:1])[

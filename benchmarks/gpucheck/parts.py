@@ -73,8 +73,8 @@ TINY = Sizes(
     matrix=8,
     busy=0.0,
     operations=("add", "relu", "conv2d", "max_pool2d", "softmax"),
-    convolutions=(Geometry(1, 5, 2, 3), Geometry(1, 5, 64, 2), Geometry(1, 5, 2, 2, k=1)),
-    images=16,
+    convolutions=(Geometry(1, 5, 2, 3), Geometry(1, 5, 64, 2, stride=2)),
+    images=8,
     accuracy=0.0,
     tests=("-m", "device", "-k", "test_gradcheck and relu", "tests/test_ops.py"),
 )
