@@ -35,6 +35,7 @@ from tinyconv import doctor
 from tinyconv.backend import backend_named, config, reference
 from tinyconv.backend.cuda import cudnn as layer, ladder
 from tinyconv.nn import functional as F
+from tinyconv.ops import conv as ops
 
 CONVOLUTIONS = [case for case in (*CASES, *FIXED) if "conv" in case.id]
 KERNELS = ("conv2d", "conv2d_input", "conv2d_weight")
@@ -46,10 +47,10 @@ def on_device(x: np.ndarray) -> Any:
     return fake_cupy.cupy.asarray(x)
 
 
-def error(found: Any, expected: np.ndarray) -> float:
+def error(found: np.ndarray, expected: np.ndarray) -> float:
     """||found - expected|| / ||expected||"""
     assert found.shape == expected.shape
-    return float(np.linalg.norm(found.get() - expected) / max(np.linalg.norm(expected), 1e-3))
+    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-3))
 
 
 def served_by() -> set[tuple[str, str]]:
@@ -87,58 +88,87 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
-def check_drawn(
-    case: Any, groups: int, dtype: str, layout: str, biased: bool, precision: str, seed: int
-) -> None:
-    case = dict(case)
+def convolutions(case: Any, groups: int, dtype: str, seed: int) -> list[tuple[Any, ...]]:
+    """The three kernels on one geometry: name, inputs, keywords and the result in double."""
+    case = {**case, "groups": groups}
     (N, C, *size), kernel_size = case.pop("images"), case.pop("kernel_size")
     padded = tuple(n + sum(p) for n, p in zip(size, case["padding"], strict=True))
     out = reference.output_size(padded, kernel_size, case["stride"], case["dilation"])
     x = values((N, C * groups, *size), seed, dtype)
     w = values((2 * groups, C, *kernel_size), seed + 1, dtype)
     g = values((N, 2 * groups, *out), seed + 2, dtype)
-    bias = values((2 * groups,), seed + 3, dtype) if biased else None
-    case["groups"] = groups
+    calls = [
+        ("conv2d", (x, w), case),
+        ("conv2d_input", (g, w), {"input_size": tuple(size), **case}),
+        ("conv2d_weight", (x, g), {"kernel_size": kernel_size, **case}),
+    ]
+    return [
+        (*call, getattr(reference, call[0])(*(a.astype("float64") for a in call[1]), **call[2]))
+        for call in calls
+    ]
+
+
+def check_drawn(
+    dtype: str, precision: str, case: Any, groups: int, layout: str, biased: bool, seed: int
+) -> None:
     tc.set_float32_precision(precision)
     tolerance = 2e-3 if precision == "tf32" else TOLERANCE[dtype]
-
-    def check(name: str, *arrays: np.ndarray, added: Any = None, **options: Any) -> None:
-        given_ = [LAYOUTS[layout](on_device(a)) for a in arrays]
-        extra = {} if added is None else {"bias": on_device(added)}
-        found = getattr(layer, name)(*given_, **options, **extra)
-        doubles = [a.astype("float64") for a in arrays]
-        expected = getattr(reference, name)(*doubles, **options)
-        if added is not None:
-            expected = expected + added[:, None, None].astype("float64")
+    for name, inputs, options, expected in convolutions(case, groups, dtype, seed):
+        if name == "conv2d" and biased:
+            bias = values((2 * groups,), seed + 3, dtype)
+            options = {**options, "bias": on_device(bias)}
+            expected = expected + bias[:, None, None].astype("float64")
+        found = getattr(layer, name)(*(LAYOUTS[layout](on_device(a)) for a in inputs), **options)
         assert found is not NotImplemented, name
         assert found.dtype == dtype
-        assert error(found, expected) < tolerance, name
-
-    check("conv2d", x, w, added=bias, **case)
-    check("conv2d_input", g, w, input_size=tuple(size), **case)
-    check("conv2d_weight", x, g, kernel_size=kernel_size, **case)
+        assert error(found.get(), expected) < tolerance, name
 
 
+HOW = [("float32", "highest"), ("float32", "tf32"), ("float16", "highest")]
 DRAWN = {
     "case": geometries(),
     "groups": st.integers(1, 3),
-    "dtype": st.sampled_from(["float32", "float16"]),
     "layout": st.sampled_from([*LAYOUTS]),
     "biased": st.booleans(),
-    "precision": st.sampled_from(["highest", "tf32"]),
     "seed": st.integers(0, 2**16),
 }
 SETTINGS = settings(
-    max_examples=100, deadline=None, derandomize=True,
+    max_examples=40, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 
 
+def draw_all(how: list[tuple[str, str]]) -> None:
+    """Stops at the first failure, and does not look for a smaller one."""
+    for dtype, precision in how:
+        given_how = {"dtype": st.just(dtype), "precision": st.just(precision)}
+        settings(SETTINGS, phases=[Phase.generate])(given(**given_how, **DRAWN)(check_drawn))()
+
+
 @pytest.mark.usefixtures("cudnn")
+@pytest.mark.parametrize(("dtype", "precision"), HOW)
 @SETTINGS
-@given(st.fixed_dictionaries(DRAWN))
-def test_drawn_geometries(drawn: Any) -> None:
-    check_drawn(**drawn)
+@given(drawn=st.fixed_dictionaries(DRAWN))
+def test_drawn_geometries(dtype: str, precision: str, drawn: Any) -> None:
+    check_drawn(dtype, precision, **drawn)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), HOW)
+@SETTINGS
+@given(case=DRAWN["case"], groups=DRAWN["groups"], seed=DRAWN["seed"])
+def test_drawn_geometries_on_any_device(
+    device: str, dtype: str, precision: str, case: Any, groups: int, seed: int
+) -> None:
+    """The operations, by whatever computes there: on a GPU with --backend cupy, NVIDIA's cuDNN."""
+    tc.set_float32_precision(precision)
+    (_, arrays, options, y), (_, (g, _), _, dx), (*_, dw) = convolutions(case, groups, dtype, seed)
+    leaves = [tc.tensor(a, device=device).requires_grad_() for a in arrays]
+    result = ops.conv2d(*leaves, **options)
+    found = [result, *tc.grad(result, leaves, tc.tensor(g, device=device))]
+    tolerance = 2e-3 if precision == "tf32" else {"float32": 1e-5, "float16": 1e-2}[dtype]
+    for a, expected in zip(found, [y, dx, dw], strict=True):
+        assert a.dtype == dtype
+        assert error(a.detach().cpu().numpy(), expected) < tolerance
 
 
 # ----------------------------------------------------------------------------------- what a plan is
@@ -242,7 +272,7 @@ def test_how_exact_and_how_repeatable(kernel: str, mode: Any, engine: str) -> No
     assert fake_cudnn.built[-1].engine == engine
     assert deterministic <= all(np.array_equal(run, runs[0]) for run in runs)
     exact = getattr(reference, kernel)(*(a.astype("float64") for a in arrays), **options, **ONE)
-    found = error(on_device(runs[0]), exact)
+    found = error(runs[0], exact)
     if engine == "tf32":
         assert 1e-5 < found < 2e-3
     else:
@@ -544,9 +574,8 @@ def test_mistakes_are_caught(
     mistake(monkeypatch)
     # A graph that does not fit has no plan: there is a warning, and check_drawn fails.
     monkeypatch.setattr(layer.warnings, "warn", lambda *_, **__: None)
-    quick = settings(SETTINGS, phases=[Phase.generate])  # stops at the first that it finds
     with pytest.raises(AssertionError):
-        quick(given(**DRAWN)(check_drawn))()
+        draw_all(HOW)
 
 
 # ------------------------------------------------------------------------- the fake is strict
@@ -797,9 +826,7 @@ def test_the_real_cudnn_has_plans_for_all_of_this(
         for case in CONVOLUTIONS:
             *_, function, sample = case.values
             ours(Call(function, sample, dtype, "cuda"))
-        tiny = settings(SETTINGS, max_examples=40, phases=[Phase.generate])
-        only = {**DRAWN, "dtype": st.just(dtype), "precision": st.just(precision)}
-        tiny(given(**only)(check_drawn))()
+        draw_all([(dtype, precision)])
 
     problems = problems_of(run)
     assert len(problems) > 100
