@@ -53,6 +53,12 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-3))
 
 
+def worst(found: np.ndarray, expected: np.ndarray, magnitude: np.ndarray) -> float:
+    """The largest error of a sum, as a part of the sum of its terms' absolute values."""
+    assert found.shape == expected.shape
+    return float((np.abs(found - expected) / np.maximum(magnitude, 1e-3)).max())
+
+
 def served_by() -> set[tuple[str, str]]:
     """Which layer computed which kind of convolution."""
     return {(kernel, name) for kernel, name in backend_named("cuda").served if kernel in KERNELS}
@@ -89,7 +95,10 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 
 
 def convolutions(case: Any, groups: int, dtype: str, seed: int) -> list[tuple[Any, ...]]:
-    """The three kernels on one geometry: name, inputs, keywords and the result in double."""
+    """The three kernels on one geometry: name, inputs, keywords, and in double the result.
+
+    At the end what the result is without signs: errors are a part of that.
+    """
     case = {**case, "groups": groups}
     (N, C, *size), kernel_size = case.pop("images"), case.pop("kernel_size")
     padded = tuple(n + sum(p) for n, p in zip(size, case["padding"], strict=True))
@@ -102,10 +111,14 @@ def convolutions(case: Any, groups: int, dtype: str, seed: int) -> list[tuple[An
         ("conv2d_input", (g, w), {"input_size": tuple(size), **case}),
         ("conv2d_weight", (x, g), {"kernel_size": kernel_size, **case}),
     ]
-    return [
-        (*call, getattr(reference, call[0])(*(a.astype("float64") for a in call[1]), **call[2]))
-        for call in calls
+    exact = [
+        [
+            getattr(reference, name)(*(change(a.astype("float64")) for a in inputs), **options)
+            for change in (np.positive, np.abs)
+        ]
+        for name, inputs, options in calls
     ]
+    return [(*call, *results) for call, results in zip(calls, exact, strict=True)]
 
 
 def check_drawn(
@@ -113,15 +126,16 @@ def check_drawn(
 ) -> None:
     tc.set_float32_precision(precision)
     tolerance = 2e-3 if precision == "tf32" else TOLERANCE[dtype]
-    for name, inputs, options, expected in convolutions(case, groups, dtype, seed):
+    for name, inputs, options, expected, magnitude in convolutions(case, groups, dtype, seed):
         if name == "conv2d" and biased:
             bias = values((2 * groups,), seed + 3, dtype)
             options = {**options, "bias": on_device(bias)}
             expected = expected + bias[:, None, None].astype("float64")
+            magnitude = magnitude + np.abs(bias[:, None, None])
         found = getattr(layer, name)(*(LAYOUTS[layout](on_device(a)) for a in inputs), **options)
         assert found is not NotImplemented, name
         assert found.dtype == dtype
-        assert error(found.get(), expected) < tolerance, name
+        assert worst(found.get(), expected, magnitude) < tolerance, name
 
 
 HOW = [("float32", "highest"), ("float32", "tf32"), ("float16", "highest")]
@@ -161,14 +175,16 @@ def test_drawn_geometries_on_any_device(
 ) -> None:
     """The operations, by whatever computes there: on a GPU with --backend cupy, NVIDIA's cuDNN."""
     tc.set_float32_precision(precision)
-    (_, arrays, options, y), (_, (g, _), _, dx), (*_, dw) = convolutions(case, groups, dtype, seed)
+    forward, to_x, to_w = convolutions(case, groups, dtype, seed)
+    _, arrays, options, *_ = forward
+    g = to_x[1][0]
     leaves = [tc.tensor(a, device=device).requires_grad_() for a in arrays]
     result = ops.conv2d(*leaves, **options)
     found = [result, *tc.grad(result, leaves, tc.tensor(g, device=device))]
     tolerance = 2e-3 if precision == "tf32" else {"float32": 1e-5, "float16": 1e-2}[dtype]
-    for a, expected in zip(found, [y, dx, dw], strict=True):
+    for a, (*_, expected, magnitude) in zip(found, [forward, to_x, to_w], strict=True):
         assert a.dtype == dtype
-        assert error(a.detach().cpu().numpy(), expected) < tolerance
+        assert worst(a.detach().cpu().numpy(), expected, magnitude) < tolerance
 
 
 # ----------------------------------------------------------------------------------- what a plan is
