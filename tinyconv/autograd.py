@@ -15,6 +15,8 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
+from heapq import heapify, heappop, heappush
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -57,7 +59,8 @@ class Node:
     """One recorded call: where a tensor came from, and what its VJPs will read.
 
     A node does not hold its output's array unless a VJP reads it; that is why it is not the
-    Tensor itself (measured: docs/architecture.md).
+    Tensor itself (measured: docs/architecture.md).  `Op.__call__` fills it in, which is quicker
+    than an __init__.
     """
 
     __slots__ = (
@@ -66,6 +69,7 @@ class Node:
         "dtype",
         "hooks",
         "inputs",
+        "kept",
         "op",
         "params",
         "saved",
@@ -75,29 +79,18 @@ class Node:
         "stamps",
     )
 
-    def __init__(
-        self,
-        op: Op,
-        inputs: list[Edge | None],
-        saved: list[Any],
-        stamps: list[Any] | None,
-        params: dict[str, Any],
-        output: Array,
-        aux: Any,
-    ) -> None:
-        self.op = op
-        self.inputs: Sequence[Edge | None] = inputs  # None where no gradient is wanted
-        self.saved: list[Any] | None = saved  # [output, *inputs]; None once freed
-        self.stamps = stamps  # when each array was last written, shared with its tensor; or none
-        self.params = params
-        self.aux = aux
-        self.shape: tuple[int, ...] = output.shape
-        self.dtype = output.dtype
-        self.seq = tick()
-        self.scope = context.scope
-        self.hooks: list[Callable[[Any], Any]] | None = None
-        if context.watch is not None:
-            context.watch(self, output)
+    op: Op
+    inputs: Sequence[Edge | None]  # None where no gradient is wanted
+    saved: list[Any] | None  # [output, *inputs]; None once freed
+    kept: tuple[int, ...]  # where in `saved` the values are that VJPs read
+    stamps: Sequence[Any]  # when each of these was last written, shared with its tensor; or None
+    params: dict[str, Any]
+    aux: Any
+    shape: tuple[int, ...]
+    dtype: Any
+    seq: int
+    scope: str
+    hooks: list[Callable[[Any], Any]] | None
 
     @property
     def ndim(self) -> int:
@@ -147,7 +140,7 @@ Edge: TypeAlias = Node | Variable  # a Variable where the edge ends at a leaf
 
 def wrap(data: Array, node: Node | None = None, stamp: list[int] | None = None) -> Tensor:
     """A Tensor around an array, no questions asked."""
-    out = Variable.tensor_type.__new__(Variable.tensor_type)
+    out = object.__new__(Variable.tensor_type)
     out.data = data
     out.grad = None
     out.requires_grad = node is not None
@@ -235,30 +228,26 @@ class Op:
             args, params = self._arranged(args, params)
         if self.defaults:
             params = {**self.defaults, **params}
-        arrays = []
-        edges: list[Edge | None] = []
-        plain = True
-        wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
         for arg in args:
             if isinstance(arg, Variable):
-                plain = False
-                arrays.append(arg.data)
+                break
+        else:
+            return self._on_arrays(args, params)
+        arrays: list[Any] = []
+        edges: list[Edge | None] = []
+        saved: list[Any] = [None]
+        wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
+        for arg in args:
+            edge = None
+            if isinstance(arg, Variable):
                 if arg.requires_grad:
                     wanted += bit
-                    edges.append(arg.node or arg)
-                else:
-                    edges.append(None)
-            else:
-                arrays.append(arg)
-                edges.append(None)
+                    edge = arg.node or arg
+                arg = arg.data
+            arrays.append(arg)
+            edges.append(edge)
+            saved.append(edge)
             bit += bit
-        if plain:
-            try:
-                out = self.forward(*args, **params)
-            except (AttributeError, TypeError):
-                check_operands(self.name, args)
-                raise
-            return out[0] if self.fused is not None else out
         if self.agree and (
             len(arrays) != 2
             or type(arrays[0]) is not type(arrays[1])
@@ -268,23 +257,63 @@ class Op:
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
         try:
-            data = self.forward(*arrays, **params)
+            data = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except ValueError as error:
             raise self._explained(error, arrays) from error
         aux = None
         if self.fused is not None:
             data, aux = data
-        if isinstance(data, np.generic):  # a NumPy reduction returned a scalar
-            data = np.asarray(data)
-        if wanted and self.vjps and data.dtype.kind == "f" and context.grad_enabled:
+        shape = data.shape
+        if not shape:
+            data = _whole(data)  # a NumPy reduction returned a scalar
+        now = context.__dict__  # this thread's, looked up once
+        dtype = data.dtype
+        if wanted and self.vjps and now["grad_enabled"] and dtype.kind == "f":
+            try:
+                kept, constants = self._reads[wanted + bit]
+            except KeyError:
+                kept, constants = self._find_reads(wanted, edges)
             stamp = [0]
-            node = self._record(args, arrays, edges, wanted, params or _NO_PARAMS, data, stamp, aux)
+            stamps: Any = [] if kept else ()
+            for i in kept:
+                if i:
+                    saved[i] = arrays[i - 1]
+                    stamps.append(getattr(args[i - 1], "stamp", None))
+                else:
+                    saved[0] = data
+                    stamps.append(stamp)
+            for i in constants:
+                saved[i + 1] = _meta(arrays[i])
+            node = Node()
+            node.op = self
+            node.inputs = edges
+            node.saved = saved
+            node.kept = kept
+            node.stamps = stamps
+            node.params = params or _NO_PARAMS
+            node.aux = aux
+            node.shape = shape
+            node.dtype = dtype
+            node.seq = tick()
+            node.scope = now["scope"]
+            node.hooks = None
+            if now["watch"] is not None:
+                now["watch"](node, data)
             result = wrap(data, node, stamp)
         else:
             result = wrap(data)
         if self.view and _shares_memory(data, arrays[0]):
             result.stamp = args[0].stamp
         return result if aux is None else (result, aux)
+
+    def _on_arrays(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
+        """Just compute: what a first-order backward does, above all."""
+        try:
+            out = self.forward(*args, **params) if params else self.forward(*args)
+        except (AttributeError, TypeError):
+            check_operands(self.name, args)
+            raise
+        return out if self.fused is None else out[0]
 
     def _arranged(
         self, args: tuple[Any, ...], params: dict[str, Any]
@@ -300,37 +329,6 @@ class Op:
             usage = f"{self.name}{self.__signature__}"
             raise TypeError(f"{where(self.name)}: {error}; it is {usage}") from None
         return tuple(given.pop(name) for name in self.operands), given
-
-    def _record(
-        self,
-        args: Sequence[Any],
-        arrays: list[Any],
-        edges: list[Edge | None],
-        wanted: int,
-        params: dict[str, Any],
-        data: Array,
-        stamp: list[int],
-        aux: Any,
-    ) -> Node:
-        """The node of this call.  It keeps the arrays that the wanted VJPs read, no others."""
-        saved: list[Any] = [None, *edges]
-        reads = self._reads.get(wanted if not self.variadic else (wanted, len(args)))
-        if reads is None:
-            reads = self._find_reads(wanted, edges)
-        kept, constants = reads
-        stamps: list[Any] | None = None
-        if kept:
-            stamps = [None] * len(saved)
-            for i in kept:
-                if i == 0:
-                    saved[0], stamps[0] = data, stamp
-                else:
-                    arg = args[i - 1]
-                    saved[i] = arrays[i - 1]
-                    stamps[i] = arg.stamp if isinstance(arg, Variable) else None
-        for i in constants:
-            saved[i + 1] = _meta(arrays[i])
-        return Node(self, edges, saved, stamps, params, data, aux)
 
     def _find_reads(self, wanted: int, edges: list[Edge | None]) -> Reads:
         """Which of (output, *inputs) must be kept when gradients are wanted of the bits set, and
@@ -349,7 +347,7 @@ class Op:
             reads.append([output, *inputs])
         kept = tuple(i for i in range(n + 1) if any(read[i] for read in reads))
         constants = tuple(i for i in range(n) if not wanted >> i & 1 and i + 1 not in kept)
-        found = self._reads[(wanted, n) if self.variadic else wanted] = kept, constants
+        found = self._reads[wanted + 2**n] = kept, constants
         return found
 
     @staticmethod
@@ -516,7 +514,7 @@ def _order(roots: Iterable[Edge]) -> list[Edge]:
             if edge is not None and edge not in seen:
                 seen.add(edge)
                 stack.append(edge)
-    return sorted(seen, key=lambda edge: edge.seq, reverse=True)
+    return sorted(seen, key=attrgetter("seq"), reverse=True)
 
 
 def _leading_to(targets: Iterable[Edge], order: list[Edge]) -> set[Edge]:
@@ -536,37 +534,42 @@ def _walk(
     Gradients travel as plain arrays, as Tensors when ``create_graph``.  A gradient is dropped as
     soon as it was passed on, a node's saved arrays too unless ``retain_graph``.
     """
-    order = _order(roots)
     wanted = None if targets is None else set(targets)
-    needed = None if wanted is None else _leading_to(wanted, order)
+    needed = None if wanted is None else _leading_to(wanted, _order(roots))
     pending = dict(roots)
+    newest = [(-edge.seq, edge) for edge in roots if edge.seq]  # a heap of the pending nodes
+    heapify(newest)
     finished: dict[Edge, Any] = {}
     tape = context.tape
     if tape is not None:
         tape.start(roots)
     with grad_mode(create_graph):
-        for node in order:
-            g = pending.pop(node, None)
-            if g is None:
-                continue
+        while newest:
+            node: Any = heappop(newest)[1]
+            g = pending.pop(node)
             if node.hooks:
                 g = _run_hooks(node.hooks, g)
-            if (isinstance(node, Variable)) if wanted is None else (node in wanted):
+            if wanted is not None and node in wanted:
                 finished[node] = _whole(g)
-            if isinstance(node, Variable) or (
-                needed is not None and needed.isdisjoint(node.inputs)
-            ):
+            if needed is not None and needed.isdisjoint(node.inputs):
                 continue  # a target that leads to no other target is neither read nor freed
             for edge, share in _vjp(node, g, needed, create_graph):
                 if edge in pending:
                     pending[edge] = _added(pending[edge], share)
                 else:
                     pending[edge] = share
+                    if edge.seq:
+                        heappush(newest, (-edge.seq, edge))
                 if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
                 node.saved = node.aux = None
             del g
+        for leaf in list(pending):
+            g = pending.pop(leaf)
+            g = _run_hooks(leaf.hooks, g) if leaf.hooks else g
+            if wanted is None or leaf in wanted:
+                finished[leaf] = _whole(g)
     return finished
 
 
@@ -609,7 +612,8 @@ def _vjp(
             vjp = op.vjps[i]
             if vjp is None:
                 continue
-            share = vjp(g, *saved, **node.params)
+            params = node.params
+            share = vjp(g, *saved, **params) if params else vjp(g, *saved)
         if share.shape != edge.shape:
             raise ShapeError(
                 op.name, f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}"
@@ -621,14 +625,14 @@ def _vjp(
 def _as_tensors(node: Node, saved: list[Any]) -> list[Any]:
     """The saved arrays, joined to the graph again so that their VJPs can be differentiated."""
     tensors: list[Any] = []
-    stamps = node.stamps or [None] * len(saved)
-    for array, stamp, edge in zip(saved, stamps, (node, *node.inputs), strict=True):
+    stamps = dict(zip(node.kept, node.stamps, strict=True))
+    for i, (array, edge) in enumerate(zip(saved, (node, *node.inputs), strict=True)):
         if not hasattr(array, "strides"):  # a number, or a shape without values
             tensors.append(array)
         elif isinstance(edge, Variable):
             tensors.append(edge)
         else:
-            tensors.append(wrap(array, edge, stamp))
+            tensors.append(wrap(array, edge, stamps[i]))
     return tensors
 
 
@@ -637,7 +641,7 @@ def _of(node: Node) -> str:
 
 
 def _check_unwritten(node: Node) -> None:
-    for i, stamp in enumerate(node.stamps or ()):
+    for i, stamp in zip(node.kept, node.stamps, strict=True):
         if stamp is not None and stamp[0] > node.seq:
             what = "its output" if i == 0 else f"its input {i - 1}"
             raise GraphError(

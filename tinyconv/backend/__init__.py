@@ -15,6 +15,7 @@ CuPy's backend is `tinyconv.backend.cuda`; nothing imports CuPy before it is ask
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -115,10 +116,10 @@ class Backend:
         if not getattr(small, "complete", False):
             return large
 
-        def kernel(x: Array, *args: Any) -> Any:
-            return small(x, *args) if x.size < least else large(x, *args)
-
-        return kernel
+        # Not one with *args for both, which takes as long as a NumPy call on a few numbers.
+        if len(inspect.signature(small).parameters) == 1:
+            return lambda x: small(x) if x.size < least else large(x)
+        return lambda x, y: small(x, y) if x.size < least else large(x, y)
 
     def _first_that_covers(
         self, name: str, layers: dict[str, Callable[..., Any]]

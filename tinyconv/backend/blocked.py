@@ -17,7 +17,6 @@ import functools
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -522,10 +521,15 @@ def flat(x: Array) -> Array:
     return x.transpose(memory_order(x)).reshape(-1)
 
 
-@cache
-def _zero(dtype: Any) -> Array:
-    """0 as an array: NumPy takes twice as long over a Python number."""
-    return np.zeros((), dtype)
+class _Zeros(dict[Any, Array]):
+    """0 as an array, by dtype: NumPy takes twice as long over a Python number."""
+
+    def __missing__(self, dtype: Any) -> Array:
+        self[dtype] = np.zeros((), dtype)
+        return self[dtype]
+
+
+_zeros = _Zeros()
 
 
 def copy(x: Array) -> Array:
@@ -562,7 +566,7 @@ def add(x: Array, y: Array) -> Array:
 def relu(x: Array) -> Array:
     """See `reference.relu`."""
     if x.size < WORTH_THREADS or not dense(x):
-        return np.maximum(x, _zero(x.dtype))
+        return np.maximum(x, _zeros[x.dtype])
     y = empty_like(x)
     source, target = flat(x), flat(y)
 
@@ -577,11 +581,11 @@ def relu(x: Array) -> Array:
 @complete
 def relu_backward(g: Array, y: Array) -> Array:
     """See `reference.relu_backward`."""
-    if y.ndim and y.size < FEW:  # faster than the reference, which counts when there are 8 numbers
-        dx = g.copy()
-        dx[y <= _zero(y.dtype)] = 0
+    if y.size < FEW:  # faster than the reference, which counts when there are 8 numbers
+        dx, zero = np.array(g), _zeros[y.dtype]
+        dx[y <= zero] = zero
         return dx
-    if y.size < FEW or not _covers(g, y) or not dense(y):
+    if not _covers(g, y) or not dense(y):
         return reference.relu_backward(g, y)
     if g.strides != y.strides:
         same = empty_like(y)

@@ -21,7 +21,7 @@ def module_of(a: Any, b: Any) -> Any:
 
 def floating(x: Any) -> Any:
     """Integers and booleans as float32, as PyTorch's functions take them."""
-    return x.astype(np.float32) if getattr(x, "dtype", np.dtype(float)).kind in "biu" else x
+    return x.astype(np.float32) if hasattr(x, "dtype") and x.dtype.kind in "biu" else x
 
 
 BINARY = [
