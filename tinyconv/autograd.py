@@ -371,7 +371,7 @@ class Op:
         kind = type(first)
         for i in same:
             other = arrays[i]
-            if type(other) is not kind or other.dtype is not first.dtype:
+            if other is not None and (type(other) is not kind or other.dtype is not first.dtype):
                 return self._promote(arrays, same)
         return arrays
 

@@ -94,13 +94,14 @@ class Module:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        outer, outer_scope = context.module, context.scope
+        now = context.__dict__  # this thread's, looked up once
+        outer, outer_scope = now["module"], now["scope"]
         if outer is None:
-            context.paths = self._paths()
-        path = context.paths.get(id(self))
+            now["paths"] = self._paths()
+        path = now["paths"].get(id(self))
         if path is None:  # not registered in the outermost module: named after its caller
             path = _join(outer_scope, type(self).__name__)
-        context.module, context.scope = self, path
+        now["module"], now["scope"] = self, path
         try:
             if self._forward_pre_hooks or self._forward_hooks:
                 return self._call_with_hooks(args, kwargs)
@@ -111,7 +112,7 @@ class Module:
             said = not_a_tensor("the input", args[0], "x")
             raise DTypeError(type(self).__name__, said) from error
         finally:
-            context.module, context.scope = outer, outer_scope
+            now["module"], now["scope"] = outer, outer_scope
 
     def _paths(self) -> dict[int, str]:
         """id(module) -> path, of this module and all below it; remembered until a tree changes."""
@@ -220,9 +221,9 @@ class Module:
     def __getattr__(self, name: str) -> Any:
         state = self.__dict__
         if "_modules" in state:
-            for table in (state["_modules"], state["_parameters"], state["_buffers"]):
-                if name in table:
-                    return table[name]
+            for table in _TABLES:
+                if name in state[table]:
+                    return state[table][name]
         elif name in Module.__annotations__:
             raise AttributeError(
                 f"{type(self).__name__}.__init__ has not called super().__init__(); "

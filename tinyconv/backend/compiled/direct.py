@@ -210,10 +210,13 @@ def _pack(w, layouts, lanes, packed, thread, piece, start, stop):
                         first = source + c * layout.input_step
                         first += kh * layout.row_step + kw * layout.column_step
                         at = target + (kh * layout.columns + kw) * plane + c * lanes
+                        # Slices, because an index that may be negative costs a branch each.
+                        row = packed[at : at + lanes]
+                        column = w[first : first + count * layout.output_step : layout.output_step]
                         for o in range(count):
-                            packed[at + o] = w[first + o * layout.output_step]
+                            row[o] = column[o]
                         for o in range(count, lanes):
-                            packed[at + o] = 0
+                            row[o] = 0
 
 
 @parallel
@@ -238,8 +241,10 @@ def _unpack(sums, layouts, lanes, w, thread, piece, start, stop):
                     first = target + c * layout.input_step
                     first += kh * layout.row_step + kw * layout.column_step
                     at = (kh * layout.columns + kw) * plane + c * lanes
+                    row = total[at : at + count]
+                    column = w[first : first + count * layout.output_step : layout.output_step]
                     for o in range(count):
-                        w[first + o * layout.output_step] = total[at + o]
+                        column[o] = row[o]
 
 
 @kernel

@@ -324,7 +324,7 @@ def affine(x: Array, scale: Array, shift: Array) -> Array:
 
 def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:
     """See `reference.affine_relu`."""
-    if not _covers(x, residual):
+    if residual is not None and not _covers(x, residual):
         return NotImplemented
     return _affinely(x, scale, shift, residual, True)
 
@@ -334,7 +334,8 @@ def _affinely(x: Array, scale: Array, shift: Array, residual: Array | None, relu
         return NotImplemented
     rows = channel_rows(x)
     y = empty(rows.shape, rows.dtype)
-    scale, shift = (v.astype(x.dtype, copy=False) for v in (scale, shift))
+    if scale.dtype != x.dtype or shift.dtype != x.dtype:
+        scale, shift = scale.astype(x.dtype), shift.astype(x.dtype)
     _scale(_share(rows), rows, scale, shift, _rows(residual), relu, y)
     return from_rows(y, x)
 

@@ -208,8 +208,12 @@ def _convolved(
 ) -> Any:
     """What conv1d, conv2d and unfold share, once the input's axes are known to be right."""
     check_shape(name, "bias", bias, (weight.shape[0],))
-    how = (tuple(v) if isinstance(v, list) else v for v in (stride, padding, dilation, groups))
-    y = ops.conv2d(x, weight, **_geometry(name, x.shape, weight.shape, *how))
+    shapes, how = (x.shape, weight.shape), (stride, padding, dilation, groups)
+    try:
+        geometry = _geometry(name, *shapes, *how)
+    except TypeError:  # a list, which has no hash
+        geometry = _geometry(name, *shapes, *(tuple(v) if type(v) is list else v for v in how))
+    y = ops.conv2d(x, weight, **geometry)
     return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
 
 

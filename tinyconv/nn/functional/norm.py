@@ -11,7 +11,7 @@ from tinyconv.backend import backend_of
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
-from tinyconv.ops.elementwise import maximum
+from tinyconv.ops.elementwise import maximum, sqrt
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import constants, function, sample
@@ -121,7 +121,7 @@ def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) ->
         raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
     if not is_grad_enabled():  # plain arrays do, without wrapping each of five results
         mean, var, weight, bias = (None if v is None else v.data for v in (mean, var, weight, bias))
-    scale = (1.0 if weight is None else weight) / (var + eps) ** 0.5
+    scale = (1.0 if weight is None else weight) / sqrt(var + eps)
     return scale, -mean * scale if bias is None else bias - mean * scale
 
 
