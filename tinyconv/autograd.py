@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.exceptions import AxisError
@@ -44,8 +44,10 @@ tick = itertools.count(1).__next__  # the engine's clock: nodes and in-place wri
 # ---------------------------------------------------------------------------------- the graph
 
 
-class Meta(NamedTuple):
+class Meta:
     """What is left of an array that no VJP reads."""
+
+    __slots__ = ("dtype", "shape")
 
     shape: tuple[int, ...]
     dtype: Any
@@ -460,9 +462,12 @@ def _whole(g: Any) -> Any:
 
 
 def _meta(array: Any) -> Any:
-    if hasattr(array, "dtype"):
-        return tuple.__new__(Meta, (array.shape, array.dtype))  # quicker than Meta(...)
-    return array
+    if not hasattr(array, "dtype"):
+        return array
+    meta = Meta()
+    meta.shape = array.shape
+    meta.dtype = array.dtype
+    return meta
 
 
 @overload
@@ -603,16 +608,16 @@ def _vjp(
             if e is not None and (needed is None or e in needed)
         ]
     out = []
+    params = node.params
     for i, edge in enumerate(node.inputs):
         if edge is None or (needed is not None and edge not in needed):
             continue
         if op.variadic:
-            share = op.vjps[0](i, g, *saved, **node.params)  # type: ignore[misc]
+            share = op.vjps[0](i, g, *saved, **params)  # type: ignore[misc]
         else:
             vjp = op.vjps[i]
             if vjp is None:
                 continue
-            params = node.params
             share = vjp(g, *saved, **params) if params else vjp(g, *saved)
         if share.shape != edge.shape:
             raise ShapeError(
