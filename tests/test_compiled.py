@@ -231,10 +231,10 @@ def test_norms_stay_in_their_buffers(
     x, g, r = (draw(*shape, dtype=dtype, seed=i) for i in range(3))
     w, b = draw(2, shape[1], dtype=dtype)
     r = r if residual else None
-    y, mean, var = norm.batch_norm_relu(x, w, b, r, 1e-5)
+    y, mean, var, *more = norm.batch_norm_relu(x, w, b, r, 1e-5)
     actual = [
         *(y, mean, var),
-        *norm.batch_norm_relu_backward(g, y, x, w, mean, var, 1e-5, residual),
+        *norm.batch_norm_relu_backward(g, y, x, w, mean, var, 1e-5, residual, *more),
         *norm.batch_norm(x, w, b, 1e-5),
         *norm.batch_norm_backward(g, x, w, mean, var, 1e-5),
         norm.affine(x, w, b),
@@ -293,6 +293,32 @@ def test_many_classes_are_left_to_numpy() -> None:
     assert loss.cross_entropy(x, targets, **options) is NotImplemented
     assert loss.cross_entropy(x[:, 1:], targets, **options) is not NotImplemented
     assert loss.cross_entropy(x[:, 1:], targets.astype(np.int32), **options) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(4, 8, 5, 6), (16, 40)], ids=str)
+def test_a_gradient_passes_where_the_output_was_not_zero_to_the_bit(shape: Any, dtype: str) -> None:
+    """The backward pass that computes the output again agrees with the one that reads it."""
+    x, g = (draw(*shape, dtype=dtype, seed=i) for i in range(2))
+    x[:, 0] += 1000  # the mean is rounded
+    x[:, 1] = 0.3  # no variance: the output is the bias, up to rounding
+    x[:, 2:4] = 0.3
+    x[0, 4] = np.nan
+    x[:, 5] = np.where(x[:, 5] < 0, -1, 1)
+    w, b = draw(2, shape[1], dtype=dtype, seed=2)
+    b[:3] = 0
+    w[6] = b[6] = 0  # the output is exactly 0
+    y, mean, var, affine = norm.batch_norm_relu(x, w, b, None, 1e-5)
+    assert (y[:, 6] == 0).all()
+    assert np.isnan(y[:, 4]).all()
+    how = (g, y, x, w, mean, var, 1e-5, False)
+    computed, read = (norm.batch_norm_relu_backward(*how, *more) for more in ([affine], []))
+    for actual, expected in zip(computed, read, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    assert (computed[2][6], computed[3]) == (0, None)
+    affine[2] += 0.5
+    wrong = norm.batch_norm_relu_backward(*how, affine)
+    assert (wrong[2] != read[2]).any()
 
 
 def test_batch_norm_far_from_zero_keeps_its_digits() -> None:

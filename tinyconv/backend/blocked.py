@@ -628,6 +628,7 @@ def batch_norm_relu_backward(
     var: Array,
     eps: float,
     residual: bool,
+    *_more: Array,
 ) -> tuple[Array, Array, Array, Array | None]:
     """See `reference.batch_norm_relu_backward`."""
     passed = relu_backward(g, y)

@@ -282,8 +282,12 @@ def batch_norm_relu_backward(
     var: Array,
     eps: float,
     residual: bool,
+    *_more: Array,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """Gradients of x, weight, bias and, if there was one, of the residual; y is the output."""
+    """Gradients of x, weight, bias and, if there was one, of the residual; y is the output.
+
+    A layer's forward may return more than y, mean and var: it comes last, for the same layer.
+    """
     g = relu_backward(g, y)
     return *batch_norm_backward(g, x, weight, mean, var, eps), g if residual else None
 

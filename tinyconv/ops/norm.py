@@ -77,9 +77,9 @@ batch_norm.defvjp(
 def batch_norm_relu(
     x: Array, weight: Array | None, bias: Array | None, residual: Array | None, *, eps: float
 ) -> Any:
-    """relu(batch_norm(x) + residual), and beside the graph the batch's statistics."""
-    y, mean, var = backend_of(x).batch_norm_relu(x, weight, bias, residual, eps)
-    return y, (mean, var)
+    """relu(batch_norm(x) + residual), and beside the graph the batch's (mean, variance, ...)."""
+    y, *stats = backend_of(x).batch_norm_relu(x, weight, bias, residual, eps)
+    return y, stats
 
 
 batch_norm_relu.defvjp(
@@ -90,7 +90,7 @@ batch_norm_relu.defvjp(
     lambda g, y, _x, _weight, _bias, _r, *, eps: sum(relu_backward(g, y), dim=channel_axes(_x)),
     lambda g, y, _x, _weight, _bias, _r, *, eps: relu_backward(g, y),
     fused=lambda g, y, stats, x, weight, _bias, _r, *, eps: backend_of(x).batch_norm_relu_backward(
-        g, y, x, weight, *stats, eps, _r is not None
+        g, y, x, weight, *stats[:2], eps, _r is not None, *stats[2:]
     ),
     samples=[
         sample((4, 3), (3,), (3,), None, eps=1e-5),

@@ -62,19 +62,41 @@ def _products(g, x, shift, sums, thread, piece, start, stop):
 
 
 @kernel
-def _products_relu(g, y, x, shift, sums, thread, piece, start, stop):
-    """`_products` of g where the ReLU's output y is not 0."""
+def _masked_products(g, y, x, shift, sums, masked, thread, piece, start, stop):
+    """`_products` of g where the ReLU's output y is not 0, which is kept in `masked`."""
     total, product = _cleared(sums, piece)
-    length = x.shape[1]
+    length, zero = x.shape[1], x.dtype.type(0)
     first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
     for chunk in range(start, stop, CHUNK):
         first[:] = 0
         second[:] = 0
         for i in range(chunk, min(chunk + CHUNK, stop)):
             for k in range(length):
-                passed = g[i, k] if not y[i, k] <= 0 else g.dtype.type(0)
+                passed = g[i, k] if not y[i, k] <= zero else zero
+                masked[i, k] = passed
                 first[k] += passed
                 second[k] += passed * (x[i, k] - shift[k])
+        for k in range(length):
+            total[k] += first[k]
+            product[k] += second[k]
+
+
+@kernel
+def _affine_products(g, x, affine, sums, thread, piece, start, stop):
+    """The same with y computed once more from x, by the `rows` of `_affine_relu`, to the bit."""
+    total, product = _cleared(sums, piece)
+    center, scale, shift = affine[0], affine[1], affine[2]
+    length, zero = x.shape[1], x.dtype.type(0)
+    first, second = np.zeros_like(x[0]), np.zeros_like(x[0])
+    for chunk in range(start, stop, CHUNK):
+        first[:] = 0
+        second[:] = 0
+        for i in range(chunk, min(chunk + CHUNK, stop)):
+            for k in range(length):
+                d = x[i, k] - center[k]
+                passed = g[i, k] if not d * scale[k] + shift[k] <= zero else zero
+                first[k] += passed
+                second[k] += passed * d
         for k in range(length):
             total[k] += first[k]
             product[k] += second[k]
@@ -167,24 +189,16 @@ def _input(g, x, shift, rows, dx, thread, piece, start, stop):
 
 
 @kernel
-def _input_relu(g, y, x, shift, rows, dx, thread, piece, start, stop):
+def _affine_input(g, x, affine, rows, dx, thread, piece, start, stop):
+    """`_input` of the gradient that `_affine_products` masks."""
+    center, forward, shift = affine[0], affine[1], affine[2]
     scale, slope, offset = rows[0], rows[1], rows[2]
     zero = x.dtype.type(0)
     for i in range(start, stop):
         for k in range(x.shape[1]):
-            passed = g[i, k] if not y[i, k] <= zero else zero
-            dx[i, k] = scale[k] * passed + slope[k] * (x[i, k] - shift[k]) + offset[k]
-
-
-@kernel
-def _input_add_relu(g, y, x, shift, rows, dx, dr, thread, piece, start, stop):
-    scale, slope, offset = rows[0], rows[1], rows[2]
-    zero = x.dtype.type(0)
-    for i in range(start, stop):
-        for k in range(x.shape[1]):
-            passed = g[i, k] if not y[i, k] <= zero else zero
-            dr[i, k] = passed
-            dx[i, k] = scale[k] * passed + slope[k] * (x[i, k] - shift[k]) + offset[k]
+            d = x[i, k] - center[k]
+            passed = g[i, k] if not d * forward[k] + shift[k] <= zero else zero
+            dx[i, k] = scale[k] * passed + slope[k] * d + offset[k]
 
 
 # ------------------------------------------------------------------------- whole operations
@@ -218,8 +232,8 @@ def _scale(share, x, scale, shift, residual, relu, y):
 
 
 @kernel
-def _normalise(share, x, weight, bias, residual, eps, relu, mean, var, y):
-    """y, mean and var of the batch."""
+def _normalise(share, x, weight, bias, residual, eps, relu, mean, var, rows, y):
+    """y, mean and var of the batch, and the rows (3, L) of `_apply`."""
     channels, length = len(mean), x.shape[1]
     pixels = len(x) * (length // channels)
     # Deviations from the mean of the first row, which is near enough to the mean for their squares
@@ -231,34 +245,36 @@ def _normalise(share, x, weight, bias, residual, eps, relu, mean, var, y):
     _repeat(near, shift)
     sums = np.empty((share.pieces, 2, length))
     lead(share, bind(_moments, (x, shift, sums)))
-    rows = np.empty((3, length), x.dtype)
     _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows)
     _apply(share, x, rows, residual, relu, y)
 
 
 @kernel
-def _gradients(share, g, y, x, weight, mean, var, eps, dweight, dbias, dx, dr):
+def _gradients(share, g, y, x, weight, mean, var, eps, affine, masked, dweight, dbias, dx):
     """dx = scale * (g - <g> - n <g n>), with n = (x - mean) / std, folded to
 
-    scale * g + slope * (x - mean) + offset.
+    scale * g + slope * (x - mean) + offset.  Where a ReLU follows, g counts where its output is
+    not 0: that is computed from x by `affine` if given, else it is y and g goes to `masked`.
     """
     length = x.shape[1]
     pixels = len(x) * (length // len(mean))
     shift = np.empty(length, x.dtype)
     _repeat(mean, shift)
     sums = np.empty((share.pieces, 2, length))
-    if y is None:
-        lead(share, bind(_products, (g, x, shift, sums)))
+    if affine is not None:
+        lead(share, bind(_affine_products, (g, x, affine, sums)))
+    elif masked is not None:
+        lead(share, bind(_masked_products, (g, y, x, shift, sums, masked)))
     else:
-        lead(share, bind(_products_relu, (g, y, x, shift, sums)))
+        lead(share, bind(_products, (g, x, shift, sums)))
     rows = np.empty((3, length), x.dtype)
     _slope_and_offset(sums, pixels, eps, weight, mean, var, dweight, dbias, rows)
-    if y is None:
-        lead(share, bind(_input, (g, x, shift, rows, dx)))
-    elif dr is None:
-        lead(share, bind(_input_relu, (g, y, x, shift, rows, dx)))
+    if affine is not None:
+        lead(share, bind(_affine_input, (g, x, affine, rows, dx)))
+    elif masked is not None:
+        lead(share, bind(_input, (masked, x, shift, rows, dx)))
     else:
-        lead(share, bind(_input_add_relu, (g, y, x, shift, rows, dx, dr)))
+        lead(share, bind(_input, (g, x, shift, rows, dx)))
 
 
 # --------------------------------------------------------------------------------- wrappers
@@ -290,16 +306,17 @@ def batch_norm(
     """See `reference.batch_norm`."""
     if not _covers(x):
         return NotImplemented
-    return _forward(x, weight, bias, None, eps, False)
+    return _forward(x, weight, bias, None, eps, False)[:3]
 
 
 def batch_norm_relu(
     x: Array, weight: Array | None, bias: Array | None, residual: Array | None, eps: float
-) -> tuple[Array, Array, Array]:
-    """See `reference.batch_norm_relu`."""
+) -> tuple[Array, ...]:
+    """See `reference.batch_norm_relu`; without a residual, also what y can be computed from."""
     if not _covers(x, residual):
         return NotImplemented
-    return _forward(x, weight, bias, residual, eps, True)
+    found = _forward(x, weight, bias, residual, eps, True)
+    return found if residual is None else found[:3]
 
 
 def _forward(
@@ -309,12 +326,13 @@ def _forward(
     residual: Array | None,
     eps: float,
     relu: bool,
-) -> tuple[Array, Array, Array]:
-    rows, mean, var = channel_rows(x), np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
-    y = empty(rows.shape, rows.dtype)
+) -> tuple[Array, Array, Array, Array]:
+    xs, mean, var = channel_rows(x), np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
+    y, rows = empty(xs.shape, xs.dtype), np.empty((3, xs.shape[1]), xs.dtype)
     weight, bias = _vector(weight, 1, x), _vector(bias, 0, x)
-    _normalise(_share(rows), rows, weight, bias, _rows(residual), float(eps), relu, mean, var, y)
-    return from_rows(y, x), mean, var
+    others = _rows(residual), float(eps), relu
+    _normalise(_share(xs), xs, weight, bias, *others, mean, var, rows, y)
+    return from_rows(y, x), mean, var, rows
 
 
 def affine(x: Array, scale: Array, shift: Array) -> Array:
@@ -346,7 +364,7 @@ def batch_norm_backward(
     """See `reference.batch_norm_backward`."""
     if not _covers(x, g):
         return NotImplemented
-    return _backward(g, None, x, weight, mean, var, eps, False)[:3]
+    return _backward(g, None, x, weight, mean, var, eps, None, None)[:3]
 
 
 def batch_norm_relu_backward(
@@ -358,11 +376,17 @@ def batch_norm_relu_backward(
     var: Array,
     eps: float,
     residual: bool,
+    affine: Array | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """See `reference.batch_norm_relu_backward`."""
+    """See `reference.batch_norm_relu_backward`; affine: what this layer's forward returned last.
+
+    Then y need not be read, which saves two of seven passes over memory.
+    """
     if not _covers(x, g, y):
         return NotImplemented
-    return _backward(g, y, x, weight, mean, var, eps, residual)
+    masked = empty(channel_rows(x).shape, x.dtype) if affine is None else None
+    *found, dr = _backward(g, y, x, weight, mean, var, eps, affine, masked)
+    return *found, dr if residual else None
 
 
 def _backward(
@@ -373,12 +397,13 @@ def _backward(
     mean: Array,
     var: Array,
     eps: float,
-    residual: bool,
+    affine: Array | None,
+    masked: Array | None,
 ) -> tuple[Array, Array, Array, Array | None]:
     rows = channel_rows(x)
     weight, eps = _vector(weight, 1, x), float(eps)
     dweight, dbias = np.empty_like(mean), np.empty_like(mean)
-    dx, dr = empty(rows.shape, rows.dtype), empty(rows.shape, rows.dtype) if residual else None
+    dx = empty(rows.shape, rows.dtype)
     share, gs, ys = _share(rows), channel_rows(g), _rows(y)
-    _gradients(share, gs, ys, rows, weight, mean, var, eps, dweight, dbias, dx, dr)
-    return from_rows(dx, x), dweight, dbias, None if dr is None else from_rows(dr, x)
+    _gradients(share, gs, ys, rows, weight, mean, var, eps, affine, masked, dweight, dbias, dx)
+    return from_rows(dx, x), dweight, dbias, None if masked is None else from_rows(masked, x)

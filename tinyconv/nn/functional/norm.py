@@ -92,7 +92,7 @@ def tracked_batch_norm(
             "would be the bias. Use a larger batch, or model.eval()",
         )
     if relu:
-        y, (mean, var) = ops.batch_norm_relu(input, weight, bias, residual, eps=eps)
+        y, (mean, var, *_) = ops.batch_norm_relu(input, weight, bias, residual, eps=eps)
     else:
         y, (mean, var) = ops.batch_norm(input, weight, bias, eps=eps)
     if running_mean is not None:
