@@ -5,11 +5,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tinyconv.backend import (
     BACKENDS,
@@ -537,8 +538,112 @@ def test_memory_is_lent_again_only_when_nobody_refers_to_it() -> None:
     d = memory.empty((1024, 1024), np.int16)
     assert d.ctypes.data == address
     del b, c, d
-    memory.empty((1024, 1024), np.float64)  # room is made before memory of a new size is taken
-    assert {size: len(owners) for size, owners in memory.owners.items()} == {8 * 2**20: 1}
+    memory.empty((1024, 1024), np.float64)  # in what three arrays left
+    assert len(memory.slabs) == 1
+
+
+@pytest.fixture
+def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "LARGE", 64)
+    monkeypatch.setattr(memory_module, "SLAB", 4096)
+
+
+def follow(memory: memory_module.Memory, steps: Sequence[tuple[int, int, int]]) -> None:
+    """Lend arrays of so many numbers, keep a part or all of each, and drop one now and then.
+
+    What is kept never changes, though every new array is written to from end to end.
+    """
+    kept: list[tuple[np.ndarray, int]] = []
+    for number, (length, part, drop) in enumerate(steps):
+        x = memory.empty((length, 4), np.int32)
+        assert (x.shape, x.dtype, x.ctypes.data % memory_module.LINE) == ((length, 4), np.int32, 0)
+        x[:] = number
+        kept.append(([x, x[1:3].T, x.reshape(-1)[::2].view("u4"), x[length:]][part], number))
+        del x
+        if drop < len(kept):
+            del kept[drop]
+        for view, content in kept:
+            assert (view == content).all(), "lent to two at once"
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(1, 500), st.integers(0, 3), st.integers(0, 12)), max_size=60
+)
+FROM_FIXTURE = [HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=FROM_FIXTURE)
+@given(STEPS)
+def test_memory_is_never_lent_to_two_at_once(
+    small_slabs: None, steps: list[tuple[int, int, int]]
+) -> None:
+    memory = memory_module.Memory()
+    follow(memory, steps)
+    memory._end_loans()
+    assert memory.loans == {}
+    for slab in memory.slabs:
+        assert slab.is_idle(), slab.holes
+
+
+def test_a_memory_that_watches_a_view_is_caught(small_slabs: None) -> None:
+    class Wrong(memory_module.Memory):
+        def empty(self, shape: Any, dtype: Any) -> np.ndarray:
+            right = super().empty(shape, dtype)
+            loan = self.loans.popitem()[1]
+            wrong = memory_module._Loan(right, self.over.append)
+            wrong.slab, wrong.start, wrong.stop = loan.slab, loan.start, loan.stop
+            self.loans[id(wrong)] = wrong
+            return right
+
+    with pytest.raises(AssertionError, match="two at once"):
+        follow(Wrong(), [(100, 1, 99)] * 3)
+
+
+def test_slabs_in_which_nothing_is_lent_make_room_for_a_new_one(small_slabs: None) -> None:
+    memory = memory_module.Memory()
+    kept = memory.empty((1000,), np.float32)
+    dropped = [memory.empty((1000,), np.float32) for _ in range(2)]
+    assert [slab.size for slab in memory.slabs] == [4096] * 3
+    del dropped
+    large = memory.empty((5000,), np.float32)
+    assert [slab.size for slab in memory.slabs] == [4096, 20_032]
+    assert memory_module.is_lent(large.base)
+    for other in (kept, large, np.zeros(3), np.zeros(3)[1:].base):
+        assert not memory_module.is_lent(other)
+
+
+def test_memory_where_the_system_has_no_large_pages(
+    small_slabs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(memory_module.mmap, "MADV_HUGEPAGE", raising=False)
+    memory = memory_module.Memory()
+    follow(memory, [(100, 0, 3)] * 50)
+    assert isinstance(memory.slabs[0].space, memoryview)
+
+
+def test_memory_that_the_system_does_not_have_is_a_memory_error() -> None:
+    memory = memory_module.Memory()
+    with pytest.raises(MemoryError):
+        memory.empty((2**50,), np.uint8)
+    assert memory.empty((2**20,), np.uint8).size == 2**20
+
+
+def test_memory_is_lent_to_several_threads(small_slabs: None) -> None:
+    memory, failed = memory_module.Memory(), []
+
+    def work(seed: int) -> None:
+        steps = np.random.default_rng(seed).integers([1, 0, 0], [300, 4, 12], (500, 3))
+        try:
+            follow(memory, [tuple(map(int, step)) for step in steps])
+        except Exception as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failed == []
 
 
 def test_errors_in_a_worker_reach_the_caller() -> None:

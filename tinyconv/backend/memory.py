@@ -1,10 +1,14 @@
 """Memory for the large arrays that kernels return."""
 
 import math
+import mmap
 import os
-import sys
 import threading
+import weakref
+from bisect import bisect
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,72 +16,118 @@ import numpy as np
 from tinyconv.backend.array import Array
 
 LINE = 64  # bytes of a cache line
-WASTE = 8  # how many times too large memory may be for what is put into it
 LARGE = 2**17  # bytes from which on an array's memory is worth keeping for the next one
+SLAB = 2**27  # bytes that are asked for at once; the system provides what is written to
 
 
 def aligned(size: int) -> Array:
     """Uninitialised bytes that start on a cache line's boundary: no vector straddles two lines."""
-    return _from_line(np.empty(size + LINE, np.uint8), size)
-
-
-def _from_line(memory: Array, size: int) -> Array:
+    memory = np.empty(size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
     return memory[start : start + size]
+
+
+class _Slab:
+    """Memory from the system in one piece, lent in parts; what is not lent are the holes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.space = self._from_system(size)
+        self.holes = [(0, size)]  # in order; no two touch
+
+    @staticmethod
+    def _from_system(size: int) -> Any:
+        """In pages of 2 MB where Linux has them: fewer faults, and addresses found faster."""
+        with suppress(AttributeError, OSError):  # not here, or not so much
+            space = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            space.madvise(mmap.MADV_HUGEPAGE)
+            return space
+        return memoryview(aligned(size))
+
+    def take(self, size: int) -> int | None:
+        """From the first hole that is large enough, so that the last one stays large."""
+        for i, (start, stop) in enumerate(self.holes):
+            if stop - start >= size:
+                self.holes[i : i + 1] = [(start + size, stop)] if stop - start > size else []
+                return start
+        return None
+
+    def give_back(self, start: int, stop: int) -> None:
+        """A hole again, one with those that it touches."""
+        i = bisect(self.holes, (start, stop))
+        if i < len(self.holes) and self.holes[i][0] == stop:
+            stop = self.holes.pop(i)[1]
+        if i > 0 and self.holes[i - 1][1] == start:
+            i -= 1
+            start = self.holes.pop(i)[0]
+        self.holes.insert(i, (start, stop))
+
+    def is_idle(self) -> bool:
+        return self.holes == [(0, self.size)]
+
+
+class _Loan(weakref.ref[Array]):
+    """Part of a slab and the array that it was lent to, of which all others there are views."""
+
+    __slots__ = ("slab", "start", "stop")
+
+    slab: _Slab
+    start: int
+    stop: int
 
 
 class Memory:
     """Large uninitialised arrays, in the memory of ones that nobody refers to any more.
 
     The C library hands a large array back to the system when it dies, and the next one has to be
-    faulted in page by page, which takes longer than most kernels. Never holds more than was in use
-    at the same time.
+    faulted in page by page, which takes longer than most kernels.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.never_lent = np.empty(0, np.uint8)  # for comparison
-        self.owners: dict[int, list[Array]] = {}  # by size; the least recently lent first
-
-    def _idle(self, owners: list[Array]) -> list[int]:
-        """Where the owners are to which nobody refers; every view of one does."""
-        # A debugger's references count as well: so the unused one is counted along with the rest.
-        unused, *counts = [sys.getrefcount(owner) for owner in [self.never_lent, *owners]]
-        return [i for i, count in enumerate(counts) if count <= unused]
+        self.slabs: list[_Slab] = []
+        self.loans: dict[int, _Loan] = {}  # by their identity
+        # Loans whose arrays are gone.  An array may die anywhere, also in the midst of `empty`.
+        self.over: deque[_Loan] = deque()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
-        size = math.prod(shape) * dtype.itemsize
+        count = math.prod(shape)
+        size = -(-count * dtype.itemsize // LINE) * LINE
         if size < LARGE:
             return np.empty(shape, dtype)
         with self.lock:
-            owner = self._reuse(size)
-            if owner is None:
-                owner = np.empty(size + LINE, np.uint8)
-            self.owners.setdefault(owner.size - LINE, []).append(owner)
-            return _from_line(owner, size).view(dtype).reshape(shape)
+            self._end_loans()
+            slab, start = self._take(size)
+            owner = np.frombuffer(slab.space, dtype, count, start)
+            loan = _Loan(owner, self.over.append)
+            loan.slab, loan.start, loan.stop = slab, start, start + size
+            self.loans[id(loan)] = loan
+        return owner.reshape(shape)  # a view: it and all views of it refer to the owner
 
-    def _reuse(self, size: int) -> Array | None:
-        """Take out the smallest idle owner that is large enough; else drop others to make room.
+    def _end_loans(self) -> None:
+        while self.over:
+            loan = self.over.popleft()
+            del self.loans[id(loan)]
+            loan.slab.give_back(loan.start, loan.stop)
 
-        The one most recently lent, because more of it is still in the processor's cache.
-        """
-        for fit in sorted(fit for fit in self.owners if size <= fit <= WASTE * size):
-            for i in reversed(self._idle(self.owners[fit])):
-                return self.owners[fit].pop(i)
-        dropped = 0
-        for other, owners in list(self.owners.items()):
-            for passed, i in enumerate(self._idle(owners)):
-                if dropped < size:
-                    del owners[i - passed]
-                    dropped += other
-            if not owners:
-                del self.owners[other]
-        return None
+    def _take(self, size: int) -> tuple[_Slab, int]:
+        for slab in self.slabs:
+            start = slab.take(size)
+            if start is not None:
+                return slab, start
+        self.slabs = [slab for slab in self.slabs if not slab.is_idle()]  # make room first
+        self.slabs.append(_Slab(max(size, SLAB)))
+        return self._take(size)
 
 
 _memory = Memory()
 empty = _memory.empty
+
+
+def is_lent(x: Array) -> bool:
+    """Is x the very array that memory was lent to, to which its views refer?"""
+    return any(isinstance(loan, _Loan) for loan in weakref.getweakrefs(x))
 
 
 def empty_like(x: Array) -> Array:
@@ -92,8 +142,8 @@ def memory_order(x: Array) -> list[int]:
 
 
 def _after_fork() -> None:
-    """In the child: a thread that held the lock is gone, and nobody will release it."""
-    _memory.lock = threading.Lock()
+    """In the child: a thread that held the lock is gone, and may have left things half done."""
+    _memory.__init__()  # type: ignore[misc]
 
 
 if hasattr(os, "register_at_fork"):
