@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import tinyconv as tc
+from tinyconv import autograd
 from tinyconv.autograd import OPS, Node, op
+from tinyconv.backend import memory
 
 
 def leaf(*values: float, dtype: Any = None) -> tc.Tensor:
@@ -1043,3 +1045,137 @@ def test_a_gradient_never_shares_its_memory() -> None:
     for i, g in enumerate(grads):
         assert g.flags.writeable
         assert not any(np.shares_memory(g, other) for other in [*grads[:i], *others])
+
+
+# ------------------------------------------------------------ sums of gradients, in place or not
+
+
+@pytest.fixture
+def all_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autograd, "MANY", 1)
+
+
+def fresh_shares(addresses: list[int]) -> Any:
+    """An identity whose gradient is in memory of its own, large enough to be lent."""
+
+    def vjp(g: Any, _y: Any, _x: Any) -> Any:
+        share = memory.empty(g.shape, g.dtype)
+        share[...] = g
+        addresses.append(share.ctypes.data)
+        return share
+
+    made = tc.op(lambda x: 1 * x, name="fresh")
+    made.defvjp(vjp)
+    return made
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (300, 400)], ids=str)
+def test_a_share_that_nobody_else_refers_to_takes_the_others_in(
+    shape: Any, all_in_place: None
+) -> None:
+    addresses: list[int] = []
+    fresh = fresh_shares(addresses)
+    x = tc.ones(*shape, requires_grad=True)
+    y = 2 * x
+    (fresh(y) + fresh(y) * 3 + fresh(y)).sum().backward()
+    np.testing.assert_array_equal(x.grad.data, 10)
+    seen: list[int] = []
+    z = tc.ones(*shape, requires_grad=True)
+    z.register_hook(lambda g: seen.append(g.data.ctypes.data))
+    addresses.clear()
+    (fresh(z) + fresh(z)).sum().backward()
+    assert seen == addresses[:1]
+    assert len(addresses) == 2
+
+
+def kept_elsewhere(kind: str) -> tuple[Any, list[np.ndarray]]:
+    """An identity whose gradient somebody else keeps or sees, and what is kept."""
+    kept: list[np.ndarray] = []
+
+    def vjp(g: Any, _y: Any, _x: Any) -> Any:
+        g = 1 * g
+        if kind == "itself":
+            kept.append(g)
+            return g
+        if kind == "a view of it":
+            kept.append(g[1:])
+            return g
+        if kind == "what it is a view of":
+            kept.append(g)
+            return g.reshape(-1).reshape(g.shape)
+        if kind == "a memoryview":
+            kept.append(memoryview(g))
+            return g
+        if kind == "foreign memory":
+            kept.append(bytearray(g.tobytes()))
+            return np.frombuffer(kept[0], g.dtype).reshape(g.shape)
+        assert kind == "a lent one"
+        lent = memory.empty(g.shape, g.dtype)
+        lent[...] = g
+        kept.append(lent.T)
+        return lent
+
+    made = tc.op(lambda x: 1 * x, name="kept")
+    made.defvjp(vjp)
+    return made, kept
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["itself", "a view of it", "what it is a view of", "a memoryview", "foreign memory",
+     "a lent one"],
+)  # fmt: skip
+def test_a_share_that_somebody_keeps_stays_as_it_is(kind: str, all_in_place: None) -> None:
+    keeps, kept = kept_elsewhere(kind)
+    x = tc.ones(300, 400, requires_grad=True)
+    y = x * 2
+    (y * 5 + keeps(y)).sum().backward()  # the younger one's share comes first
+    np.testing.assert_array_equal(x.grad.data, 12)
+    np.testing.assert_array_equal(np.frombuffer(np.asarray(kept[0]).tobytes(), np.float32), 1)
+
+
+GRAPHS: dict[str, Any] = {
+    "twice": lambda x: x + x,
+    "thrice": lambda x: (x + x) + x,
+    "views": lambda x: x.reshape(6, 2).T.reshape(3, 4) + x.T.T * x + x,
+    "parts": lambda x: x[:2].sum() + x[1:] * x[0] + x[2],
+    "itself": lambda x: x * x + (x + 1) * (x + x),
+    "diamonds": lambda x: (lambda y: (y + y) * y + y.relu() + (y - y.exp()))(x * 2),
+    "broadcast": lambda x: x.mean() + x + x.sum(0) * x,
+}
+
+
+@pytest.mark.parametrize("how", ["plain", "retained", "created", "hooked", "taped"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_gradients_are_those_of_sums_in_new_memory(
+    name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients() -> list[np.ndarray]:
+        x = tc.tensor(np.linspace(-1, 1, 12).reshape(3, 4), requires_grad=True)
+        seen: list[tc.Tensor] = []
+        y = x * 1.5
+        if how == "hooked":
+            for tensor in (x, y):
+                tensor.register_hook(seen.append)
+        out = GRAPHS[name](y)
+        if how == "hooked":
+            out.register_hook(seen.append)
+        seed = tc.full(out.shape, 0.5, dtype=out.dtype)
+        if how == "taped":
+            with tc.record({"x": x}) as tape:
+                out.backward(seed)
+            seen += [tc.tensor([(one.norm, one.total) for one in tape])]
+        elif how == "created":
+            (g,) = tc.grad(out, x, seed, create_graph=True)
+            seen += [g, *tc.grad((g * g).sum() + (g + g).sum() + (y * x).sum(), (x, y))]
+        else:
+            out.backward(seed, retain_graph=how == "retained")
+            if how == "retained":
+                seen += [x.grad.clone(), *tc.grad(out, (x, y), seed)]
+        assert (seed.data == 0.5).all()
+        return [t.data for t in (x, y, *seen, *([x.grad] if x.grad is not None else []))]
+
+    expected = gradients()
+    monkeypatch.setattr(autograd, "MANY", 1)
+    for actual, right in zip(gradients(), expected, strict=True):
+        np.testing.assert_array_equal(actual, right)

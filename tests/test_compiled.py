@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import tinyconv as tc
 from tinyconv import nn
-from tinyconv.backend import BACKENDS, compiled, fused, memory, reference
+from tinyconv.backend import BACKENDS, blocked, compiled, fused, memory, reference
 
 if importlib.util.find_spec("numba") is None:
     pytest.skip("Numba is not installed", allow_module_level=True)
@@ -218,7 +218,13 @@ def test_loops_over_numbers(dtype: str) -> None:
                 actual = getattr(elementwise, name)(*arguments)
                 assert actual.strides == x.strides
                 np.testing.assert_array_equal(actual, getattr(reference, name)(*arguments))
+            for layer in (elementwise, blocked):
+                total = x.copy("K")
+                assert layer.add_to(total, y) is total
+                np.testing.assert_array_equal(total, reference.add(x, y))
     assert elementwise.add(x, np.ascontiguousarray(y)) is NotImplemented
+    assert elementwise.add_to(x, np.ascontiguousarray(y)) is NotImplemented
+    assert blocked.add_to(x, np.ascontiguousarray(y)) is NotImplemented
     assert elementwise.relu(x[:, :, ::2]) is NotImplemented
 
 

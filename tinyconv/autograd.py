@@ -23,6 +23,7 @@ import numpy as np
 from numpy.exceptions import AxisError
 
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
+from tinyconv.backend.memory import is_lent
 from tinyconv.context import context, last_write
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
 from tinyconv.hints import hints_for
@@ -560,7 +561,7 @@ def _walk(
                 continue  # a target that leads to no other target is neither read nor freed
             for edge, share in _vjp(node, g, needed, create_graph):
                 if edge in pending:
-                    pending[edge] = _added(pending[edge], share)
+                    pending[edge] = _added(pending, edge, share)
                 else:
                     pending[edge] = share
                     if edge.seq:
@@ -578,11 +579,12 @@ def _walk(
     return finished
 
 
-def _added(a: Any, b: Any) -> Any:
-    """a + b; large arrays in recycled memory and on all threads."""
-    if isinstance(a, Variable) or a.size < MANY or a.shape != b.shape:
-        return a + b
-    return backend_of(a).add(a, b)
+def _added(pending: dict[Edge, Any], edge: Edge, b: Any) -> Any:
+    """What is pending plus b; large arrays on all threads, in place where nobody would see it."""
+    a = [pending[edge]]
+    if isinstance(b, Variable) or b.size < MANY or (b.shape, b.dtype) != (a[0].shape, a[0].dtype):
+        return a[0] + b
+    return (backend_of(b).add_to if _unshared(a) else backend_of(b).add)(a[0], b)
 
 
 def _vjp(
@@ -824,17 +826,27 @@ _UNSHARED = np.empty(0)  # for comparison: one variable refers to it
 
 
 def _alone(g: Tensor) -> bool:
-    """Does nothing but g refer to its array, nor to the one of which that is a reshaped view?"""
-    data, base = [g.data], [g.data.base]
-    whole = base[0] is None or (
-        type(base[0]) is type(data[0]) and base[0].base is None and base[0].size == data[0].size
-    )
-    owns = (data if base[0] is None else base)[0].flags.owndata
-    if not (whole and owns and data[0].flags.c_contiguous):
+    """Does nothing but g refer to its row-major array?"""
+    data = [g.data]
+    return data[0].flags.c_contiguous and _unshared(data)
+
+
+def _unshared(array: list[Array]) -> bool:
+    """Does only one more than this list refer to the array in it, and nothing but the array to its
+
+    base?  That is the one of which an array is a reshaped view: it must have memory of its own.
+    """
+    base = [array[0].base]
+    if base[0] is None:
+        owns = array[0].flags.owndata
+    else:
+        same = type(base[0]) is type(array[0]) and base[0].size == array[0].size
+        owns = same and ((base[0].base is None and base[0].flags.owndata) or is_lent(base[0]))
+    if not (owns and getattr(array[0].flags, "writeable", True)):  # CuPy has no such flag
         return False
     unshared = [_UNSHARED]
     # counted alike: in a list each, and referred to once more
-    counts = [sys.getrefcount(held[0]) for held in (unshared, data, base) if held[0] is not None]
+    counts = [sys.getrefcount(held[0]) for held in (unshared, array, base) if held[0] is not None]
     return max(counts) == counts[0]
 
 

@@ -551,7 +551,18 @@ def add(x: Array, y: Array) -> Array:
     """See `reference.add`."""
     if x.strides != y.strides or x.dtype != y.dtype or not dense(x):
         return NotImplemented
-    total = empty_like(x)
+    return _sum(x, y, empty_like(x))
+
+
+def add_to(x: Array, y: Array) -> Array:
+    """See `reference.add_to`."""
+    if x.strides != y.strides or x.dtype != y.dtype or not dense(x):
+        return NotImplemented
+    return _sum(x, y, x)
+
+
+def _sum(x: Array, y: Array, total: Array) -> Array:
+    """x + y in `total`, all three dense and of one layout."""
     a, b, target = flat(x), flat(y), flat(total)
 
     def job(span: Sequence[slice]) -> None:

@@ -328,6 +328,12 @@ def add(x: Array, y: Array) -> Array:
     return x + y
 
 
+def add_to(x: Array, y: Array) -> Array:
+    """x with y of the same shape added in place."""
+    x += y
+    return x
+
+
 def relu(x: Array) -> Array:
     """max(x, 0); NaN stays NaN."""
     return array_module(x).maximum(x, 0)

@@ -16,6 +16,7 @@ from typing import Any
 AVAILABLE = importlib.util.find_spec("numba") is not None
 MODULES = {
     "add": "elementwise",
+    "add_to": "elementwise",
     "relu": "elementwise",
     "relu_backward": "elementwise",
     "adam": "optim",

@@ -20,6 +20,13 @@ def _add(x, y, total, thread, piece, start, stop):
 
 
 @parallel
+def _add_to(x, y, thread, piece, start, stop):
+    x, y = x[start:stop], y[start:stop]
+    for i in range(len(x)):
+        x[i] += y[i]
+
+
+@parallel
 def _relu(x, y, thread, piece, start, stop):
     x, y, zero = x[start:stop], y[start:stop], x.dtype.type(0)
     for i in range(len(x)):
@@ -45,6 +52,14 @@ def add(x: Array, y: Array) -> Array:
     total = empty_like(x)
     _add(share_out(x.size, x.size), flat(x), flat(y), flat(total))
     return total
+
+
+def add_to(x: Array, y: Array) -> Array:
+    """See `reference.add_to`."""
+    if not _alike(x, y):
+        return NotImplemented
+    _add_to(share_out(x.size, x.size), flat(x), flat(y))
+    return x
 
 
 def relu(x: Array) -> Array:
