@@ -157,7 +157,7 @@ class Graph:
             return into
         with np.errstate(all="ignore"):  # for the shape and the dtype
             result = np.asarray(compute())
-        allocated(result.nbytes)
+        allocated(result)
         self.recorded.append((compute, result))
         return result
 
@@ -238,7 +238,7 @@ class ndarray:
         if memptr is not None or strides is not None:
             raise NotImplementedError("fake cupy: ndarray(memptr=, strides=)")
         self._a = poisoned(shape, dtype, order)
-        allocated(self._a.nbytes)
+        allocated(self._a)
         self.base = None
 
     # --- what it is
@@ -901,7 +901,7 @@ def _made(name: str, count: int = 1) -> Callable[..., Any]:
 
 def _empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     made = poisoned(shape, dtype, order)
-    allocated(made.nbytes)
+    allocated(made)
     return view(made)
 
 
@@ -910,7 +910,7 @@ def _empty_like(
 ) -> ndarray:
     like = np.empty_like(_device("empty_like", a), dtype, order, shape=shape)
     like[...] = poisoned(like.shape, like.dtype)
-    allocated(like.nbytes)
+    allocated(like)
     return view(like)
 
 
@@ -1100,14 +1100,14 @@ class CUDARuntimeError(RuntimeError):
 class MemoryPool:
     """Hands out memory; the fake's is NumPy's, so there is nothing to free.
 
-    captured: bytes that were allocated while a stream captured
+    captured: what was allocated while a stream captured; a graph needs it as long as it is launched
     """
 
     def __init__(self, allocator: Any = None) -> None:
-        self.captured = 0
+        self.captured: list[np.ndarray] = []
 
     def used_bytes(self) -> int:
-        return self.captured
+        return sum(a.nbytes for a in self.captured)
 
     total_bytes = used_bytes
 
@@ -1120,13 +1120,13 @@ class MemoryPool:
 allocators = [MemoryPool()]  # the default pool, and those of `using_allocator`
 
 
-def allocated(count: int) -> None:
+def allocated(a: np.ndarray) -> None:
     """Memory of a capture must not be handed out to others before the graph is launched."""
     if not capture:
         return
     if len(allocators) == 1:
         raise Undefined("memory from the default pool in a capture: others will get it, too")
-    allocators[-1].captured += count
+    allocators[-1].captured.append(a)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from fake_cupy import measured, no_synchronisation
 
 import tinyconv as tc
 from tinyconv import nn, optim, train
+from tinyconv.backend import backend_named
 from tinyconv.backend.cuda import cublas
 from tinyconv.nn import functional as F
 
@@ -230,6 +231,19 @@ def test_a_resnets_step() -> None:
         plain.step(images, labels)
     assert meter.launches == 2 + 2 + 1 + 2  # inputs, graphs, the optimizer, outputs
     assert_same_bits(same.state(), plain.state())
+
+
+@pytest.mark.usefixtures("own_kernels", "cudnn")
+def test_a_step_with_cudnns_convolutions() -> None:
+    """To some digits: the fake's sums depend on where memory begins, also from run to run."""
+    plain, same, data = Training(), Training(), batches(4)
+    captured = tc.cuda.graph(same.step, data[0])
+    for pair in data:
+        found, expected = captured(*pair), plain.step(*pair)
+        assert found["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-5)
+    for a, b in zip(same.state(), plain.state(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert backend_named("cuda").served["conv2d", "cudnn"] > 0
 
 
 def test_a_state_that_is_loaded_counts() -> None:
