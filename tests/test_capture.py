@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -159,6 +160,11 @@ def test_products_of_every_layout(shapes: Any, dtype: str) -> None:
         tolerance = 1e-2 if dtype == "float16" else 1e-5
         np.testing.assert_allclose(found.get(), np.matmul(*hosts), rtol=tolerance, atol=tolerance)
         made.close()
+
+
+def test_the_fakes_functions_take_what_the_real_ones_take() -> None:
+    for name, types in cublas.SIGNATURES.items():
+        assert len(inspect.signature(getattr(Cublas(), name)).parameters) == len(types)
 
 
 def with_dropout() -> nn.Module:
