@@ -6,14 +6,12 @@ CuPy is imported when one of these is called, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyconv.backend import backend_named
 from tinyconv.backend.cuda import connection
-
-if TYPE_CHECKING:
-    from tinyconv.capture import Captured
-    from tinyconv.tensor import Tensor
+from tinyconv.capture import Captured
+from tinyconv.tensor import Tensor
 
 
 def is_available() -> bool:
@@ -86,14 +84,12 @@ def graph(step: Callable[..., Any], inputs: Sequence[Tensor]) -> Captured:
     eval, an if, a precision) stays as it was.  optimizer.step(), a schedule's step() and dropout
     go on as ever: the host does their part between the launches.
 
-    inputs: examples, on the GPU; every call's have their shapes and dtypes, or ShapeError, ...
-    Outputs, Tensors in tuples, lists or dicts, are detached.
+    inputs: examples, on the GPU.  ShapeError, DTypeError or DeviceError for later ones that differ.
+    Returns what the step returns, Tensors in tuples, lists or dicts, detached.
 
     DeviceError where a step cannot be captured, with the line that looks at a value or moves data;
     GraphError if it adds to gradients from before it: begin it with ``zero_grad()``.
     """
-    from tinyconv.capture import Captured  # which imports Tensor, and that this module's users
-
     return Captured(step, inputs)
 
 
