@@ -392,7 +392,16 @@ def channel_rows(x: Array) -> Array:
     while length < 256 and axis > 0:
         length *= last.shape[axis]
         axis -= 1
-    return np.ascontiguousarray(last).reshape(-1, length)
+    return contiguous(last).reshape(-1, length)
+
+
+def contiguous(x: Array) -> Array:
+    """x itself if it is row-major, else a copy, in recycled memory where that is worth it."""
+    if x.flags.c_contiguous:
+        return x
+    y = empty(x.shape, x.dtype)
+    y[...] = x
+    return y
 
 
 def from_rows(rows: Array, x: Array) -> Array:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyconv.backend.array import Array
-from tinyconv.backend.blocked import stride_phases
+from tinyconv.backend.blocked import contiguous, stride_phases
 from tinyconv.backend.compiled import tile
 from tinyconv.backend.compiled.host import Host, host
 from tinyconv.backend.compiled.jit import kernel
@@ -578,7 +578,7 @@ def _backward_plan(
 
 def images(x: Array) -> Array:
     """(N,C,H,W) as contiguous (N,H,W,C)."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    return contiguous(x.transpose(0, 2, 3, 1))
 
 
 def _how(backward: bool, weight_gradient: bool, x: Array) -> _How:
