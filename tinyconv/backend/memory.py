@@ -16,6 +16,7 @@ import numpy as np
 from tinyconv.backend.array import Array
 
 LINE = 64  # bytes of a cache line
+STAGGER = 5  # lines between arrays, lest all of a size compete for the same places in the cache
 LARGE = 2**17  # bytes from which on an array's memory is worth keeping for the next one
 SLAB = 2**27  # bytes that are asked for at once; the system provides what is written to
 
@@ -93,7 +94,7 @@ class Memory:
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
         count = math.prod(shape)
-        size = -(-count * dtype.itemsize // LINE) * LINE
+        size = (-(-count * dtype.itemsize // LINE) + STAGGER) * LINE
         if size < LARGE:
             return np.empty(shape, dtype)
         with self.lock:
