@@ -44,6 +44,8 @@ from tinyconv.backend.threads import scratch
 FEW_PIXELS, FEW_PRODUCTS = 300, 5e5  # where the direct algorithm is as fast (measured)
 MANY_WEIGHTS = 8192  # to a pixel: where transforming the weights takes longer than it saves
 STRIP = 12  # tiles: enough to repay reading the weights, few enough to stay in cache
+LONG_STRIP = 28  # of a weight gradient, which reads and writes all its sums for each strip
+MATRICES = 2**19  # bytes of a long strip's inputs that stay in the second-level cache
 OUT, IN, ELEMENTS = 4, 6, 36  # a tile's outputs and inputs along an axis; the matrices
 
 
@@ -298,9 +300,12 @@ def _plan(
     (H, W), (OH, OW), (top, left), (C, O) = size, out_size, padding, channels
     rows, columns = -(-OH // OUT), -(-OW // OUT)
     L = machine.lanes(dtype)
-    strip = max(1, min(rows, STRIP // columns))
+    most = STRIP
+    if weight_gradient:
+        most = max(STRIP, min(LONG_STRIP, MATRICES // (ELEMENTS * C * dtype.itemsize)))
+    strip = max(1, min(rows, most // columns))
     strip = -(-rows // -(-rows // strip))
-    images = max(1, STRIP // (rows * columns)) if strip == rows else 1
+    images = max(1, most // (rows * columns)) if strip == rows else 1
     count = images * strip * columns
     if weight_gradient:
         J, V = machine.weight_tile(C, O, dtype)
