@@ -628,3 +628,20 @@ def test_clip_grad_value() -> None:
         if g is not None:
             assert p.grad.dtype == tc.float32
             np.testing.assert_array_equal(p.grad.data, g)
+
+
+def test_parameters_whose_memory_is_exchanged_between_steps() -> None:
+    """Addresses are remembered from step to step: for the arrays that they belong to."""
+    p = tc.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = optim.SGD([p], lr=0.5, momentum=0.5)
+    for _ in range(2):
+        before = p.data
+        p.data = before.copy()
+        p.grad = tc.tensor([1.0, 1.0])
+        optimizer.step()
+        assert (p.data < before).all()
+    np.testing.assert_allclose(p.data, [1 - 0.5 - 0.75, 2 - 0.5 - 0.75])
+    optimizer.state[p]["momentum_buffer"] = tc.zeros(2)
+    p.grad = tc.tensor([1.0, 1.0])
+    optimizer.step()
+    np.testing.assert_allclose(p.data, [-0.75, 0.25])

@@ -5,7 +5,8 @@ In the order of `tinyconv.backend.reference`, and so, but for Adam, to the same 
 
 from __future__ import annotations
 
-import math
+import weakref
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray, types
@@ -32,8 +33,8 @@ def _sgd(table, lr, momentum, shares, weight_decay, moving, nesterov, thread, pi
     for row in range(first, last):
         size, share = table[row, 0], shares[table[row, 1]]
         p = carray(_pointer(table[row, 2]), size, kind)
-        g = carray(_pointer(table[row, 3]), size, kind)
-        velocity = carray(_pointer(table[row, 4]), size, kind)
+        velocity = carray(_pointer(table[row, 3]), size, kind)
+        g = carray(_pointer(table[row, 4]), size, kind)
         for i in range(size):
             d = g[i] + weight_decay * p[i] if weight_decay != 0 else g[i]
             if moving:
@@ -63,9 +64,9 @@ def _adam(
     for row in range(first, last):
         size, step_size, root = table[row, 0], step_sizes[table[row, 1]], roots[table[row, 1]]
         p = carray(_pointer(table[row, 2]), size, kind)
-        g = carray(_pointer(table[row, 3]), size, kind)
-        m = carray(_pointer(table[row, 4]), size, kind)
-        v = carray(_pointer(table[row, 5]), size, kind)
+        m = carray(_pointer(table[row, 3]), size, kind)
+        v = carray(_pointer(table[row, 4]), size, kind)
+        g = carray(_pointer(table[row, 5]), size, kind)
         for i in range(size):
             if shrink != 1:
                 p[i] *= shrink
@@ -85,16 +86,55 @@ def _covers(gs: list[Array], *lists: list[Array]) -> bool:
     )
 
 
-def _table(*lists: list[Array]) -> Array:
-    """Rows of at most PART numbers: how many, of which parameter, and the addresses."""
-    rows = []
-    step = PART * lists[0][0].itemsize
-    for i, arrays in enumerate(zip(*lists, strict=True)):
-        size = arrays[0].size
-        addresses = [a.__array_interface__["data"][0] for a in arrays]
-        for part in range(math.ceil(size / PART)):
-            rows.append((min(PART, size - part * PART), i, *[a + part * step for a in addresses]))
-    return np.array(rows, np.int64).reshape(-1, 2 + len(lists))
+class _Rows(NamedTuple):
+    """A table without the addresses of the gradients, which are new in every step."""
+
+    arrays: list[weakref.ref[Array]]  # that it was made for
+    table: Array
+    parameters: Array  # of each row
+    offsets: Array  # of each row's first number, in bytes
+
+
+_known: dict[int, _Rows] = {}  # by the identity of the first parameter
+MANY_KNOWN = 64
+
+
+def _table(gs: list[Array], *lists: list[Array]) -> Array:
+    """Rows of at most PART numbers: how many, of which parameter, and the addresses, the
+
+    gradient's last.
+    """
+    arrays = [a for each in lists for a in each]
+    rows = _known.get(id(arrays[0]))
+    if (
+        rows is None
+        or len(rows.arrays) != len(arrays)
+        or any(known() is not a for known, a in zip(rows.arrays, arrays, strict=True))
+    ):
+        if len(_known) >= MANY_KNOWN:
+            _known.clear()
+        rows = _known[id(arrays[0])] = _rows(arrays, *lists)
+    table = rows.table.copy()
+    table[:, -1] = np.array([_address(g) for g in gs])[rows.parameters] + rows.offsets
+    return table
+
+
+def _rows(arrays: list[Array], *lists: list[Array]) -> _Rows:
+    table, offsets = [], []
+    for i, of_parameter in enumerate(zip(*lists, strict=True)):
+        size, itemsize = of_parameter[0].size, of_parameter[0].itemsize
+        addresses = [_address(a) for a in of_parameter]
+        for start in range(0, size, PART):
+            offset = start * itemsize
+            table.append((min(PART, size - start), i, *[a + offset for a in addresses], 0))
+            offsets.append(offset)
+    numbers = np.array(table, np.int64).reshape(-1, 3 + len(lists))
+    return _Rows([weakref.ref(a) for a in arrays], numbers, numbers[:, 1], np.array(offsets, int))
+
+
+def _address(a: Array) -> int:
+    address: int = a.__array_interface__["data"][0]
+    return address
 
 
 def sgd(
@@ -113,7 +153,7 @@ def sgd(
     if not _covers(gs, ps, velocities):
         return NotImplemented
     gs = [np.ascontiguousarray(g) for g in gs]
-    table, kind = _table(ps, gs, velocities), ps[0].dtype
+    table, kind = _table(gs, ps, velocities), ps[0].dtype
     _sgd(
         share_out(len(table), sum(p.size for p in ps), 2),
         table,
@@ -146,7 +186,7 @@ def adam(
     if largest is not None or not _covers(gs, ps, ms, vs):
         return NotImplemented
     gs = [np.ascontiguousarray(g) for g in gs]
-    table, kind = _table(ps, gs, ms, vs), ps[0].dtype
+    table, kind = _table(gs, ps, ms, vs), ps[0].dtype
     numbers = map(kind.type, (beta1, 1 - beta1, beta2, 1 - beta2, eps, weight_decay, shrink))
     _adam(
         share_out(len(table), sum(p.size for p in ps), 2),
