@@ -299,15 +299,30 @@ def test_a_report_needs_a_run(capsys, tmp_path):
     assert "there is no run in nowhere" in capsys.readouterr().err
 
 
-def test_predictions_are_probabilities_and_leave_the_mode():
+def test_answers_are_in_order_and_leave_the_mode():
     trainer = Trainer(Config(batch_size=BATCH, epochs=1), Run(Path("x")))
     trainer.model.train()
-    p = train.predict(trainer.model, trainer.test_set, batch_size=7)
+    logits, labels = train.answers(trainer.model, trainer.test_set, batch_size=7)
     assert trainer.model.training
-    assert p.dtype == np.float32
-    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    assert not logits.requires_grad
+    np.testing.assert_array_equal(labels.numpy(), trainer.test_set.labels)
     _, accuracy = train.evaluate(trainer.model, trainer.test_set)
-    assert 100 * (p.argmax(1) == trainer.test_set.labels).mean() == pytest.approx(accuracy)
+    found = logits.numpy().argmax(1)
+    assert 100 * (found == trainer.test_set.labels).mean() == pytest.approx(accuracy)
+
+
+def test_a_report_shows_what_the_weights_say_now(tmp_path):
+    """The last epoch's answers, or new ones where nothing was tested since the weights came."""
+    trainer = Trainer(Config(batch_size=BATCH, epochs=2), Run(tmp_path / "run"))
+    trainer.run.write_config(trainer.config)
+    assert trainer.logits is None
+    trainer.train_epoch(train.StopRequest(), show=False)
+    trainer.finish_epoch()
+    assert trainer.logits is not None
+    fresh, _ = train.answers(trainer.model, trainer.tested)
+    np.testing.assert_array_equal(trainer.logits.numpy(), fresh.numpy())
+    trainer.train_epoch(train.StopRequest(), show=False)
+    assert trainer.logits is None
 
 
 def test_the_most_frequent_mistakes_are_named(record):

@@ -183,6 +183,7 @@ class Trainer:
         self.sums = {"loss": 0.0, "correct": 0, "seconds": 0.0}
         self.history: list[dict[str, Any]] = []
         self.note_every = max(NOTE_EVERY, steps // NOTES)
+        self.logits: tc.Tensor | None = None  # of the whole test set, with the present weights
         self.unread: list[tuple[int, tc.Tensor, tc.Tensor]] = []  # step, loss, how many were right
         self.loss = math.nan  # the last one that was read
         self.losses: list[float] = []  # since the last note
@@ -265,6 +266,7 @@ class Trainer:
 
     def train_epoch(self, stop: StopRequest, show: bool) -> None:
         self.model.train()
+        self.logits = None  # they are about to be out of date
         self.loader.set_epoch(self.epoch)
         bar = tqdm(
             total=len(self.loader),
@@ -296,7 +298,9 @@ class Trainer:
         """Evaluate, note the epoch's figures, save."""
         dist.check_identical(self.model)
         self.read()
-        test_loss, test_accuracy = evaluate(self.model, self.tested)
+        logits, labels = answers(self.model, own_part(self.tested))
+        test_loss, test_accuracy = score(logits, labels)
+        self.logits = logits if self.ranks == 1 else None
         seen = self.batch * self.config.batch_size
         row = {
             "epoch": self.epoch + 1,
@@ -336,6 +340,9 @@ class Trainer:
         settings["data"] = (f"{self.train_set.source}: {len(self.train_set):,} training and "
                             f"{len(self.test_set):,} test images")
         total = sum(p.numel() for p in self.model.parameters())
+        logits = self.logits
+        if logits is None:  # nothing was tested since the last step, or by several ranks
+            logits = answers(self.model, self.tested)[0]
         return self.run.write_report(report.to_html(report.Record(
             title=f"{self.config.model} on {self.config.dataset}",
             facts=[("parameters", f"{total:,}"), *settings.items(),
@@ -347,7 +354,7 @@ class Trainer:
             classes=self.test_set.classes,
             images=self.test_set.images,
             labels=self.test_set.labels,
-            probabilities=predict(self.model, self.tested),
+            probabilities=F.softmax(logits, 1).cpu().numpy(),
         )))
 
     def fit(self, show: bool = True) -> list[dict[str, Any]]:
@@ -417,35 +424,34 @@ def _load(kind: Any, source: str) -> Any:
 
 
 @tc.no_grad()
-def evaluate(model: nn.Module, dataset: Any, batch_size: int = 500) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in percent; the model is left in the mode it was in.
-
-    Each rank takes its part of the dataset; all get the result.
-    """
+def answers(model: nn.Module, dataset: Any, batch_size: int = 100) -> tuple[tc.Tensor, tc.Tensor]:
+    """The logits (N, K) and labels (N,) of a dataset; the model is left in the mode it was in."""
     training = model.training
     model.eval()
-    losses, correct = [], []
-    rank, ranks = dist.shard()
-    part = data.Subset(dataset, np.arange(rank, len(dataset), ranks)) if ranks > 1 else dataset
-    for images, labels in data.DataLoader(part, batch_size):
-        logits = model(images)
-        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-        correct.append((logits.argmax(1) == labels).sum())
+    batches = data.DataLoader(dataset, batch_size)
+    logits, labels = zip(*((model(x), wanted) for x, wanted in batches), strict=True)
     model.train(training)
-    found = (sum(tc.stack(values).tolist()) for values in (losses, correct))
-    loss, right = dist.total(*found)
-    return loss / len(dataset), 100 * right / len(dataset)
+    return tc.cat(logits), tc.cat(labels)
 
 
 @tc.no_grad()
-def predict(model: nn.Module, dataset: Any, batch_size: int = 500) -> Any:
-    """The probabilities of the classes, (N, K) float32; the model is left in the mode it was in."""
-    training = model.training
-    model.eval()
-    found = [F.softmax(model(images), 1).cpu().numpy()
-             for images, _ in data.DataLoader(dataset, batch_size)]
-    model.train(training)
-    return np.concatenate(found)
+def score(logits: tc.Tensor, labels: tc.Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in percent, of all ranks' answers together."""
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    correct = (logits.argmax(1) == labels).sum()
+    loss, right, count = dist.total(loss.item(), correct.item(), len(labels))
+    return loss / count, 100 * right / count
+
+
+def evaluate(model: nn.Module, dataset: Any, batch_size: int = 100) -> tuple[float, float]:
+    """`score` of a model's `answers`.  Each rank takes its part of the dataset."""
+    return score(*answers(model, own_part(dataset), batch_size))
+
+
+def own_part(dataset: Any) -> Any:
+    """What this rank tests: all of it if there is one."""
+    rank, ranks = dist.shard()
+    return data.Subset(dataset, np.arange(rank, len(dataset), ranks)) if ranks > 1 else dataset
 
 
 @tc.no_grad()

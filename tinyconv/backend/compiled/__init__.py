@@ -32,6 +32,7 @@ MODULES = {
     "batch_norm_backward": "norm",
     "batch_norm_relu": "norm",
     "batch_norm_relu_backward": "norm",
+    "move_statistics": "norm",
     "max_pool2d": "pool",
     "pool_gather": "pool",
     "pool_scatter": "pool",
@@ -40,7 +41,7 @@ MODULES = {
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
 MANY = 2**15  # the same for a mere loop over numbers
-ANY_SIZE = {"adam", "cross_entropy", "cross_entropy_backward", "sgd"}
+ANY_SIZE = {"adam", "cross_entropy", "cross_entropy_backward", "move_statistics", "sgd"}
 DTYPES = "fd"  # float32, float64
 
 

@@ -277,6 +277,13 @@ def _gradients(share, g, y, x, weight, mean, var, eps, affine, masked, dweight, 
         lead(share, bind(_input, (g, x, shift, rows, dx)))
 
 
+@kernel
+def _move(running_mean, running_var, mean, var, kept, share, unbias):
+    for c in range(len(mean)):
+        running_mean[c] = running_mean[c] * kept + share * mean[c]
+        running_var[c] = running_var[c] * kept + share * (var[c] * unbias)
+
+
 # --------------------------------------------------------------------------------- wrappers
 
 
@@ -407,3 +414,23 @@ def _backward(
     share, gs, ys = _share(rows), channel_rows(g), _rows(y)
     _gradients(share, gs, ys, rows, weight, mean, var, eps, affine, masked, dweight, dbias, dx)
     return from_rows(dx, x), dweight, dbias, None if masked is None else from_rows(masked, x)
+
+
+def move_statistics(
+    running_mean: Array,
+    running_var: Array,
+    mean: Array,
+    var: Array,
+    seen: Array | None,
+    *,
+    momentum: float | None,
+    unbias: float,
+) -> None:
+    """See `fused.move_statistics`; to the same bits."""
+    arrays = running_mean, running_var, mean, var
+    if momentum is None or any(a.dtype != mean.dtype for a in arrays):
+        return NotImplemented
+    if seen is not None:
+        seen += 1
+    _move(*arrays, *map(mean.dtype.type, (1 - momentum, momentum, unbias)))
+    return None
