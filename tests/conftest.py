@@ -1,5 +1,6 @@
 """What every test gets: seeds, global state put back, and the list of backends."""
 
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -66,7 +67,11 @@ def fresh_state() -> Iterator[None]:
     tc_random.manual_seed(0)
     choices = {backend: backend.choice for backend in BACKENDS.values()}
     enabled, operations, before = context.grad_enabled, dict(OPS), dict(modes._modes)
+    cupy = sys.modules.get("cupy")
     yield
+    other_cupy = sys.modules.get("cupy") is not cupy
+    if other_cupy and cupy is None:
+        del sys.modules["cupy"]
     leaked = context.grad_enabled != enabled or context.scope or context.module is not None
     context.grad_enabled, context.scope, context.module = enabled, "", None
     for backend, choice in choices.items():
@@ -76,6 +81,7 @@ def fresh_state() -> Iterator[None]:
     OPS.clear()
     OPS.update(operations)  # an operation that a test made does not stay in the table
     assert not leaked, "the test left the grad mode or the module scope changed"
+    assert not other_cupy, "the test left another cupy behind"
 
 
 @pytest.fixture
