@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 needed="graphviz hypothesis numpy pooch pytest pytest_timeout safetensors threadpoolctl tqdm"
-if ! "$python" -c "import cupy, ${needed// /, }"; then
-    cuda=$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p') || true
+if ! "$python" -c "import cupy, ${needed// /, }" 2>/dev/null; then
+    cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p') || true
     if [ -z "$cuda" ]; then
         echo "no GPU: nvidia-smi does not name a CUDA version" >&2
         exit 1
