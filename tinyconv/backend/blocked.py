@@ -240,11 +240,9 @@ def conv2d(
     """See `reference.conv2d`."""
     if not _covers(x, w):
         return NotImplemented
-    (top, bottom), (left, right) = padding
-    N, C, H, W = x.shape
-    size = reference.output_size(
-        (top + H + bottom, left + W + right), w.shape[2:], stride, dilation
-    )
+    (top, _), (left, _) = padding
+    N, C = x.shape[:2]
+    size = reference.output_size(x.shape[2:], w.shape[2:], stride, dilation, padding)
     y = _empty(N, len(w), *size, x.dtype)
     w, groups = _block_diagonal(x, w, groups)
     _correlate(

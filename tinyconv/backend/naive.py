@@ -34,8 +34,8 @@ def multiply_adds(y_shape: Index, x_size: Index, w_shape: Index, **geometry: Any
 
 def conv2d(x: Array, w: Array, **geometry: Any) -> Array:
     """The convolution, y (N,O,OH,OW)."""
-    H, W = (n + sum(p) for n, p in zip(x.shape[2:], geometry["padding"], strict=True))
-    size = output_size((H, W), w.shape[2:], geometry["stride"], geometry["dilation"])
+    how = (geometry[name] for name in ("stride", "dilation", "padding"))
+    size = output_size(x.shape[2:], w.shape[2:], *how)
     y = array_module(x).zeros((len(x), len(w), *size), x.dtype)
     for i, j, k in multiply_adds(y.shape, x.shape[2:], w.shape, **geometry):
         y[i] += x[j] * w[k]

@@ -20,9 +20,15 @@ Padding: TypeAlias = tuple[Pair, Pair]
 # ------------------------------------------------------------------------------- windows
 
 
-def output_size(size: Pair, kernel_size: Pair, stride: Pair, dilation: Pair) -> Pair:
-    """How many windows fit into a padded image of `size`, down and across."""
-    (H, W), (KH, KW), (sh, sw), (dh, dw) = size, kernel_size, stride, dilation
+NO_PADDING: Padding = ((0, 0), (0, 0))
+
+
+def output_size(
+    size: Pair, kernel_size: Pair, stride: Pair, dilation: Pair, padding: Padding = NO_PADDING
+) -> Pair:
+    """How many windows fit into an image of `size` with that border, down and across."""
+    H, W = (n + before + after for n, (before, after) in zip(size, padding, strict=True))
+    (KH, KW), (sh, sw), (dh, dw) = kernel_size, stride, dilation
     return (H - dh * (KH - 1) - 1) // sh + 1, (W - dw * (KW - 1) - 1) // sw + 1
 
 

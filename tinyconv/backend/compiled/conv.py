@@ -22,13 +22,11 @@ def conv2d(
     x: Array, w: Array, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Array:
     """See `reference.conv2d`."""
-    (top, bottom), (left, right) = padding
-    H, W = x.shape[2:]
-    size = output_size((top + H + bottom, left + W + right), w.shape[2:], stride, dilation)
+    size = output_size(x.shape[2:], w.shape[2:], stride, dilation, padding)
     if not _covers(x, w) or 0 in size:
         return NotImplemented
     if winograd.covers(w.shape, stride, dilation, groups, len(x), size, x.dtype):
-        return winograd.correlate(x, w, size, (top, left), backward=False)
+        return winograd.correlate(x, w, size, (padding[0][0], padding[1][0]), backward=False)
     return direct.conv2d(
         x, w, size, stride=stride, padding=padding, dilation=dilation, groups=groups
     )

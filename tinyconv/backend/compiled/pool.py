@@ -137,9 +137,9 @@ def max_pool2d(
     x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> tuple[Array, Array]:
     """See `reference.max_pool2d`."""
-    (top, bottom), (left, right) = padding
-    N, C, H, W = x.shape
-    size = output_size((top + H + bottom, left + W + right), kernel_size, stride, dilation)
+    (top, _), (left, _) = padding
+    N, C = x.shape[:2]
+    size = output_size(x.shape[2:], kernel_size, stride, dilation, padding)
     y, places = empty((N, *size, C), x.dtype), empty((N, *size, C), np.int64)
     share = _share(N, y.size * kernel_size[0] * kernel_size[1])
     _max_pool(share, images(x), y, places, kernel_size, stride, dilation, top, left)
@@ -190,9 +190,9 @@ def pool_scatter(
 
 def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
     """See `reference.window_sum`."""
-    (top, bottom), (left, right) = padding
-    N, C, H, W = x.shape
-    size = output_size((top + H + bottom, left + W + right), kernel_size, stride, (1, 1))
+    (top, _), (left, _) = padding
+    N, C = x.shape[:2]
+    size = output_size(x.shape[2:], kernel_size, stride, (1, 1), padding)
     y, xs = empty((N, *size, C), x.dtype), images(x)
     work = y.size * kernel_size[0] * kernel_size[1]
     _window_sum(_share(N, work), xs, y, kernel_size, stride, top, left)

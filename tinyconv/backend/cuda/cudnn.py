@@ -268,7 +268,7 @@ def conv2d(
     bias: Array | None = None,
 ) -> Array:
     """See `reference.conv2d`; a bias (O,) is added in the same call."""
-    out_size = _out_size(x.shape, w.shape[2:], stride, padding, dilation)
+    out_size = output_size(x.shape[2:], w.shape[2:], stride, dilation, padding)
     shape = (len(x), len(w), *out_size)
     inputs = [x, w] if bias is None else [x, w, bias.reshape(1, -1, 1, 1)]
     if not _covers(inputs, shape):
@@ -288,7 +288,7 @@ def conv2d_input(
 ) -> Array:
     """See `reference.conv2d_input`."""
     shape = (len(g), w.shape[1] * groups, *input_size)
-    out_size = _out_size(shape, w.shape[2:], stride, padding, dilation)
+    out_size = output_size(shape[2:], w.shape[2:], stride, dilation, padding)
     if not _covers([g, w], shape) or out_size != g.shape[2:]:
         return NotImplemented
     return _convolve("conv_dgrad", [g, w], shape, stride=stride, padding=padding, dilation=dilation)
@@ -306,7 +306,7 @@ def conv2d_weight(
 ) -> Array:
     """See `reference.conv2d_weight`."""
     shape = (g.shape[1], x.shape[1] // groups, *kernel_size)
-    out_size = _out_size(x.shape, kernel_size, stride, padding, dilation)
+    out_size = output_size(x.shape[2:], kernel_size, stride, dilation, padding)
     if not _covers([x, g], shape) or out_size != g.shape[2:]:
         return NotImplemented  # cuDNN wants a gradient of every window that there is room for
     return _convolve("conv_wgrad", [x, g], shape, stride=stride, padding=padding, dilation=dilation)
@@ -321,10 +321,3 @@ def _covers(inputs: Sequence[Array], shape: Sequence[int]) -> bool:
         and min(shape) > 0
         and all(0 < size < LARGEST for size in (math.prod(shape), *(x.size for x in inputs)))
     )
-
-
-def _out_size(
-    images: Sequence[int], kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
-) -> Pair:
-    H, W = (n + sum(pad) for n, pad in zip(images[2:], padding, strict=True))
-    return output_size((H, W), kernel_size, stride, dilation)

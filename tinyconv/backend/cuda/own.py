@@ -114,11 +114,6 @@ def _window(
     return np.array((sizes,), WINDOW)
 
 
-def _out_size(x: Array, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair) -> Pair:
-    height, width = (n + sum(pad) for n, pad in zip(x.shape[2:], padding, strict=True))
-    return output_size((height, width), kernel_size, stride, dilation)
-
-
 # --------------------------------------------------------------------------------- convolution
 
 
@@ -133,7 +128,7 @@ def conv2d(
     bias: Array | None = None,
 ) -> Array:
     """See `reference.conv2d`; the bias (O,) costs nothing, the permutation adds it."""
-    out_size = _out_size(x, w.shape[2:], stride, padding, dilation)
+    out_size = output_size(x.shape[2:], w.shape[2:], stride, dilation, padding)
     N, O, P = len(x), len(w), math.prod(out_size)
     row = w[0].size * groups * P
     if not _covers(x, w, bias) or min(out_size) < 1 or max(row, O * P) >= LARGEST:
@@ -247,7 +242,7 @@ def max_pool2d(
     x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> tuple[Array, Array]:
     """See `reference.max_pool2d`."""
-    out_size = _out_size(x, kernel_size, stride, padding, dilation)
+    out_size = output_size(x.shape[2:], kernel_size, stride, dilation, padding)
     shape = (*x.shape[:2], *out_size)
     if not _covers(x) or not 0 < math.prod(shape) < LARGEST:
         return NotImplemented
@@ -302,7 +297,7 @@ def _planes(image_size: Sequence[int], indices: Array) -> tuple[int, int, int]:
 
 def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
     """See `reference.window_sum`."""
-    out_size = _out_size(x, kernel_size, stride, padding, (1, 1))
+    out_size = output_size(x.shape[2:], kernel_size, stride, (1, 1), padding)
     shape = (*x.shape[:2], *out_size)
     if not _covers(x) or not 0 < math.prod(shape) < LARGEST:
         return NotImplemented
