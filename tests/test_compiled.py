@@ -47,7 +47,12 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(winograd, "FEW_PIXELS", 0)
     monkeypatch.setattr(winograd, "FEW_PRODUCTS", 0)
     monkeypatch.setattr(winograd, "MANY_WEIGHTS", 10**6)
+    plans = conv._forward, conv._backward, conv._weight_gradient
+    for plan in plans:
+        plan.cache_clear()  # made for other limits
     yield
+    for plan in plans:
+        plan.cache_clear()
     host.use(None)
 
 
@@ -261,6 +266,18 @@ def test_norms_stay_in_their_buffers(
         if e is not None:
             assert_close(a, e, dtype)
     guarded.check()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fixed_statistics_give_the_same_bits_as_numpy(dtype: str) -> None:
+    mean, var, weight, bias = (draw(1, 37, dtype=dtype, seed=i)[0] for i in range(4))
+    vectors = mean, np.abs(var), weight, bias
+    found = norm.scale_and_shift(*vectors, 1e-3)
+    for actual, expected in zip(found, fused.scale_and_shift(*vectors, 1e-3), strict=True):
+        assert actual.dtype == dtype
+        assert np.array_equal(actual, expected)
+    assert norm.scale_and_shift(*vectors[:2], None, bias, 1e-3) is NotImplemented
+    assert norm.scale_and_shift(mean, np.abs(var).astype("f2"), weight, bias, 1) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

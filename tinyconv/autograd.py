@@ -15,6 +15,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -136,6 +137,7 @@ class Variable:
         return () if self.node is None else self.node.inputs
 
 
+_new = object.__new__
 _NO_PARAMS: dict[str, Any] = {}  # of most nodes, one for all
 Reads: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 Edge: TypeAlias = Node | Variable  # a Variable where the edge ends at a leaf
@@ -234,11 +236,15 @@ class Op:
         for arg in args:
             if isinstance(arg, Variable):
                 break
-        else:
-            return self._on_arrays(args, params)
+        else:  # just compute: what a first-order backward does, above all
+            try:
+                out = self.forward(*args, **params) if params else self.forward(*args)
+            except (AttributeError, TypeError):
+                check_operands(self.name, args)
+                raise
+            return out if self.fused is None else out[0]
         arrays: list[Any] = []
         edges: list[Edge | None] = []
-        saved: list[Any] = [None]
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
         for arg in args:
             edge = None
@@ -249,7 +255,6 @@ class Op:
                 arg = arg.data
             arrays.append(arg)
             edges.append(edge)
-            saved.append(edge)
             bit += bit
         if self.agree and (
             len(arrays) != 2
@@ -271,12 +276,14 @@ class Op:
             data = _whole(data)  # a NumPy reduction returned a scalar
         now = context.__dict__  # this thread's, looked up once
         dtype = data.dtype
-        if wanted and self.vjps and now["grad_enabled"] and dtype.kind == "f":
+        is_float = dtype is _FLOAT32 or dtype.kind == "f"  # the first is quicker
+        if wanted and self.vjps and now["grad_enabled"] and is_float:
             try:
                 kept, constants = self._reads[wanted + bit]
             except KeyError:
                 kept, constants = self._find_reads(wanted, edges)
             stamp = [0]
+            saved: list[Any] = [None, *edges]
             stamps: Any = [] if kept else ()
             for i in kept:
                 if i:
@@ -302,21 +309,19 @@ class Op:
             node.hooks = None
             if now["watch"] is not None:
                 now["watch"](node, data)
-            result = wrap(data, node, stamp)
+            result = _new(Variable.tensor_type)  # `wrap` in place: a call less
+            result.data = data
+            result.grad = result.hooks = None
+            result.requires_grad = True
+            result.node = node
+            result.stamp = stamp
         else:
             result = wrap(data)
         if self.view and _shares_memory(data, arrays[0]):
             result.stamp = args[0].stamp
         return result if aux is None else (result, aux)
 
-    def _on_arrays(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
-        """Just compute: what a first-order backward does, above all."""
-        try:
-            out = self.forward(*args, **params) if params else self.forward(*args)
-        except (AttributeError, TypeError):
-            check_operands(self.name, args)
-            raise
-        return out if self.fused is None else out[0]
+    apply = __call__  # the same, without the detour that calling an object takes
 
     def _arranged(
         self, args: tuple[Any, ...], params: dict[str, Any]
@@ -463,11 +468,14 @@ def _whole(g: Any) -> Any:
 
 
 def _meta(array: Any) -> Any:
-    if not hasattr(array, "dtype"):
-        return array
+    return _meta_of(array.shape, array.dtype) if hasattr(array, "dtype") else array
+
+
+@lru_cache(maxsize=1024)  # one for all that are alike, for the overhead of small operations
+def _meta_of(shape: tuple[int, ...], dtype: Any) -> Meta:
     meta = Meta()
-    meta.shape = array.shape
-    meta.dtype = array.dtype
+    meta.shape = shape
+    meta.dtype = dtype
     return meta
 
 

@@ -392,13 +392,13 @@ class Tensor(Variable):
         )
 
     def __iadd__(self, other: Any) -> Tensor:
-        return e.plus(self, other) if self._is_passed(other) else self.add_(other)
+        return e.plus.apply(self, other) if self._is_passed(other) else self.add_(other)
 
     def __isub__(self, other: Any) -> Tensor:
         return e.minus(self, other) if self._is_passed(other) else self.sub_(other)
 
     def __imul__(self, other: Any) -> Tensor:
-        return e.mul(self, other) if self._is_passed(other) else self.mul_(other)
+        return e.mul.apply(self, other) if self._is_passed(other) else self.mul_(other)
 
     def __itruediv__(self, other: Any) -> Tensor:
         return e.div(self, other) if self._is_passed(other) else self.div_(other)
@@ -495,7 +495,7 @@ class Tensor(Variable):
     # --- operators
 
     def __add__(self, other: Any) -> Tensor:
-        return e.plus(self, other)
+        return e.plus.apply(self, other)
 
     def __radd__(self, other: Any) -> Tensor:
         return e.plus(other, self)
@@ -507,7 +507,7 @@ class Tensor(Variable):
         return e.minus(other, self)
 
     def __mul__(self, other: Any) -> Tensor:
-        return e.mul(self, other)
+        return e.mul.apply(self, other)
 
     def __rmul__(self, other: Any) -> Tensor:
         return e.mul(other, self)
@@ -599,7 +599,7 @@ class Tensor(Variable):
         return e.sub(self, other, alpha)
 
     def mul(self, other: Any) -> Tensor:
-        return e.mul(self, other)
+        return e.mul.apply(self, other)
 
     def div(self, other: Any) -> Tensor:
         return e.div(self, other)
@@ -635,13 +635,13 @@ class Tensor(Variable):
         return e.cos(self)
 
     def tanh(self) -> Tensor:
-        return e.tanh(self)
+        return e.tanh.apply(self)
 
     def sigmoid(self) -> Tensor:
         return e.sigmoid(self)
 
     def relu(self) -> Tensor:
-        return e.relu(self)
+        return e.relu.apply(self)
 
     def erf(self) -> Tensor:
         return e.erf(self)

@@ -147,7 +147,7 @@ class ModuleDict(Module):
         self.register_module(name, module)
 
     def __delitem__(self, name: str) -> None:
-        del self._modules[name]
+        self.pop(name)
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -177,4 +177,6 @@ class ModuleDict(Module):
 
     def pop(self, name: str) -> Module:
         """Take a module out and return it."""
-        return self._modules.pop(name)
+        module = self._modules[name]
+        delattr(self, name)
+        return module

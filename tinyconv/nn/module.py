@@ -168,13 +168,16 @@ class Module:
                             f"{type(self).__name__}.{name} is registered as {wanted}: it takes "
                             f"another or None, not a {type(value).__name__}. Delete it first"
                         )
-                    self.__dict__[table][name] = value
+                    self.__dict__[table][name] = self.__dict__[name] = value
                     _registrations[0] += 1
                     return
             object.__setattr__(self, name, value)
 
     def _register(self, table: str, name: str, value: Any) -> None:
-        """Put a value under a name into one table, and take the name out of all others."""
+        """Put a value under a name into one table, and take the name out of all others.
+
+        It becomes an ordinary attribute too: those are found quickest.
+        """
         state = self.__dict__
         if table not in state:
             raise AttributeError(
@@ -184,18 +187,18 @@ class Module:
         if not name or "." in name:
             raise ValueError(f"{type(self).__name__}: {name!r} cannot name {_TABLES[table]}: "
                              "a name is not empty and has no dot, dots join the names of a path")
-        for other in (state, *(state[t] for t in _TABLES if t != table)):
+        for other in (state[t] for t in _TABLES if t != table):
             other.pop(name, None)
         state["_not_saved"].discard(name)
-        state[table][name] = value
+        state[table][name] = state[name] = value
         _registrations[0] += 1
 
     def _register_new(self, table: str, name: str, value: Any, kind: type) -> None:
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{type(self).__name__}: {name!r} must be {_TABLES[table]} or None, "
                             f"got {_what(value)}")
-        others = [self.__dict__, *(self.__dict__.get(t, ()) for t in _TABLES if t != table)]
-        if hasattr(type(self), name) or any(name in other for other in others):
+        taken = name in self.__dict__ and name not in self.__dict__.get(table, ())
+        if hasattr(type(self), name) or taken:
             raise ValueError(f"{type(self).__name__} already has an attribute {name!r}")
         self._register(table, name, value)
 
@@ -219,12 +222,7 @@ class Module:
             self._not_saved.add(name)
 
     def __getattr__(self, name: str) -> Any:
-        state = self.__dict__
-        if "_modules" in state:
-            for table in _TABLES:
-                if name in state[table]:
-                    return state[table][name]
-        elif name in Module.__annotations__:
+        if "_modules" not in self.__dict__ and name in Module.__annotations__:
             raise AttributeError(
                 f"{type(self).__name__}.__init__ has not called super().__init__(); "
                 "make it its first line"
@@ -239,12 +237,7 @@ class Module:
                 del self.__dict__[table][name]
                 self._not_saved.discard(name)
                 _registrations[0] += 1
-                return
         object.__delattr__(self, name)
-
-    def __dir__(self) -> list[str]:
-        tables = [self.__dict__.get(table, ()) for table in _TABLES]
-        return [*super().__dir__(), *(name for table in tables for name in table)]
 
     # --- walking
 

@@ -186,14 +186,14 @@ def untouched(model: nn.Module, training: bool | None) -> Iterator[None]:
     stream = random.get_rng_state()
     try:
         for module, name, buffer in buffers:
-            module._buffers[name] = None if buffer is None else buffer.clone()
+            setattr(module, name, None if buffer is None else buffer.clone())
         if training is not None:
             model.train(training)
         yield
     finally:
         random.set_rng_state(stream)
         for module, name, buffer in buffers:
-            module._buffers[name] = buffer
+            setattr(module, name, buffer)
         for module, mode in zip(modules, modes, strict=True):
             module.__dict__["training"] = mode
 

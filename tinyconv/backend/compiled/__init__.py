@@ -33,6 +33,7 @@ MODULES = {
     "batch_norm_relu": "norm",
     "batch_norm_relu_backward": "norm",
     "move_statistics": "norm",
+    "scale_and_shift": "norm",
     "max_pool2d": "pool",
     "pool_gather": "pool",
     "pool_scatter": "pool",
@@ -41,24 +42,26 @@ MODULES = {
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
 MANY = 2**15  # the same for a mere loop over numbers
-ANY_SIZE = {"adam", "cross_entropy", "cross_entropy_backward", "move_statistics", "sgd"}
+ANY_SIZE = {  # in one call what takes NumPy several
+    "adam", "cross_entropy", "cross_entropy_backward", "move_statistics", "scale_and_shift", "sgd",
+}  # fmt: skip
 DTYPES = "fd"  # float32, float64
-
-
-def covers(name: str, x: Any) -> bool:
-    """Is there a compiled kernel for x (or the first of several), and is it worth it?"""
-    x = x[0] if isinstance(x, list) else x
-    few = MANY if MODULES[name] == "elementwise" else FEW
-    small = x.size < few and not (name in ANY_SIZE and "numba" in sys.modules)
-    return x.dtype.char in DTYPES and not small
 
 
 @cache
 def _lazy(name: str) -> Callable[..., Any]:
-    def kernel(x: Any, *args: Any, **params: Any) -> Any:
-        return _implementation(name)(x, *args, **params) if covers(name, x) else NotImplemented
+    """The kernel, of arrays for which there is a compiled one, and for which it is worth it."""
+    mere_loop, any_size = MODULES[name] == "elementwise", name in ANY_SIZE
 
-    kernel.least = MANY if MODULES[name] == "elementwise" else 0
+    def kernel(x: Any, *args: Any, **params: Any) -> Any:
+        first = x[0] if type(x) is list else x
+        few = MANY if mere_loop else FEW
+        small = first.size < few and not (any_size and "numba" in sys.modules)
+        if small or first.dtype.char not in DTYPES:
+            return NotImplemented
+        return _implementation(name)(x, *args, **params)
+
+    kernel.least = MANY if mere_loop else 0
     return kernel
 
 

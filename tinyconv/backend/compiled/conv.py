@@ -1,4 +1,4 @@
-"""Convolutions: which algorithm for which case.
+"""Convolutions: which algorithm for which case, decided once for the shapes that come again.
 
 winograd    3x3 of stride 1, channels that fill whole vectors
 direct      everything else
@@ -6,29 +6,58 @@ direct      everything else
 
 from __future__ import annotations
 
-import numpy as np
+import functools
+from collections.abc import Callable
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled import direct, winograd
+from tinyconv.backend.compiled.host import How, host
 from tinyconv.backend.reference import Padding, Pair, output_size
+from tinyconv.backend.threads import get_num_threads
+
+Shape = tuple[int, ...]
+Run = Callable[[Array, Array], Array]
 
 
-def _covers(*arrays: Array) -> bool:
-    kind = arrays[0].dtype
-    return kind in (np.float32, np.float64) and all(a.dtype == kind and a.size for a in arrays)
+def _how(
+    x: Array, y: Array, *, backward: bool = False, weight_gradient: bool = False
+) -> How | None:
+    """What decides beside shapes; None where nothing here covers these arrays."""
+    kind = x.dtype
+    if kind.char not in "fd" or y.dtype != kind or not (x.size and y.size):
+        return None
+    return How(kind, host(), get_num_threads(), backward, weight_gradient)
 
 
 def conv2d(
     x: Array, w: Array, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Array:
     """See `reference.conv2d`."""
-    size = output_size(x.shape[2:], w.shape[2:], stride, dilation, padding)
-    if not _covers(x, w) or 0 in size:
+    how = _how(x, w)
+    if how is None:
         return NotImplemented
-    if winograd.covers(w.shape, stride, dilation, groups, len(x), size, x.dtype):
-        return winograd.correlate(x, w, size, (padding[0][0], padding[1][0]), backward=False)
-    return direct.conv2d(
-        x, w, size, stride=stride, padding=padding, dilation=dilation, groups=groups
+    run = _forward(x.shape, w.shape, stride, padding, dilation, groups, how)
+    return NotImplemented if run is None else run(x, w)
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward(
+    x: Shape,
+    w: Shape,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    how: How,
+) -> Run | None:
+    size = output_size((x[2], x[3]), (w[2], w[3]), stride, dilation, padding)
+    if 0 in size:
+        return None
+    if winograd.covers(w, stride, dilation, groups, x[0], size, how):
+        plan = winograd.plan(x, w[0], size, (padding[0][0], padding[1][0]), how)
+        return functools.partial(winograd.correlate, plan)
+    return functools.partial(
+        direct.correlate, direct.forward_plan(x, w, size, stride, padding, dilation, groups, how)
     )
 
 
@@ -43,20 +72,30 @@ def conv2d_input(
     groups: int,
 ) -> Array:
     """See `reference.conv2d_input`."""
-    if not _covers(g, w) or 0 in input_size:
+    how = _how(g, w, backward=True)
+    if how is None or 0 in input_size:
         return NotImplemented
-    before = padding[0][0], padding[1][0]
-    how = (w.shape, stride, dilation, groups, len(g), input_size, g.dtype)
-    if max(before) <= 2 and winograd.covers(*how):
-        return winograd.correlate(g, w, input_size, (2 - before[0], 2 - before[1]), backward=True)
-    return direct.conv2d_input(
-        g,
-        w,
-        input_size=input_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
+    geometry = tuple(input_size), stride, padding, dilation, groups
+    return _backward(g.shape, w.shape, *geometry, how)(g, w)
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward(
+    g: Shape,
+    w: Shape,
+    size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    how: How,
+) -> Run:
+    top, left = padding[0][0], padding[1][0]
+    if max(top, left) <= 2 and winograd.covers(w, stride, dilation, groups, g[0], size, how):
+        plan = winograd.plan(g, w[1], size, (2 - top, 2 - left), how)
+        return functools.partial(winograd.correlate, plan)
+    return functools.partial(
+        direct.correlate, direct.backward_plan(g, w, size, stride, padding, dilation, groups, how)
     )
 
 
@@ -71,17 +110,30 @@ def conv2d_weight(
     groups: int,
 ) -> Array:
     """See `reference.conv2d_weight`."""
-    if not _covers(x, g):
+    how = _how(x, g, weight_gradient=True)
+    if how is None:
         return NotImplemented
-    shape = (g.shape[1], x.shape[1], *kernel_size)
-    if winograd.covers(shape, stride, dilation, groups, len(x), g.shape[2:], x.dtype):
-        return winograd.correlate_weight(x, g, (padding[0][0], padding[1][0]))
-    return direct.conv2d_weight(
-        x,
-        g,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
+    geometry = tuple(kernel_size), stride, padding, dilation, groups
+    return _weight_gradient(x.shape, g.shape, *geometry, how)(x, g)
+
+
+@functools.lru_cache(maxsize=4096)
+def _weight_gradient(
+    x: Shape,
+    g: Shape,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    how: How,
+) -> Run:
+    w, size = (g[1], x[1] // groups, *kernel_size), (g[2], g[3])
+    if winograd.covers(w, stride, dilation, groups, x[0], size, how):
+        before = padding[0][0], padding[1][0]
+        plan = winograd.plan(x, g[1], size, before, how)
+        return functools.partial(winograd.correlate_weight, plan)
+    return functools.partial(
+        direct.correlate_weight,
+        direct.forward_plan(x, w, size, stride, padding, dilation, groups, how),
     )

@@ -14,7 +14,6 @@ A thread copies one image at a time into scratch memory with a border of zeros t
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -24,12 +23,12 @@ import numpy as np
 from tinyconv.backend.array import Array
 from tinyconv.backend.blocked import contiguous, stride_phases
 from tinyconv.backend.compiled import tile
-from tinyconv.backend.compiled.host import Host, host
+from tinyconv.backend.compiled.host import How
 from tinyconv.backend.compiled.jit import kernel
-from tinyconv.backend.compiled.team import parallel, share_out
+from tinyconv.backend.compiled.team import bind, divide, lead, share_out
 from tinyconv.backend.memory import empty
 from tinyconv.backend.reference import Padding, Pair
-from tinyconv.backend.threads import get_num_threads, scratch as scratch_memory
+from tinyconv.backend.threads import scratch as scratch_memory
 
 MANY_SUMS = 2**16  # numbers
 SHORT = 7  # pixels in a row, below which tiles hold a pixel of several images instead
@@ -72,6 +71,23 @@ class Phase(NamedTuple):
 
 
 @kernel
+def clear_border(image, scratch):
+    """Zeros around the images (rows of numbers) that `copy_image` puts into the scratch memory."""
+    line, row = image.padded_width * image.channels, image.width * image.channels
+    step = image.padded_height * line
+    before = image.top * line + image.left * image.channels
+    inside = (image.height - 1) * line + row
+    images = len(scratch) // step
+    scratch[images * step :] = 0
+    for start in range(0, images * step, step):
+        scratch[start : start + before] = 0
+        for i in range(1, image.height):
+            end = start + before + i * line
+            scratch[end - line + row : end] = 0
+        scratch[start + before + inside : start + step] = 0
+
+
+@kernel
 def copy_image(x, image, n, size, scratch):
     row = image.width * image.channels * size
     source = x.ctypes.data + n * image.height * row
@@ -108,14 +124,13 @@ def _locate_images(x, image, n, count, size, scratch):
     return x.ctypes.data + n * step, step
 
 
-@parallel
+@kernel
 def _correlate(
     shape,
     x,
     w,
     y,
-    size_y,
-    image,
+    images,
     groups,
     phases,
     taps,
@@ -127,21 +142,21 @@ def _correlate(
     start,
     stop,
 ):
-    """x (N,H,W,C), packed w to y (N,OH,OW,O), all flat; block b is the part b % parts of the rows
+    """x (N,H,W,C), packed w to y (N,OH,OW,O); block b is the part b % parts of the rows of image
 
-    of image b // parts.  A tile holds neighbours in a row, or one pixel of `together` images.
+    b // parts.  A tile holds neighbours in a row, or one pixel of `together` images.
     """
-    size = x.itemsize
+    size, image = x.itemsize, images[0]
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
-    YH, YW, O = size_y
+    _, YH, YW, O = y.shape
     OG, CG = O // groups, image.channels // groups
     blocks = -(-OG // VL)
     pixel, pixel_y = image.channels * size, O * size
     line, line_y = image.padded_width * pixel, YW * pixel_y
     mine = scratch[thread]
     if image.copied:
-        mine[:] = 0  # the border stays so
+        clear_border(image, mine)  # it stays so
     n, base, next_image = -1, 0, 0
     for block in range(start, stop, together):
         block = min(block, stop - together)  # the last images are computed again
@@ -190,7 +205,14 @@ def _correlate(
                                 j += J
 
 
-@parallel
+@kernel
+def _each_block(share, layouts, lanes, packed):
+    """The share of one block of output channels each."""
+    layout = layouts[0]
+    return divide(share, layout.groups * -(-layout.outputs // lanes), packed.size)
+
+
+@kernel
 def _pack(w, layouts, lanes, packed, thread, piece, start, stop):
     """w as (groups, blocks of `lanes` output channels, KH, KW, C, lanes), zeros to fill, for every
 
@@ -219,7 +241,31 @@ def _pack(w, layouts, lanes, packed, thread, piece, start, stop):
                             row[o] = 0
 
 
-@parallel
+@kernel
+def _convolve(
+    share,
+    shape,
+    x,
+    w,
+    layouts,
+    lanes,
+    packed,
+    y,
+    images,
+    groups,
+    phases,
+    taps,
+    parts,
+    together,
+    scratch,
+):
+    """`_pack`, then `_correlate`."""
+    lead(_each_block(share, layouts, lanes, packed), bind(_pack, (w, layouts, lanes, packed)))
+    arguments = (shape, x, packed, y, images, groups, phases, taps, parts, together, scratch)
+    lead(share, bind(_correlate, arguments))
+
+
+@kernel
 def _unpack(sums, layouts, lanes, w, thread, piece, start, stop):
     """The inverse of `_pack`, of the sum of the pieces' sums (pieces, size)."""
     layout = layouts[0]
@@ -248,12 +294,12 @@ def _unpack(sums, layouts, lanes, w, thread, piece, start, stop):
 
 
 @kernel
-def _locate_gradients(g, size_g, groups, filled, n, count, size, scratch):
+def _locate_gradients(g, groups, filled, n, count, size, scratch):
     """The address of g's image n and the distance to the next, with each group's channels filled
 
     up to whole vectors.
     """
-    OH, OW, O = size_g
+    _, OH, OW, O = g.shape
     source, step = g.ctypes.data + n * OH * OW * O * size, OH * OW * O * size
     if filled * groups == O:
         return source, step
@@ -273,14 +319,13 @@ def _inside(first, stop, row, step, height):
     return first, stop
 
 
-@parallel
+@kernel
 def _correlate_weight(
     shape,
     x,
     g,
     sums,
-    size_g,
-    image,
+    images,
     groups,
     phases,
     taps,
@@ -296,10 +341,10 @@ def _correlate_weight(
 
     A tile adds up the pixels of one image, or of a row of `together` images.
     """
-    size = x.itemsize
+    size, image = x.itemsize, images[0]
     J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
-    OH, OW, O = size_g
+    _, OH, OW, O = g.shape
     p = phases[0]
     CG = image.channels // groups
     blocks = -(-(O // groups) // VL)
@@ -310,14 +355,14 @@ def _correlate_weight(
     out, mine, mine_g = sums[piece], scratch[thread], scratch_g[thread]
     out[:] = 0
     if image.copied:
-        mine[:] = 0  # the border stays so
+        clear_border(image, mine)  # it stays so
     if groups * blocks * VL != O:
         mine_g[:] = 0
     for n in range(first_image, last_image, together):
         count = min(together, last_image - n)
         base, next_image = _locate_images(x, image, n, count, size, mine)
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
-        base_g, next_g = _locate_gradients(g, size_g, groups, blocks * VL, n, count, size, mine_g)
+        base_g, next_g = _locate_gradients(g, groups, blocks * VL, n, count, size, mine_g)
         for first in range(0, OH, band if together == 1 else 1):
             last = min(first + band, OH) if together == 1 else first + 1
             for block in range(groups * blocks):
@@ -352,6 +397,30 @@ def _correlate_weight(
                         )
 
 
+@kernel
+def _sum_up(
+    share,
+    shape,
+    x,
+    g,
+    sums,
+    layouts,
+    lanes,
+    dw,
+    images,
+    groups,
+    phases,
+    taps,
+    together,
+    scratch,
+    scratch_g,
+):
+    """`_correlate_weight`, then `_unpack`."""
+    arguments = (shape, x, g, sums, images, groups, phases, taps, together, scratch, scratch_g)
+    lead(share, bind(_correlate_weight, arguments))
+    lead(_each_block(share, layouts, lanes, sums), bind(_unpack, (sums, layouts, lanes, dw)))
+
+
 # ------------------------------------------------------------------------------------ plans
 
 
@@ -377,6 +446,7 @@ class Axis(NamedTuple):
 
 
 Axes = tuple[Axis, ...]
+Shape = tuple[int, ...]
 
 
 def _forward_axis(count: int, kernel: int, stride: int, pad: int, dilation: int) -> Axes:
@@ -403,16 +473,6 @@ def _backward_axis(size: int, kernel: int, stride: int, pad: int, dilation: int)
             )
         )
     return tuple(axes)
-
-
-class _How(NamedTuple):
-    """What is planned, for which machine."""
-
-    backward: bool
-    weight_gradient: bool
-    dtype: Any
-    host: Host
-    images: int  # at least so many are computed by one thread
 
 
 class Layout(NamedTuple):
@@ -443,7 +503,8 @@ class Plan(NamedTuple):
     shape: Any  # of the tile, with 1 or 2 zeros at its end: groups of channels, or depthwise
     lanes: int  # output channels of a tile
     together: int  # images that are computed together, where their rows are too short for a tile
-    image: Image
+    parts: int  # of an image, where there are fewer images than threads
+    images: Array  # the table of one `Image`
     groups: int
     phases: Array
     taps: Array
@@ -451,13 +512,16 @@ class Plan(NamedTuple):
     blocks: int  # of output channels, in all groups
     packed: int  # numbers in all packed weights
     scratch: int  # numbers in the images with their borders
+    out: tuple[int, ...]  # the shape of the result, of channels-last images or of weights
 
 
 def _plan(
-    size: Pair, weight: tuple[int, ...], groups: int, rows: Axes, columns: Axes, how: _How
+    x: Shape, weight: Shape, out: Pair, groups: int, rows: Axes, columns: Axes, how: How
 ) -> Plan:
-    """`size`: of the images that are read; weight: (O,C/G,KH,KW)."""
+    """x (N,C,H,W): what is read; weight (O,C/G,KH,KW); out: the images' size, of a result."""
+    N, _, *size = x
     O, CG, _, KW = weight
+    each = min(N // how.threads, MOST_IMAGES)  # images, at least, that one thread computes
     channels, outputs = (O, CG * groups) if how.backward else (CG * groups, O)
     depthwise = 1 < groups == channels == outputs
     G = 1 if depthwise else groups
@@ -467,12 +531,12 @@ def _plan(
         n + max(0, *(a.reach() for a in axes if a.taps), m)
         for n, m, axes in ((top, H, rows), (left, W, columns))
     )
-    copied = depthwise or (height, width) != size
+    copied = depthwise or [height, width] != size
     line, itemsize = width * channels, how.dtype.itemsize
     CG = 1 if depthwise else channels // groups
     lanes = how.host.lanes(how.dtype)
     shortest = min(c.outputs for c in columns)
-    short = how.images > shortest < SHORT
+    short = each > shortest < SHORT
     together = 1
     if how.weight_gradient:
         in_one_run = depthwise or (groups == 1 and columns[0].spread == 1)
@@ -480,9 +544,9 @@ def _plan(
         J, V = how.host.weight_tile(run, outputs // G, how.dtype)
         if short:
             fit = TOGETHER // (height * line * itemsize)
-            together = max(1, min(how.images, fit))
+            together = max(1, min(each, fit))
     else:
-        J, V = how.host.tile(how.images if short else shortest, outputs // G, how.dtype)
+        J, V = how.host.tile(each if short else shortest, outputs // G, how.dtype)
         if short:
             together = J
     per_tap = G * -(-outputs // G // (V * lanes)) * V * lanes * CG
@@ -513,7 +577,8 @@ def _plan(
         ((0,) * J, (0,) * V, (0,) * lanes, (0,) * (1 + depthwise)),
         V * lanes,
         together,
-        Image(H, W, channels, top, left, height, width, int(copied)),
+        1 if how.threads <= N else how.threads,
+        table([Image(H, W, channels, top, left, height, width, int(copied))]),
         G,
         table(phases),
         np.array(taps, np.int64).reshape(-1, 2),
@@ -521,6 +586,7 @@ def _plan(
         G * -(-outputs // G // (V * lanes)),
         packed,
         -(-(together * height * line + V * lanes) // lanes) * lanes,  # a thread's on a vector
+        weight if how.weight_gradient else (N, *out, outputs),
     )
 
 
@@ -537,40 +603,39 @@ def _weight_steps(
     return (groups, OG * CG * K, OG, CG * K, CG, K)
 
 
-@functools.lru_cache(maxsize=4096)
-def _forward_plan(
-    size: Pair,
-    weight: tuple[int, ...],
-    out_size: Pair,
+def forward_plan(
+    x: Shape,
+    weight: Shape,
+    out: Pair,
     stride: Pair,
     padding: Padding,
     dilation: Pair,
     groups: int,
-    how: _How,
+    how: How,
 ) -> Plan:
+    """Of x (N,C,H,W) with weight (O,C/G,KH,KW) to (N,O,*out), or of the weight's gradient."""
     rows, columns = (
-        _forward_axis(out_size[i], weight[2 + i], stride[i], padding[i][0], dilation[i])
-        for i in (0, 1)
+        _forward_axis(out[i], weight[2 + i], stride[i], padding[i][0], dilation[i]) for i in (0, 1)
     )
-    return _plan(size, weight, groups, rows, columns, how)
+    return _plan(x, weight, out, groups, rows, columns, how)
 
 
-@functools.lru_cache(maxsize=4096)
-def _backward_plan(
-    size: Pair,
-    weight: tuple[int, ...],
+def backward_plan(
+    g: Shape,
+    weight: Shape,
     input_size: Pair,
     stride: Pair,
     padding: Padding,
     dilation: Pair,
     groups: int,
-    how: _How,
+    how: How,
 ) -> Plan:
+    """Of g (N,O,OH,OW) with weight (O,C/G,KH,KW) to (N,C,*input_size)."""
     rows, columns = (
         _backward_axis(input_size[i], weight[2 + i], stride[i], padding[i][0], dilation[i])
         for i in (0, 1)
     )
-    return _plan(size, weight, groups, rows, columns, how)
+    return _plan(g, weight, input_size, groups, rows, columns, how)
 
 
 # ------------------------------------------------------------------------------ convolutions
@@ -581,111 +646,53 @@ def images(x: Array) -> Array:
     return contiguous(x.transpose(0, 2, 3, 1))
 
 
-def _how(backward: bool, weight_gradient: bool, x: Array) -> _How:
-    each = min(len(x) // get_num_threads(), MOST_IMAGES)
-    return _How(backward, weight_gradient, x.dtype, host(), each)
-
-
-def _run(plan: Plan, x: Array, w: Array, out_size: Pair, outputs: int) -> Array:
-    """x (N,C,H,W) to (N,O,OH,OW)."""
-    xs, N = images(x), len(x)
-    y = empty((N, *out_size, outputs), x.dtype)
-    packed = scratch_memory("weights", (plan.packed,), x.dtype)
-    flat = np.ascontiguousarray(w).reshape(-1)
-    _pack(share_out(plan.blocks, plan.packed, 1), flat, plan.layouts, plan.lanes, packed)
-    threads = get_num_threads()
-    parts = 1 if threads <= N else threads  # too few images: bands of their rows
-    share = share_out(N * parts, y.size * len(plan.taps), 4 if plan.together == 1 else 1)
-    _correlate(
+def correlate(plan: Plan, x: Array, w: Array) -> Array:
+    """What is planned, x (N,C,H,W) with w (O,C/G,KH,KW), forward or in reverse."""
+    kind, y = x.dtype, empty(plan.out, x.dtype)
+    work = max(y.size * len(plan.taps), plan.packed)
+    share = share_out(len(x) * plan.parts, work, 4 if plan.together == 1 else 1)
+    _convolve(
         share,
         plan.shape,
-        xs.reshape(-1),
-        packed,
-        y.reshape(-1),
-        y.shape[1:],
-        plan.image,
+        images(x),
+        np.ascontiguousarray(w).reshape(-1),
+        plan.layouts,
+        plan.lanes,
+        scratch_memory("weights", (plan.packed,), kind),
+        y,
+        plan.images,
         plan.groups,
         plan.phases,
         plan.taps,
-        parts,
+        plan.parts,
         plan.together,
-        scratch_memory("image", (share.threads, plan.scratch), x.dtype),
+        scratch_memory("image", (share.threads, plan.scratch), kind),
     )
     return y.transpose(0, 3, 1, 2)
 
 
-def conv2d(
-    x: Array,
-    w: Array,
-    out_size: Pair,
-    *,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> Array:
-    """x (N,C,H,W), w (O,C/G,KH,KW) to y (N,O,*out_size)."""
-    how = _how(False, False, x)
-    plan = _forward_plan(x.shape[2:], w.shape, out_size, stride, padding, dilation, groups, how)
-    return _run(plan, x, w, out_size, len(w))
-
-
-def conv2d_input(
-    g: Array,
-    w: Array,
-    *,
-    input_size: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> Array:
-    """See `reference.conv2d_input`."""
-    how = _how(True, False, g)
-    plan = _backward_plan(
-        g.shape[2:], w.shape, tuple(input_size), stride, padding, dilation, groups, how
-    )
-    return _run(plan, g, w, input_size, w.shape[1] * groups)
-
-
-def conv2d_weight(
-    x: Array,
-    g: Array,
-    *,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> Array:
-    """See `reference.conv2d_weight`."""
-    (N, C), O = x.shape[:2], g.shape[1]
-    weight = (O, C // groups, *kernel_size)
-    how = _how(False, True, x)
-    plan = _forward_plan(x.shape[2:], weight, g.shape[2:], stride, padding, dilation, groups, how)
-    xs, gs = images(x), images(g)
-    share = share_out(N, g.size * len(plan.taps), pieces_of_sums(plan.packed))
-    sums = scratch_memory("sums", (share.pieces, plan.packed), x.dtype)
-    filled = plan.groups * -(-O // plan.groups // plan.lanes) * plan.lanes
-    filled *= plan.together * math.prod(g.shape[2:])
-    _correlate_weight(
+def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
+    """The gradient (O,C/G,KH,KW) of the weight, from x (N,C,H,W) and g (N,O,OH,OW)."""
+    kind, dw = x.dtype, empty(plan.out, x.dtype)
+    share = share_out(len(x), g.size * len(plan.taps), pieces_of_sums(plan.packed))
+    filled = plan.blocks * plan.lanes * plan.together * math.prod(g.shape[2:])
+    _sum_up(
         share,
         plan.shape,
-        xs.reshape(-1),
-        gs.reshape(-1),
-        sums,
-        gs.shape[1:],
-        plan.image,
+        images(x),
+        images(g),
+        scratch_memory("sums", (share.pieces, plan.packed), kind),
+        plan.layouts,
+        plan.lanes,
+        dw.reshape(-1),
+        plan.images,
         plan.groups,
         plan.phases,
         plan.taps,
         plan.together,
-        scratch_memory("image", (share.threads, plan.scratch), x.dtype),
-        scratch_memory("gradient", (share.threads, filled), x.dtype),
+        scratch_memory("image", (share.threads, plan.scratch), kind),
+        scratch_memory("gradient", (share.threads, filled), kind),
     )
-    dw = empty(weight, x.dtype)
-    share = share_out(plan.blocks, sums.size, 1)
-    _unpack(share, sums, plan.layouts, plan.lanes, dw.reshape(-1))
     return dw
 
 

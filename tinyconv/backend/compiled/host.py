@@ -47,6 +47,16 @@ class Host(NamedTuple):
         return min(numbers, best), v
 
 
+class How(NamedTuple):
+    """What a convolution is planned for, beside its shapes."""
+
+    dtype: Any
+    host: Host
+    threads: int
+    backward: bool
+    weight_gradient: bool
+
+
 HOSTS = [
     Host("avx512", 64, 32),
     Host("avx2", 32, 16),

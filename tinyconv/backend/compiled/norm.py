@@ -109,9 +109,11 @@ def _fold(sums, first, second):
     first[:] = 0
     second[:] = 0
     for piece in range(len(sums)):
-        for k in range(sums.shape[2]):
-            first[k % channels] += sums[piece, 0, k]
-            second[k % channels] += sums[piece, 1, k]
+        for pixel in range(0, sums.shape[2], channels):
+            totals, others = sums[piece, 0, pixel:], sums[piece, 1, pixel:]
+            for c in range(channels):
+                first[c] += totals[c]
+                second[c] += others[c]
 
 
 @kernel
@@ -207,8 +209,8 @@ def _affine_input(g, x, affine, rows, dx, thread, piece, start, stop):
 @kernel
 def _repeat(values, row):
     """(C,) over and over."""
-    for k in range(len(row)):
-        row[k] = values[k % len(values)]
+    for pixel in range(0, len(row), len(values)):
+        row[pixel : pixel + len(values)] = values
 
 
 @kernel
@@ -239,8 +241,10 @@ def _normalise(share, x, weight, bias, residual, eps, relu, mean, var, rows, y):
     # Deviations from the mean of the first row, which is near enough to the mean for their squares
     # to keep their digits: one pass is enough.
     near = np.zeros(channels, x.dtype)
-    for k in range(length):
-        near[k % channels] += x[0, k] * x.dtype.type(channels / length)
+    share_of_mean = x.dtype.type(channels / length)
+    for pixel in range(0, length, channels):
+        for c in range(channels):
+            near[c] += x[0, pixel + c] * share_of_mean
     shift = np.empty(length, x.dtype)
     _repeat(near, shift)
     sums = np.empty((share.pieces, 2, length))
@@ -275,6 +279,13 @@ def _gradients(share, g, y, x, weight, mean, var, eps, affine, masked, dweight, 
         lead(share, bind(_input, (masked, x, shift, rows, dx)))
     else:
         lead(share, bind(_input, (g, x, shift, rows, dx)))
+
+
+@kernel
+def _coefficients(mean, var, weight, bias, eps, scale, shift):
+    for c in range(len(mean)):
+        scale[c] = weight[c] / np.sqrt(var[c] + eps)
+        shift[c] = bias[c] - mean[c] * scale[c]
 
 
 @kernel
@@ -414,6 +425,18 @@ def _backward(
     share, gs, ys = _share(rows), channel_rows(g), _rows(y)
     _gradients(share, gs, ys, rows, weight, mean, var, eps, affine, masked, dweight, dbias, dx)
     return from_rows(dx, x), dweight, dbias, None if masked is None else from_rows(masked, x)
+
+
+def scale_and_shift(
+    mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array]:
+    """See `fused.scale_and_shift`; to the same bits."""
+    kind = mean.dtype
+    if weight is None or bias is None or not kind is var.dtype is weight.dtype is bias.dtype:
+        return NotImplemented
+    scale, shift = np.empty_like(mean), np.empty_like(mean)
+    _coefficients(mean, var, weight, bias, kind.type(eps), scale, shift)
+    return scale, shift
 
 
 def move_statistics(

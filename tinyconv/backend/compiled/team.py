@@ -220,6 +220,13 @@ def lead(share, bound):
     store(team + BUSY, 0)
 
 
+@kernel
+def divide(share, blocks, work):
+    """The share of another part of the same call, `blocks` that touch `work` numbers in all."""
+    threads = min(share.threads, blocks) if work >= WORTH else 1
+    return Share(share.team, threads, blocks, threads)
+
+
 def parallel(function: Callable[..., Any]) -> Any:
     """A kernel of one piece, ``f(*arguments, thread, piece, start, stop)``, as one of all:
 

@@ -26,17 +26,24 @@ Barabasz et al., Error analysis and improving the accuracy of Winograd convoluti
 
 from __future__ import annotations
 
-import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled import tile
-from tinyconv.backend.compiled.direct import Image, copy_image, images, pieces_of_sums
-from tinyconv.backend.compiled.host import Host, host
+from tinyconv.backend.compiled.direct import (
+    Image,
+    clear_border,
+    copy_image,
+    images,
+    pieces_of_sums,
+    table,
+)
+from tinyconv.backend.compiled.host import How
 from tinyconv.backend.compiled.jit import kernel
-from tinyconv.backend.compiled.team import Share, parallel, share_out
+from tinyconv.backend.compiled.team import Share, bind, divide, lead, share_out
 from tinyconv.backend.memory import LINE, empty
 from tinyconv.backend.reference import Pair
 from tinyconv.backend.threads import scratch
@@ -82,7 +89,7 @@ def _transform_input(lanes, x, image, tiles, first, last, base, v):
                 tile.winograd_input(lanes, x, source + at, line, pixel, target + at, step)
 
 
-@parallel
+@kernel
 def _transform_weights(lanes, w, step_o, step_c, flipped, outputs, u, thread, piece, start, stop):
     """G w G^T for the input channels start:stop, to u (36, blocks, C, V*L), zeros to fill."""
     _, blocks, C, VL = u.shape
@@ -103,7 +110,7 @@ def _transform_weights(lanes, w, step_o, step_c, flipped, outputs, u, thread, pi
                 tile.winograd_weights(lanes, w, source, VL * w.itemsize, target, step)
 
 
-@parallel
+@kernel
 def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
     """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 36, blocks, C, V*L)."""
     pieces, _, blocks, C, VL = sums.shape
@@ -127,20 +134,20 @@ def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
                     of_o[t] = taps[t, o]
 
 
-@parallel
+@kernel
 def _correlate(
-    shape, lanes, x, u, y, channels, image, tiles, scratch, v, m, thread, piece, start, stop
+    shape, lanes, x, u, y, images_table, tiles_table, scratch, v, m, thread, piece, start, stop
 ):
     """y (N,OH,OW,O) for the images start:stop; u: (36, blocks of O, C, V*L)."""
-    size = x.itemsize
+    size, image, tiles = x.itemsize, images_table[0], tiles_table[0]
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
-    C, O = image.channels, channels
+    C, O = image.channels, y.shape[3]
     mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
     taps = np.zeros((1, 2), np.int64)
     pixel = O * size
     line = tiles.width * pixel
     filled = -(-O // VL) * VL
-    mine[:] = 0  # the border stays so
+    clear_border(image, mine)  # it stays so
     for n0 in range(start, stop, tiles.images):
         images = min(tiles.images, stop - n0)
         for first in range(0, tiles.rows, tiles.strip):
@@ -187,21 +194,21 @@ def _correlate(
                             )
 
 
-@parallel
+@kernel
 def _correlate_weight(
-    shape, lanes, x, g, sums, channels, image, tiles, scratch, v, m, thread, piece, start, stop
+    shape, lanes, x, g, sums, images_table, tiles_table, scratch, v, m, thread, piece, start, stop
 ):
     """sums[piece] (36, blocks of O, C, V*L): over the images start:stop."""
-    size = x.itemsize
+    size, image, tiles = x.itemsize, images_table[0], tiles_table[0]
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
-    C, O = image.channels, channels
+    C, O = image.channels, g.shape[3]
     mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
     out = sums[piece]
     out[:] = 0
     pixel = O * size
     line = tiles.width * pixel
     filled = -(-O // VL) * VL
-    mine[:] = 0  # the border stays so
+    clear_border(image, mine)  # it stays so
     for n0 in range(start, stop, tiles.images):
         images = min(tiles.images, stop - n0)
         for first in range(0, tiles.rows, tiles.strip):
@@ -249,6 +256,39 @@ def _correlate_weight(
                         )
 
 
+@kernel
+def _convolve(
+    share,
+    shape,
+    lanes,
+    x,
+    w,
+    step_o,
+    step_c,
+    flipped,
+    u,
+    y,
+    images_table,
+    tiles_table,
+    scratch,
+    v,
+    m,
+):
+    """`_transform_weights`, then `_correlate`."""
+    arguments = (lanes, w, step_o, step_c, flipped, y.shape[3], u)
+    lead(divide(share, u.shape[2], u.size), bind(_transform_weights, arguments))
+    what = (shape, lanes, x, u, y, images_table, tiles_table, scratch, v, m)
+    lead(share, bind(_correlate, what))
+
+
+@kernel
+def _sum_up(share, shape, lanes, x, g, sums, dw, images_table, tiles_table, scratch, v, m):
+    """`_correlate_weight`, then `_transform_gradient`."""
+    arguments = (shape, lanes, x, g, sums, images_table, tiles_table, scratch, v, m)
+    lead(share, bind(_correlate_weight, arguments))
+    lead(divide(share, sums.shape[3], sums.size), bind(_transform_gradient, (lanes, sums, dw)))
+
+
 def covers(
     weight: tuple[int, ...],
     stride: Pair,
@@ -256,14 +296,14 @@ def covers(
     groups: int,
     images: int,
     out_size: Pair,
-    dtype: Any,
+    how: How,
 ) -> bool:
     """3x3, stride 1, channels that fill whole vectors, and outputs enough to repay what it takes
 
     to transform the weights.
     """
     O, C, *kernel_size = weight
-    lanes = host().lanes(dtype)
+    lanes = how.host.lanes(how.dtype)
     pixels = images * out_size[0] * out_size[1]
     return (
         kernel_size == [3, 3]
@@ -280,50 +320,52 @@ class Plan(NamedTuple):
     """All that shapes alone decide."""
 
     shape: Any  # of the tile
-    lanes: int  # output channels of a tile
-    blocks: int
-    image: Image
-    tiles: Tiles
+    flipped: bool  # the weight: in reverse
+    steps: Pair  # from one output channel of the weight to the next, and one input channel
+    images: Array  # the table of one `Image`
+    tiles: Array  # the table of one `Tiles`
+    matrices: tuple[int, ...]  # the shape of the transformed weights
     scratch: tuple[int, ...]  # numbers: the image, and its and the outputs' matrices
+    out: tuple[int, ...]  # the shape of the result, of channels-last images or of weights
 
 
-@functools.lru_cache(maxsize=4096)
-def _plan(
-    size: Pair,
+def plan(
+    shape: tuple[int, ...],
+    outputs: int,
     out_size: Pair,
-    channels: Pair,
     padding: Pair,
-    weight_gradient: bool,
-    dtype: Any,
-    machine: Host,
+    how: How,
 ) -> Plan:
-    (H, W), (OH, OW), (top, left), (C, O) = size, out_size, padding, channels
+    """Of images (N,C,H,W) to (N,O,*out_size), or of the gradient of the weight between them."""
+    (N, C, H, W), O, (OH, OW), (top, left) = shape, outputs, out_size, padding
     rows, columns = -(-OH // OUT), -(-OW // OUT)
-    L = machine.lanes(dtype)
+    L, size = how.host.lanes(how.dtype), how.dtype.itemsize
     most = STRIP
-    if weight_gradient:
-        most = max(STRIP, min(LONG_STRIP, MATRICES // (ELEMENTS * C * dtype.itemsize)))
+    if how.weight_gradient:
+        most = max(STRIP, min(LONG_STRIP, MATRICES // (ELEMENTS * C * size)))
     strip = max(1, min(rows, most // columns))
     strip = -(-rows // -(-rows // strip))
     images = max(1, most // (rows * columns)) if strip == rows else 1
     count = images * strip * columns
-    if weight_gradient:
-        J, V = machine.weight_tile(C, O, dtype)
+    if how.weight_gradient:
+        J, V = how.host.weight_tile(C, O, how.dtype)
         while C % J:
             J -= 1
     else:
-        J, V = machine.tile(count, O, dtype)
+        J, V = how.host.tile(count, O, how.dtype)
     blocks = -(-O // (V * L))
     count = -(-count // J) * J
-    step_x, step_y = (_odd_lines(count * n * dtype.itemsize) for n in (C, blocks * V * L))
+    step_x, step_y = (_odd_lines(count * n * size) for n in (C, blocks * V * L))
     height, width = max(top + H, OUT * rows + 2), max(left + W, OUT * columns + 2)
     return Plan(
         ((0,) * J, (0,) * V, (0,) * L, (0,)),
-        V * L,
-        blocks,
-        Image(H, W, C, top, left, height, width, 1),
-        Tiles(OH, OW, rows, columns, strip, images, step_x, step_y),
-        (height * width * C, *(ELEMENTS * step // dtype.itemsize for step in (step_x, step_y))),
+        how.backward,
+        (9, 9 * O) if how.backward else (9 * C, 9),
+        table([Image(H, W, C, top, left, height, width, 1)]),
+        table([Tiles(OH, OW, rows, columns, strip, images, step_x, step_y)]),
+        (ELEMENTS, blocks, C, V * L),
+        (height * width * C, *(ELEMENTS * step // size for step in (step_x, step_y))),
+        (O, C, 3, 3) if how.weight_gradient else (N, OH, OW, O),
     )
 
 
@@ -343,51 +385,41 @@ def _scratch(share: Share, plan: Plan, dtype: Any) -> list[Array]:
     ]
 
 
-def correlate(x: Array, w: Array, out_size: Pair, padding: Pair, backward: bool) -> Array:
+def correlate(plan: Plan, x: Array, w: Array) -> Array:
     """x (N,C,H,W) with w (O,C,3,3), or in reverse with w (C,O,3,3): (N,O,OH,OW)."""
-    xs, N, C = images(x), len(x), x.shape[1]
-    O = w.shape[1] if backward else w.shape[0]
-    y = empty((N, *out_size, O), x.dtype)
-    plan = _plan(x.shape[2:], tuple(out_size), (C, O), padding, False, x.dtype, host())
-    u = scratch("weights", (ELEMENTS, plan.blocks, C, plan.lanes), x.dtype)
-    steps = (9, 9 * O) if backward else (9 * C, 9)
-    flat = np.ascontiguousarray(w).reshape(-1)
-    _transform_weights(share_out(C, u.size, 1), plan.shape[2], flat, *steps, backward, O, u)
-    share = share_out(N, y.size * 16)
-    _correlate(
+    y = empty(plan.out, x.dtype)
+    share = share_out(len(x), y.size * 16)
+    _convolve(
         share,
         plan.shape,
         plan.shape[2],
-        xs.reshape(-1),
-        u.reshape(-1),
-        y.reshape(-1),
-        O,
-        plan.image,
+        images(x),
+        np.ascontiguousarray(w).reshape(-1),
+        *plan.steps,
+        plan.flipped,
+        scratch("weights", plan.matrices, x.dtype),
+        y,
+        plan.images,
         plan.tiles,
         *_scratch(share, plan, x.dtype),
     )
     return y.transpose(0, 3, 1, 2)
 
 
-def correlate_weight(x: Array, g: Array, padding: Pair) -> Array:
+def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
     """The gradient (O,C,3,3) of w."""
-    xs, gs = images(x), images(g)
-    (N, C), O = x.shape[:2], g.shape[1]
-    plan = _plan(x.shape[2:], g.shape[2:], (C, O), padding, True, x.dtype, host())
-    share = share_out(N, g.size * 16, pieces_of_sums(ELEMENTS * C * O))
-    sums = scratch("sums", (share.pieces, ELEMENTS, plan.blocks, C, plan.lanes), x.dtype)
-    _correlate_weight(
+    share = share_out(len(x), g.size * 16, pieces_of_sums(math.prod(plan.matrices)))
+    dw = empty(plan.out, x.dtype)
+    _sum_up(
         share,
         plan.shape,
         plan.shape[2],
-        xs.reshape(-1),
-        gs.reshape(-1),
-        sums,
-        O,
-        plan.image,
+        images(x),
+        images(g),
+        scratch("sums", (share.pieces, *plan.matrices), x.dtype),
+        dw,
+        plan.images,
         plan.tiles,
         *_scratch(share, plan, x.dtype),
     )
-    dw = empty((O, C, 3, 3), x.dtype)
-    _transform_gradient(share_out(C, sums.size, 1), plan.shape[2], sums, dw)
     return dw

@@ -119,8 +119,10 @@ def move(
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
     if mean is None or var is None:
         raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
-    if not is_grad_enabled():  # plain arrays do, without wrapping each of five results
-        mean, var, weight, bias = (None if v is None else v.data for v in (mean, var, weight, bias))
+    if not is_grad_enabled():
+        vectors = (None if v is None else v.data for v in (mean, var, weight, bias))
+        found: tuple[Any, Any] = backend_of(mean.data).scale_and_shift(*vectors, eps)
+        return found
     scale = (1.0 if weight is None else weight) / sqrt(var + eps)
     return scale, -mean * scale if bias is None else bias - mean * scale
 
