@@ -45,7 +45,6 @@ GUARD = 64  # numbers on either side of a buffer
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compiled, "FEW", 0)
     monkeypatch.setattr(winograd, "FEW_PIXELS", 0)
-    monkeypatch.setattr(winograd, "FEW_PRODUCTS", 0)
     monkeypatch.setattr(winograd, "MANY_WEIGHTS", 10**6)
     plans = conv._forward, conv._backward, conv._weight_gradient
     for plan in plans:
