@@ -124,8 +124,15 @@ class Backend:
     def _first_that_covers(
         self, name: str, layers: dict[str, Callable[..., Any]]
     ) -> Callable[..., Any]:
+        (layer, first), *others = layers.items()
+        by_first = name, layer
+
         def kernel(*args: Any, **params: Any) -> Any:
-            for layer, implementation in layers.items():
+            result = first(*args, **params)
+            if result is not NotImplemented:
+                self.served[by_first] += 1
+                return result
+            for layer, implementation in others:
                 result = implementation(*args, **params)
                 if result is not NotImplemented:
                     self.served[name, layer] += 1

@@ -380,17 +380,26 @@ def _correlate_weight(
 
 
 def channel_rows(x: Array) -> Array:
-    """x (N,C,...) channels-last as a matrix (rows, L): each row holds L/C pixels.
+    """x (N,C,...) channels-last as a matrix (rows, L): each row holds L/C pixels."""
+    axes, _, rows, _ = _row_layout(x.shape)
+    return contiguous(x.transpose(axes)).reshape(rows)
+
+
+@functools.lru_cache(maxsize=4096)
+def _row_layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Of (N,C,...): the axes in channels-last order, the shape then, that of rows, the way back.
 
     NumPy's inner loop is one row; rows of a mere 16 channels would be all overhead.
     """
-    last = x.transpose(0, *range(2, x.ndim), 1)
-    C = x.shape[1]
-    length, axis = C, x.ndim - 2
+    N, C, *size = shape
+    axes = range(len(shape))
+    length, axis = C, len(size)
     while length < 256 and axis > 0:
-        length *= last.shape[axis]
         axis -= 1
-    return contiguous(last).reshape(-1, length)
+        length *= size[axis]
+    rows = math.prod(shape) // length if length else 0
+    last = len(shape) - 1
+    return (0, *axes[2:], 1), (N, *size, C), (rows, length), (0, last, *axes[1:last])
 
 
 def contiguous(x: Array) -> Array:
@@ -404,8 +413,8 @@ def contiguous(x: Array) -> Array:
 
 def from_rows(rows: Array, x: Array) -> Array:
     """Back from `channel_rows` to the shape of x."""
-    N, C, *size = x.shape
-    return rows.reshape(N, *size, C).transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
+    _, last, _, axes = _row_layout(x.shape)
+    return rows.reshape(last).transpose(axes)
 
 
 def _channel_sums(

@@ -92,11 +92,10 @@ class Memory:
         self.over: deque[_Loan] = deque()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
-        dtype = np.dtype(dtype)
-        count = math.prod(shape)
-        size = (-(-count * dtype.itemsize // LINE) + STAGGER) * LINE
-        if size < LARGE:
+        dtype, count = np.dtype(dtype), math.prod(shape)
+        if count * dtype.itemsize < LARGE:
             return np.empty(shape, dtype)
+        size = (-(-count * dtype.itemsize // LINE) + STAGGER) * LINE
         with self.lock:
             self._end_loans()
             slab, start = self._take(size)

@@ -257,7 +257,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     if buffer is None or buffer.size < size:
         buffer = aligned(size)
         setattr(_local, name, buffer)
-    return buffer[:size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, buffer)
 
 
 def _after_fork() -> None:

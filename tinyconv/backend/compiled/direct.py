@@ -31,6 +31,7 @@ from tinyconv.backend.reference import Padding, Pair
 from tinyconv.backend.threads import scratch as scratch_memory
 
 MANY_SUMS = 2**16  # numbers
+WORTH_TRANSPOSING = 4  # numbers side by side
 SHORT = 7  # pixels in a row, below which tiles hold a pixel of several images instead
 MOST_IMAGES = 32  # more of them together bring nothing
 TOGETHER = 2**18  # bytes of images that are computed together: they stay in L2
@@ -206,39 +207,69 @@ def _correlate(
 
 
 @kernel
-def _each_block(share, layouts, lanes, packed):
+def _each_block(share, shape, layouts, packed):
     """The share of one block of output channels each."""
-    layout = layouts[0]
-    return divide(share, layout.groups * -(-layout.outputs // lanes), packed.size)
+    layout, VL = layouts[0], len(shape[1]) * len(shape[2])
+    return divide(share, layout.groups * -(-layout.outputs // VL), packed.size)
 
 
 @kernel
-def _pack(w, layouts, lanes, packed, thread, piece, start, stop):
-    """w as (groups, blocks of `lanes` output channels, KH, KW, C, lanes), zeros to fill, for every
+def _pack(shape, w, layouts, packed, thread, piece, start, stop):
+    """w as (groups, blocks of V*L output channels, KH, KW, C, V*L), zeros to fill, for every
 
     `Layout`; start:stop counts the blocks of all groups.
     """
+    lanes, L, size = shape[2], len(shape[2]), w.itemsize
+    VL = len(shape[1]) * L
     for layout in layouts:
-        blocks = -(-layout.outputs // lanes)
-        plane = layout.inputs * lanes
+        blocks = -(-layout.outputs // VL)
+        plane = layout.inputs * VL
         for block in range(start, stop):
-            o0 = block % blocks * lanes
-            count = min(lanes, layout.outputs - o0)
+            o0 = block % blocks * VL
+            count = min(VL, layout.outputs - o0)
             source = layout.start + block // blocks * layout.group_step + o0 * layout.output_step
             target = layout.packed + block * layout.rows * layout.columns * plane
+            if layout.direction == 0:
+                _pack_each(w, layout, source, count, VL, packed, target)
+                continue
             for c in range(layout.inputs):  # outermost, because w is read as it lies in memory
-                for kh in range(layout.rows):
-                    for kw in range(layout.columns):
-                        first = source + c * layout.input_step
-                        first += kh * layout.row_step + kw * layout.column_step
-                        at = target + (kh * layout.columns + kw) * plane + c * lanes
-                        # Slices, because an index that may be negative costs a branch each.
-                        row = packed[at : at + lanes]
-                        column = w[first : first + count * layout.output_step : layout.output_step]
-                        for o in range(count):
-                            row[o] = column[o]
-                        for o in range(count, lanes):
-                            row[o] = 0
+                first, at = source + c * layout.input_step, target + c * VL
+                taps, step = layout.rows * layout.columns, layout.output_step * size
+                across = layout.direction * plane * size
+                if layout.direction < 0:  # the last number lies first in memory
+                    first, at = first - (taps - 1), at + (taps - 1) * plane
+                for o in range(0, VL, L):
+                    for t in range(0, taps, L):
+                        tile.transpose(
+                            lanes,
+                            w,
+                            w.ctypes.data + (first + o * layout.output_step + t) * size,
+                            step,
+                            min(L, count - o),
+                            min(L, taps - t),
+                            packed.ctypes.data + (at + o) * size + t * across,
+                            across,
+                            L,
+                        )
+
+
+@kernel
+def _pack_each(w, layout, first, count, VL, packed, target):
+    """One block of output channels whose taps do not lie side by side."""
+    plane = layout.inputs * VL
+    for c in range(layout.inputs):
+        for kh in range(layout.rows):
+            for kw in range(layout.columns):
+                source = first + c * layout.input_step
+                source += kh * layout.row_step + kw * layout.column_step
+                at = target + (kh * layout.columns + kw) * plane + c * VL
+                # Slices, because an index that may be negative costs a branch each.
+                column = w[source : source + count * layout.output_step : layout.output_step]
+                row = packed[at : at + VL]
+                for o in range(count):
+                    row[o] = column[o]
+                for o in range(count, VL):
+                    row[o] = 0
 
 
 @kernel
@@ -248,7 +279,6 @@ def _convolve(
     x,
     w,
     layouts,
-    lanes,
     packed,
     y,
     images,
@@ -260,37 +290,46 @@ def _convolve(
     scratch,
 ):
     """`_pack`, then `_correlate`."""
-    lead(_each_block(share, layouts, lanes, packed), bind(_pack, (w, layouts, lanes, packed)))
+    lead(_each_block(share, shape, layouts, packed), bind(_pack, (shape, w, layouts, packed)))
     arguments = (shape, x, packed, y, images, groups, phases, taps, parts, together, scratch)
     lead(share, bind(_correlate, arguments))
 
 
 @kernel
-def _unpack(sums, layouts, lanes, w, thread, piece, start, stop):
+def _unpack(shape, sums, layouts, w, thread, piece, start, stop):
     """The inverse of `_pack`, of the sum of the pieces' sums (pieces, size)."""
     layout = layouts[0]
-    blocks = -(-layout.outputs // lanes)
-    plane = layout.inputs * lanes
+    lanes, L, itemsize = shape[2], len(shape[2]), w.itemsize
+    VL = len(shape[1]) * L
+    blocks = -(-layout.outputs // VL)
+    plane = layout.inputs * VL
     size = layout.rows * layout.columns * plane
+    taps = layout.rows * layout.columns
     for block in range(start, stop):
-        o0 = block % blocks * lanes
-        count = min(lanes, layout.outputs - o0)
+        o0 = block % blocks * VL
+        count = min(VL, layout.outputs - o0)
         total = sums[0, block * size : (block + 1) * size]
         for other in range(1, len(sums)):
             more = sums[other, block * size : (block + 1) * size]
             for k in range(size):
                 total[k] += more[k]
-        target = block // blocks * layout.group_step + o0 * layout.output_step
+        target = layout.start + block // blocks * layout.group_step + o0 * layout.output_step
         for c in range(layout.inputs):
-            for kh in range(layout.rows):
-                for kw in range(layout.columns):
-                    first = target + c * layout.input_step
-                    first += kh * layout.row_step + kw * layout.column_step
-                    at = (kh * layout.columns + kw) * plane + c * lanes
-                    row = total[at : at + count]
-                    column = w[first : first + count * layout.output_step : layout.output_step]
-                    for o in range(count):
-                        column[o] = row[o]
+            first = target + c * layout.input_step
+            for o in range(0, count, L):
+                for t in range(0, taps, L):
+                    rows = min(L, taps - t)
+                    tile.transpose(
+                        lanes,
+                        w,
+                        total.ctypes.data + (t * plane + c * VL + o) * itemsize,
+                        plane * itemsize,
+                        rows,
+                        min(L, count - o),
+                        w.ctypes.data + (first + o * layout.output_step + t) * itemsize,
+                        layout.output_step * itemsize,
+                        rows,
+                    )
 
 
 @kernel
@@ -405,7 +444,6 @@ def _sum_up(
     g,
     sums,
     layouts,
-    lanes,
     dw,
     images,
     groups,
@@ -418,7 +456,7 @@ def _sum_up(
     """`_correlate_weight`, then `_unpack`."""
     arguments = (shape, x, g, sums, images, groups, phases, taps, together, scratch, scratch_g)
     lead(share, bind(_correlate_weight, arguments))
-    lead(_each_block(share, layouts, lanes, sums), bind(_unpack, (sums, layouts, lanes, dw)))
+    lead(_each_block(share, shape, layouts, sums), bind(_unpack, (shape, sums, layouts, dw)))
 
 
 # ------------------------------------------------------------------------------------ plans
@@ -489,6 +527,7 @@ class Layout(NamedTuple):
     row_step: int
     columns: int
     column_step: int
+    direction: int  # 1 or -1 where taps lie side by side, in order or in reverse, else 0
     packed: int  # where it starts in the packed weights
 
 
@@ -569,8 +608,7 @@ def _plan(
         outer = (r.start, r.stride, c.start, c.stride, r.outputs, c.outputs)
         inner = (r.origin, r.step, c.origin, c.step)
         phases.append(Phase(*outer, *inner, len(taps), len(found), run, step, packed))
-        first = r.first_tap * KW + c.first_tap
-        layouts.append(Layout(first, *steps, r.taps, r.tap_step * KW, c.taps, c.tap_step, packed))
+        layouts.append(_layout(KW, r, c, steps, packed))
         packed += r.taps * c.taps * per_tap
         taps += found
     return Plan(
@@ -588,6 +626,18 @@ def _plan(
         -(-(together * height * line + V * lanes) // lanes) * lanes,  # a thread's on a vector
         weight if how.weight_gradient else (N, *out, outputs),
     )
+
+
+def _layout(KW: int, r: Axis, c: Axis, steps: tuple[int, ...], packed: int) -> Layout:
+    *outer, inputs, input_step = steps
+    start = r.first_tap * KW + c.first_tap
+    rows, row_step, columns, column_step = r.taps, r.tap_step * KW, c.taps, c.tap_step
+    if rows == columns == input_step == 1:  # input channels lie side by side: call them taps
+        columns, column_step, inputs, input_step = inputs, 1, 1, 0
+    side_by_side = abs(column_step) == 1 and (rows == 1 or row_step == columns * column_step)
+    direction = column_step if side_by_side and rows * columns >= WORTH_TRANSPOSING else 0
+    taps = rows, row_step, columns, column_step
+    return Layout(start, *outer, inputs, input_step, *taps, direction, packed)
 
 
 def _weight_steps(
@@ -657,7 +707,6 @@ def correlate(plan: Plan, x: Array, w: Array) -> Array:
         images(x),
         np.ascontiguousarray(w).reshape(-1),
         plan.layouts,
-        plan.lanes,
         scratch_memory("weights", (plan.packed,), kind),
         y,
         plan.images,
@@ -683,7 +732,6 @@ def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
         images(g),
         scratch_memory("sums", (share.pieces, plan.packed), kind),
         plan.layouts,
-        plan.lanes,
         dw.reshape(-1),
         plan.images,
         plan.groups,

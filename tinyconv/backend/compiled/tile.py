@@ -44,25 +44,43 @@ class _Emitter:
     def load(self, address: Any, offset: Any = 0) -> Any:
         return self.b.load(self.at(address, offset), align=self.size, typ=self.vector)
 
+    def load_some(self, address: Any, count: Any) -> Any:
+        """The first `count` lanes, zeros behind them; nothing else is read."""
+        name = f"llvm.masked.load.v{self.lanes}f{8 * self.size}.p0"
+        bits = ir.VectorType(ir.IntType(1), self.lanes)
+        kind = ir.FunctionType(self.vector, [POINTER, ir.IntType(32), bits, self.vector])
+        load = cgutils.get_or_insert_function(self.b.module, kind, name)
+        (zero,) = self.zeros(1)
+        pointer, align = self.at(address), ir.IntType(32)(self.size)
+        return self.b.call(load, [pointer, align, self.first(count), zero])
+
+    def first(self, count: Any) -> Any:
+        """Which lanes are before the lane `count`?"""
+        lane, short = ir.VectorType(ir.IntType(32), self.lanes), ir.IntType(32)
+        count = self.b.trunc(count, short)
+        return self.b.icmp_signed("<", lane(list(range(self.lanes))), self.splat(count, lane))
+
     def store(self, value: Any, address: Any, offset: Any = 0) -> None:
         self.b.store(value, self.at(address, offset), align=self.size)
 
     def store_some(self, value: Any, address: Any, offset: Any, count: Any) -> None:
         """The first `count` lanes only; none or all of them, too."""
-        lane = ir.VectorType(INT, self.lanes)
-        mask = self.b.icmp_signed("<", lane(list(range(self.lanes))), self.splat(count, lane))
         name = f"llvm.masked.store.v{self.lanes}f{8 * self.size}.p0"
         bits = ir.VectorType(ir.IntType(1), self.lanes)
         kind = ir.FunctionType(ir.VoidType(), [self.vector, POINTER, ir.IntType(32), bits])
         store = cgutils.get_or_insert_function(self.b.module, kind, name)
         pointer = self.at(address, offset)
-        self.b.call(store, [value, pointer, ir.IntType(32)(self.size), mask])
+        self.b.call(store, [value, pointer, ir.IntType(32)(self.size), self.first(count)])
 
     def splat(self, scalar: Any, kind: Any = None) -> Any:
         kind = kind or self.vector
         single = self.b.insert_element(kind(ir.Undefined), scalar, ir.IntType(32)(0))
         zeros = ir.VectorType(ir.IntType(32), kind.count)([0] * kind.count)
         return self.b.shuffle_vector(single, kind(ir.Undefined), zeros)
+
+    def shuffle(self, x: Any, y: Any, lanes: list[int]) -> Any:
+        """A vector of lanes of x and, from L on, of y."""
+        return self.b.shuffle_vector(x, y, ir.VectorType(ir.IntType(32), self.lanes)(lanes))
 
     def broadcast(self, address: Any, offset: Any = 0) -> Any:
         """A vector of one number from memory."""
@@ -236,6 +254,51 @@ def copy(typing, target, source, size):
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), generate
+
+
+@intrinsic
+def transpose(typing, lanes, like, source, row, rows, columns, target, column, stored):
+    """target[j, i] = source[i, j] for i < rows, 0 for the others; rows and columns count up to L.
+
+    row, column: bytes from one row of the source, and of the target, to the next; stored: numbers
+    of each row of the target that are written, L or `rows`.
+    """
+
+    def generate(context, builder, signature, args):
+        _, _, source, row, rows, columns, target, column, stored = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
+        L, b = e.lanes, builder
+        starts = [b.add(source, b.mul(row, INT(i))) for i in range(L)]
+        with b.if_else(b.icmp_signed(">=", rows, INT(L))) as (all_rows, some_rows):
+            with all_rows:
+                whole = [e.load_some(start, columns) for start in starts]
+                whole_end = b.block
+            with some_rows:  # one that does not exist has no columns
+                existing = [b.icmp_signed("<", INT(i), rows) for i in range(L)]
+                counts = [b.select(there, columns, INT(0)) for there in existing]
+                part = [e.load_some(*each) for each in zip(starts, counts, strict=True)]
+                part_end = b.block
+        vectors = []
+        for one, other in zip(whole, part, strict=True):
+            vector = b.phi(e.vector)
+            vector.add_incoming(one, whole_end)
+            vector.add_incoming(other, part_end)
+            vectors.append(vector)
+        half = L // 2
+        while half:  # swap the upper right and the lower left quarter of every square
+            for i in range(L):
+                if not i & half:
+                    pair = vectors[i], vectors[i + half]
+                    upper = [k if not k & half else L + k - half for k in range(L)]
+                    lower = [k + half if not k & half else L + k for k in range(L)]
+                    vectors[i], vectors[i + half] = (e.shuffle(*pair, m) for m in (upper, lower))
+            half //= 2
+        for j, vector in enumerate(vectors):
+            with b.if_then(b.icmp_signed("<", INT(j), columns)):
+                e.store_some(vector, target, b.mul(column, INT(j)), stored)
+        return context.get_dummy_value()
+
+    return types.void(lanes, like, *(types.intp,) * 7), generate
 
 
 # Winograd's transforms of F(4x4, 3x3), L channels each (see winograd.py). `lanes` is (0,) * L.

@@ -93,30 +93,32 @@ def _transform_input(lanes, x, image, tiles, first, last, base, v):
 def _transform_weights(lanes, w, step_o, step_c, flipped, outputs, u, thread, piece, start, stop):
     """G w G^T for the input channels start:stop, to u (36, blocks, C, V*L), zeros to fill."""
     _, blocks, C, VL = u.shape
-    L = len(lanes)
-    taps = np.zeros((9, VL), w.dtype)
-    step = blocks * C * VL * w.itemsize
+    L, size = len(lanes), w.itemsize
+    taps = np.empty((9, VL), w.dtype)
+    step, line = blocks * C * VL * size, VL * size
     for block in range(blocks):
         count = min(VL, outputs - block * VL)
-        taps[:, count:] = 0
         for c in range(start, stop):
-            for o in range(count):
-                first = (block * VL + o) * step_o + c * step_c
-                for t in range(9):
-                    taps[8 - t if flipped else t, o] = w[first + t]
             for o in range(0, VL, L):
-                source = taps.ctypes.data + o * w.itemsize
-                target = u.ctypes.data + ((block * C + c) * VL + o) * w.itemsize
-                tile.winograd_weights(lanes, w, source, VL * w.itemsize, target, step)
+                first = w.ctypes.data + ((block * VL + o) * step_o + c * step_c) * size
+                source = taps.ctypes.data + o * size
+                for t in range(0, 9, L):
+                    rows, columns = min(L, count - o), min(L, 9 - t)
+                    target = source + (8 - t if flipped else t) * line
+                    down = -line if flipped else line
+                    at = first + t * size
+                    tile.transpose(lanes, w, at, step_o * size, rows, columns, target, down, L)
+                target = u.ctypes.data + ((block * C + c) * VL + o) * size
+                tile.winograd_weights(lanes, w, source, line, target, step)
 
 
 @kernel
 def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
     """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 36, blocks, C, V*L)."""
     pieces, _, blocks, C, VL = sums.shape
-    L = len(lanes)
+    L, size = len(lanes), dw.itemsize
     taps = np.empty((9, VL), dw.dtype)
-    step = blocks * C * VL * dw.itemsize
+    step, line = blocks * C * VL * size, VL * size
     for block in range(blocks):
         for c in range(start, stop):
             for other in range(1, pieces):
@@ -125,13 +127,17 @@ def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
                     for o in range(VL):
                         total[o] += more[o]
             for o in range(0, VL, L):
-                source = sums.ctypes.data + ((block * C + c) * VL + o) * dw.itemsize
-                target = taps.ctypes.data + o * dw.itemsize
-                tile.winograd_weight_gradient(lanes, dw, source, step, target, VL * dw.itemsize)
-            for o in range(min(VL, len(dw) - block * VL)):
-                of_o = dw[block * VL + o, c].reshape(9)
-                for t in range(9):
-                    of_o[t] = taps[t, o]
+                source = sums.ctypes.data + ((block * C + c) * VL + o) * size
+                target = taps.ctypes.data + o * size
+                tile.winograd_weight_gradient(lanes, dw, source, step, target, line)
+            count = min(VL, len(dw) - block * VL)
+            for o in range(0, count, L):
+                first = dw.ctypes.data + ((block * VL + o) * dw.shape[1] + c) * 9 * size
+                for t in range(0, 9, L):
+                    rows, columns = min(L, 9 - t), min(L, count - o)
+                    source = taps.ctypes.data + (t * VL + o) * size
+                    target, down = first + t * size, dw.shape[1] * 9 * size
+                    tile.transpose(lanes, dw, source, line, rows, columns, target, down, rows)
 
 
 @kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from tinyconv.autograd import is_grad_enabled, no_grad
 from tinyconv.backend import backend_of
@@ -120,9 +120,9 @@ def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) ->
     if mean is None or var is None:
         raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
     if not is_grad_enabled():
-        vectors = (None if v is None else v.data for v in (mean, var, weight, bias))
-        found: tuple[Any, Any] = backend_of(mean.data).scale_and_shift(*vectors, eps)
-        return found
+        w, b = (None if v is None else v.data for v in (weight, bias))
+        found = backend_of(mean.data).scale_and_shift(mean.data, var.data, w, b, eps)
+        return cast(tuple[Any, Any], found)
     scale = (1.0 if weight is None else weight) / sqrt(var + eps)
     return scale, -mean * scale if bias is None else bias - mean * scale
 
