@@ -35,7 +35,6 @@ WORTH_TRANSPOSING = 4  # numbers side by side
 SHORT = 7  # pixels in a row, below which tiles hold a pixel of several images instead
 MOST_IMAGES = 32  # more of them together bring nothing
 TOGETHER = 2**18  # bytes of images that are computed together: they stay in L2
-BAND = 24 * 1024  # bytes of pixels that a weight gradient walks again and again: they stay in L1
 
 
 class Image(NamedTuple):
@@ -359,6 +358,73 @@ def _inside(first, stop, row, step, height):
 
 
 @kernel
+def _is_inside(p, image, pixel, column, r):
+    """Is the pixel that output `column` reads for the tap r of a row one of the image's?"""
+    at = p.in_column + column * p.in_column_step + r * (p.next // pixel)
+    return 0 <= at < image.width
+
+
+@kernel
+def _whole_windows(p, image, pixel, columns):
+    """From which output column to which a row of taps reads nothing but the image."""
+    left, right = 0, columns
+    while left < right and not _is_inside(p, image, pixel, left, 0):
+        left += 1
+    while right > left and not _is_inside(p, image, pixel, right - 1, p.run - 1):
+        right -= 1
+    return left, right
+
+
+@kernel
+def _add_products(shape, x, source, source_g, rows, columns, steps, run, target):
+    """`tile.weight` for all numbers of a run."""
+    J, line = len(shape[0]), len(shape[1]) * len(shape[2]) * x.itemsize
+    row_step, x_step, row_step_g, step_g, next_number = steps
+    for r in range(0, run, J):
+        r0 = min(r, run - J)  # the last tile computes some numbers again
+        tile.weight(
+            shape,
+            x,
+            source + r0 * next_number,
+            next_number,
+            row_step,
+            x_step,
+            source_g,
+            row_step_g,
+            step_g,
+            rows,
+            columns,
+            target + r0 * line,
+            line,
+            r - r0,
+        )
+
+
+@kernel
+def _add_edges(shape, x, source, source_g, rows, edges, steps, p, image, pixel, target):
+    """The columns before and behind the whole windows, for those taps that are in the image."""
+    left, right, columns = edges
+    _, x_step, _, step_g, _ = steps
+    line = len(shape[1]) * len(shape[2]) * x.itemsize
+    for column in range(columns):
+        if left <= column < right:
+            continue
+        for r in range(p.run):
+            if _is_inside(p, image, pixel, column, r):
+                _add_products(
+                    ((0,), shape[1], shape[2], shape[3]),
+                    x,
+                    source + column * x_step + r * p.next,
+                    source_g + column * step_g,
+                    rows,
+                    1,
+                    steps,
+                    1,
+                    target + r * line,
+                )
+
+
+@kernel
 def _correlate_weight(
     shape,
     x,
@@ -381,7 +447,7 @@ def _correlate_weight(
     A tile adds up the pixels of one image, or of a row of `together` images.
     """
     size, image = x.itemsize, images[0]
-    J, VL = len(shape[0]), len(shape[1]) * len(shape[2])
+    VL = len(shape[1]) * len(shape[2])
     depthwise = len(shape[3]) == 2
     _, OH, OW, O = g.shape
     p = phases[0]
@@ -390,7 +456,6 @@ def _correlate_weight(
     pixel, pixel_g = image.channels * size, groups * blocks * VL * size
     line, line_g = image.padded_width * pixel, OW * pixel_g
     x_row, x_step = p.in_row_step * line, p.in_column_step * pixel
-    band = max(1, BAND // (p.in_row_step * image.width * pixel + line_g))
     out, mine, mine_g = sums[piece], scratch[thread], scratch_g[thread]
     out[:] = 0
     if image.copied:
@@ -402,13 +467,13 @@ def _correlate_weight(
         base, next_image = _locate_images(x, image, n, count, size, mine)
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
         base_g, next_g = _locate_gradients(g, groups, blocks * VL, n, count, size, mine_g)
-        for first in range(0, OH, band if together == 1 else 1):
-            last = min(first + band, OH) if together == 1 else first + 1
+        at_once = OH if together == 1 else 1  # rows
+        for first in range(0, OH, at_once):
             for block in range(groups * blocks):
                 channel = block * VL if depthwise else block // blocks * CG
                 for t in range(p.n_taps):
                     row = p.in_row + taps[t, 1]
-                    start, stop = _inside(first, last, row, p.in_row_step, image.height)
+                    start, stop = _inside(first, first + at_once, row, p.in_row_step, image.height)
                     if together == 1:
                         rows, row_step, row_step_g = stop - start, x_row, line_g
                     else:
@@ -416,24 +481,24 @@ def _correlate_weight(
                     source = base + start * x_row + taps[t, 0] + channel * size
                     source_g = base_g + start * line_g + block * VL * size
                     target = out.ctypes.data + (block * p.n_taps + t) * p.run * VL * size
-                    for r in range(0, p.run, J):
-                        r0 = min(r, p.run - J)  # the last tile computes some numbers again
-                        tile.weight(
-                            shape,
-                            x,
-                            source + r0 * p.next,
-                            p.next,
-                            row_step,
-                            x_step,
-                            source_g,
-                            row_step_g,
-                            pixel_g,
-                            rows,
-                            OW,
-                            target + r0 * VL * size,
-                            VL * size,
-                            r - r0,
-                        )
+                    steps = row_step, x_step, row_step_g, pixel_g, p.next
+                    left, right = 0, OW
+                    if not image.copied and depthwise:
+                        left, right = _whole_windows(p, image, pixel, OW)
+                        edges = left, right, OW
+                        what = shape, x, source, source_g, rows, edges, steps
+                        _add_edges(*what, p, image, pixel, target)
+                    _add_products(
+                        shape,
+                        x,
+                        source + left * x_step,
+                        source_g + left * pixel_g,
+                        rows,
+                        right - left,
+                        steps,
+                        p.run,
+                        target,
+                    )
 
 
 @kernel
@@ -564,30 +629,25 @@ def _plan(
     channels, outputs = (O, CG * groups) if how.backward else (CG * groups, O)
     depthwise = 1 < groups == channels == outputs
     G = 1 if depthwise else groups
-    H, W = size
-    top, left = (max(0, *(-a.origin for a in axes if a.taps), 0) for axes in (rows, columns))
-    height, width = (
-        n + max(0, *(a.reach() for a in axes if a.taps), m)
-        for n, m, axes in ((top, H, rows), (left, W, columns))
-    )
-    copied = depthwise or [height, width] != size
-    line, itemsize = width * channels, how.dtype.itemsize
     CG = 1 if depthwise else channels // groups
-    lanes = how.host.lanes(how.dtype)
+    lanes, itemsize = how.host.lanes(how.dtype), how.dtype.itemsize
     shortest = min(c.outputs for c in columns)
     short = each > shortest < SHORT
-    together = 1
     if how.weight_gradient:
         in_one_run = depthwise or (groups == 1 and columns[0].spread == 1)
         run = columns[0].taps * CG if in_one_run else CG
         J, V = how.host.weight_tile(run, outputs // G, how.dtype)
-        if short:
-            fit = TOGETHER // (height * line * itemsize)
-            together = max(1, min(each, fit))
     else:
         J, V = how.host.tile(each if short else shortest, outputs // G, how.dtype)
-        if short:
-            together = J
+    # A depthwise weight's gradient sees to the border itself, but a vector must not pass the end.
+    no_border = depthwise and how.weight_gradient and channels % (V * lanes) == 0
+    top, left, height, width = (0, 0, *size) if no_border else _bordered(size, rows, columns)
+    copied = not no_border and (depthwise or [height, width] != size)
+    line = width * channels
+    together = 1
+    if short:
+        fit = max(1, min(each, TOGETHER // (height * line * itemsize)))
+        together = fit if how.weight_gradient else J
     per_tap = G * -(-outputs // G // (V * lanes)) * V * lanes * CG
     steps = _weight_steps(weight, G, depthwise, how.backward)
     taps: list[tuple[int, int]] = []
@@ -616,7 +676,7 @@ def _plan(
         V * lanes,
         together,
         1 if how.threads <= N else how.threads,
-        table([Image(H, W, channels, top, left, height, width, int(copied))]),
+        table([Image(*size, channels, top, left, height, width, int(copied))]),
         G,
         table(phases),
         np.array(taps, np.int64).reshape(-1, 2),
@@ -626,6 +686,19 @@ def _plan(
         -(-(together * height * line + V * lanes) // lanes) * lanes,  # a thread's on a vector
         weight if how.weight_gradient else (N, *out, outputs),
     )
+
+
+def _bordered(size: list[int], rows: Axes, columns: Axes) -> tuple[int, int, int, int]:
+    """The border above and on the left that the taps reach into, and the height and width with it
+
+    and the one on the other sides.
+    """
+    found = []
+    for n, axes in zip(size, (rows, columns), strict=True):
+        before = max(0, *(-a.origin for a in axes if a.taps), 0)
+        found.append((before, before + max(0, *(a.reach() for a in axes if a.taps), n)))
+    (top, height), (left, width) = found
+    return top, left, height, width
 
 
 def _layout(KW: int, r: Axis, c: Axis, steps: tuple[int, ...], packed: int) -> Layout:
