@@ -544,7 +544,7 @@ def test_memory_is_lent_again_only_when_nobody_refers_to_it() -> None:
 
 @pytest.fixture
 def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_module, "LARGE", 64)
+    monkeypatch.setattr(memory_module, "LARGE", 0)
     monkeypatch.setattr(memory_module, "SLAB", 4096)
 
 
