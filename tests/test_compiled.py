@@ -271,15 +271,20 @@ def test_norms_stay_in_their_buffers(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fixed_statistics_give_the_same_bits_as_numpy(dtype: str) -> None:
-    mean, var, weight, bias = (draw(1, 37, dtype=dtype, seed=i)[0] for i in range(4))
-    vectors = mean, np.abs(var), weight, bias
-    found = norm.scale_and_shift(*vectors, 1e-3)
-    for actual, expected in zip(found, fused.scale_and_shift(*vectors, 1e-3), strict=True):
-        assert actual.dtype == dtype
-        assert np.array_equal(actual, expected)
-    assert norm.scale_and_shift(*vectors[:2], None, bias, 1e-3) is NotImplemented
-    assert norm.scale_and_shift(mean, np.abs(var).astype("f2"), weight, bias, 1) is NotImplemented
+@pytest.mark.parametrize("shape", [(2, 37, 3, 5), (4, 3), (1, 16, 28, 28)], ids=str)
+def test_fixed_statistics(shape: Any, dtype: str, guarded: Guarded) -> None:
+    x, r = (draw(*shape, dtype=dtype, seed=i) for i in range(2))
+    mean, var, weight, bias = (draw(1, shape[1], dtype=dtype, seed=i)[0] for i in range(4))
+    var = np.abs(var)
+    for w, b in ((weight, bias), (None, bias), (weight, None)):
+        for residual, relu in ((None, False), (None, True), (r, True)):
+            found = norm.fixed_norm(x, mean, var, w, b, residual, 1e-3, relu)
+            with tc.kernels("reference"):
+                expected = fused.fixed_norm(x, mean, var, w, b, residual, 1e-3, relu)
+            assert_close(found, expected, dtype)
+    guarded.check()
+    assert norm.fixed_norm(x, mean, var[1:], weight, bias, None, 1e-3, False) is NotImplemented
+    assert norm.fixed_norm(x, mean, var, weight, bias, r[:1, :1], 1e-3, True) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -73,21 +73,25 @@ class Node:
         "dtype",
         "hooks",
         "inputs",
-        "kept",
         "op",
+        "output",
         "params",
-        "saved",
+        "reads",
         "scope",
         "seq",
         "shape",
+        "stamp",
         "stamps",
+        "values",
     )
 
     op: Op
     inputs: Sequence[Edge | None]  # None where no gradient is wanted
-    saved: list[Any] | None  # [output, *inputs]; None once freed
-    kept: tuple[int, ...]  # where in `saved` the values are that VJPs read
-    stamps: Sequence[Any]  # when each of these was last written, shared with its tensor; or None
+    output: Any  # its array, if a VJP reads it
+    values: Sequence[Any] | None  # of each input, where a VJP reads it, the array; None once freed
+    reads: Reads
+    stamp: list[int]  # when the output was last written in place, shared with its tensor
+    stamps: dict[int, list[int] | None]  # the same of constants that VJPs read
     params: dict[str, Any]
     aux: Any
     shape: tuple[int, ...]
@@ -99,6 +103,14 @@ class Node:
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def saved(self) -> list[Any] | None:
+        """What VJPs are called with, [output, *inputs]; in the place of what none reads something
+
+        else with its shape, or None.  None once freed.
+        """
+        return None if self.values is None else [self.output, *self.values]
 
     def __repr__(self) -> str:
         where = f" in {self.scope}" if self.scope else ""
@@ -139,7 +151,10 @@ class Variable:
 
 _new = object.__new__
 _NO_PARAMS: dict[str, Any] = {}  # of most nodes, one for all
-Reads: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+_NO_STAMPS: dict[int, list[int] | None] = {}
+# Is the output read, the values of which inputs are, and of which inputs is a shape all that is
+# left?  Of those that lead to no gradient; the others have their node's.
+Reads: TypeAlias = tuple[bool, tuple[int, ...], tuple[int, ...]]
 Edge: TypeAlias = Node | Variable  # a Variable where the edge ends at a leaf
 
 
@@ -211,6 +226,7 @@ class Op:
         g is the gradient of the output y.  Name an argument with a leading underscore when only
         its shape and dtype are read: its values are then not kept for the backward pass.
         A variadic operation has one VJP, ``lambda i, g, y, *inputs, **params``, for input i.
+        An operation of (g, y) may stand in the place of ``lambda g, y, *_: operation(g, y)``.
 
         fused: all gradients of a first-order backward at once,
         ``(g, y, aux, *inputs, **params) -> tuple``; it may read the auxiliary arrays ``aux`` that
@@ -279,26 +295,28 @@ class Op:
         is_float = dtype is _FLOAT32 or dtype.kind == "f"  # the first is quicker
         if wanted and self.vjps and now["grad_enabled"] and is_float:
             try:
-                kept, constants = self._reads[wanted + bit]
+                reads = self._reads[wanted + bit]
             except KeyError:
-                kept, constants = self._find_reads(wanted, edges)
+                reads = self._find_reads(wanted, edges)
+            reads_output, read, constants = reads
+            values: list[Any] = edges
+            stamps = _NO_STAMPS
+            if read or constants:
+                values = edges.copy()
+                for i in read:
+                    values[i] = arrays[i]
+                    if edges[i] is None:
+                        stamps = {**stamps, i: getattr(args[i], "stamp", None)}
+                for i in constants:
+                    values[i] = _meta(arrays[i])
             stamp = [0]
-            saved: list[Any] = [None, *edges]
-            stamps: Any = [] if kept else ()
-            for i in kept:
-                if i:
-                    saved[i] = arrays[i - 1]
-                    stamps.append(getattr(args[i - 1], "stamp", None))
-                else:
-                    saved[0] = data
-                    stamps.append(stamp)
-            for i in constants:
-                saved[i + 1] = _meta(arrays[i])
             node = Node()
             node.op = self
             node.inputs = edges
-            node.saved = saved
-            node.kept = kept
+            node.values = values
+            node.output = data if reads_output else None
+            node.reads = reads
+            node.stamp = stamp
             node.stamps = stamps
             node.params = params or _NO_PARAMS
             node.aux = aux
@@ -319,6 +337,8 @@ class Op:
             result = wrap(data)
         if self.view and _shares_memory(data, arrays[0]):
             result.stamp = args[0].stamp
+            if result.node is not None:
+                result.node.stamp = result.stamp
         return result if aux is None else (result, aux)
 
     apply = __call__  # the same, without the detour that calling an object takes
@@ -339,10 +359,7 @@ class Op:
         return tuple(given.pop(name) for name in self.operands), given
 
     def _find_reads(self, wanted: int, edges: list[Edge | None]) -> Reads:
-        """Which of (output, *inputs) must be kept when gradients are wanted of the bits set, and
-
-        which inputs are constants of whose shape and dtype alone is kept.
-        """
+        """What is read when gradients are wanted of the arguments whose bits are set."""
         n = len(edges)
         if self.variadic:
             reads = [self._vjp_reads(self.vjps[0], n, skip=1)]
@@ -353,15 +370,18 @@ class Op:
         if self.fused:
             output, _aux, *inputs = self._vjp_reads(self.fused, n + 1)
             reads.append([output, *inputs])
-        kept = tuple(i for i in range(n + 1) if any(read[i] for read in reads))
-        constants = tuple(i for i in range(n) if not wanted >> i & 1 and i + 1 not in kept)
-        found = self._reads[wanted + 2**n] = kept, constants
+        output, *inputs = (any(read) for read in zip(*reads, strict=True))
+        kept = tuple(i for i in range(n) if inputs[i])
+        constants = tuple(i for i in range(n) if not wanted >> i & 1 and i not in kept)
+        found = self._reads[wanted + 2**n] = output, kept, constants
         return found
 
     @staticmethod
     def _vjp_reads(vjp: Vjp | None, n_inputs: int, skip: int = 0) -> list[bool]:
         """By name: a leading underscore means that the values are not read."""
         assert vjp is not None
+        if type(vjp) is Op:
+            return [True] + [False] * n_inputs
         names: list[str] = []
         for p in list(inspect.signature(vjp).parameters.values())[1 + skip :]:
             if p.kind is p.VAR_POSITIONAL:
@@ -577,7 +597,7 @@ def _walk(
                 if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
-                node.saved = node.aux = None
+                node.output = node.values = node.aux = None
             del g
         for leaf in list(pending):
             g = pending.pop(leaf)
@@ -599,8 +619,8 @@ def _vjp(
     node: Node, g: Any, needed: set[Edge] | None, create_graph: bool
 ) -> list[tuple[Edge, Any]]:
     """What one node sends to each of its inputs."""
-    op, saved = node.op, node.saved
-    if saved is None:
+    op, output, values = node.op, node.output, node.values
+    if values is None:
         raise GraphError(
             op.name,
             f"this graph{_of(node)} was already walked and freed. Run the forward pass again, or "
@@ -609,9 +629,9 @@ def _vjp(
     if last_write[0] > node.seq:
         _check_unwritten(node)
     if create_graph:
-        saved = _as_tensors(node, saved)
+        output, *values = _as_tensors(node, output, values)
     elif op.fused is not None:
-        shares = op.fused(g, saved[0], node.aux, *saved[1:], **node.params)
+        shares = op.fused(g, output, node.aux, *values, **node.params)
         return [
             (e, s)
             for e, s in zip(node.inputs, shares, strict=True)
@@ -623,12 +643,15 @@ def _vjp(
         if edge is None or (needed is not None and edge not in needed):
             continue
         if op.variadic:
-            share = op.vjps[0](i, g, *saved, **params)  # type: ignore[misc]
+            share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
         else:
             vjp = op.vjps[i]
             if vjp is None:
                 continue
-            share = vjp(g, *saved, **params) if params else vjp(g, *saved)
+            if type(vjp) is Op:
+                share = vjp(g, output) if create_graph else vjp.forward(g, output)
+            else:
+                share = vjp(g, output, *values, **params) if params else vjp(g, output, *values)
         if share.shape != edge.shape:
             raise ShapeError(
                 op.name, f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}"
@@ -637,18 +660,23 @@ def _vjp(
     return out
 
 
-def _as_tensors(node: Node, saved: list[Any]) -> list[Any]:
+def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:
     """The saved arrays, joined to the graph again so that their VJPs can be differentiated."""
-    tensors: list[Any] = []
-    stamps = dict(zip(node.kept, node.stamps, strict=True))
-    for i, (array, edge) in enumerate(zip(saved, (node, *node.inputs), strict=True)):
+    tensors: list[Any] = [None if output is None else wrap(output, node, node.stamp)]
+    for i, (array, edge) in enumerate(zip(values, node.inputs, strict=True)):
         if not hasattr(array, "strides"):  # a number, or a shape without values
             tensors.append(array)
         elif isinstance(edge, Variable):
             tensors.append(edge)
         else:
-            tensors.append(wrap(array, edge, stamps[i]))
+            tensors.append(wrap(array, edge, _stamp(node, i)))
     return tensors
+
+
+def _stamp(node: Node, i: int) -> list[int] | None:
+    """When the input i was last written in place; None of what is no tensor."""
+    edge = node.inputs[i]
+    return node.stamps.get(i) if edge is None else edge.stamp
 
 
 def _of(node: Node) -> str:
@@ -656,14 +684,21 @@ def _of(node: Node) -> str:
 
 
 def _check_unwritten(node: Node) -> None:
-    for i, stamp in zip(node.kept, node.stamps, strict=True):
+    reads_output, read, _ = node.reads
+    if reads_output and node.stamp[0] > node.seq:
+        raise _overwritten(node, "its output")
+    for i in read:
+        stamp = _stamp(node, i)
         if stamp is not None and stamp[0] > node.seq:
-            what = "its output" if i == 0 else f"its input {i - 1}"
-            raise GraphError(
-                node.op.name,
-                f"the backward pass{_of(node)} needs {what}, which was overwritten in place after "
-                "the forward pass. Write it after backward(), or compute with a copy: x.clone()",
-            )
+            raise _overwritten(node, f"its input {i}")
+
+
+def _overwritten(node: Node, what: str) -> GraphError:
+    return GraphError(
+        node.op.name,
+        f"the backward pass{_of(node)} needs {what}, which was overwritten in place after "
+        "the forward pass. Write it after backward(), or compute with a copy: x.clone()",
+    )
 
 
 class RemovableHandle:

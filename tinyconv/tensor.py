@@ -247,8 +247,7 @@ class Tensor(Variable):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if self.data.size == 1 and spec else repr(self)
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = Variable.__hash__  # of the object, in C: tensors are keys wherever a graph is walked
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:

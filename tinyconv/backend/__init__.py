@@ -159,9 +159,10 @@ _OF_TYPE = {np.ndarray: CPU}  # one look-up, for the overhead of small operation
 
 def backend_of(x: Array) -> Backend:
     """The backend that holds the array ``x``."""
-    found = _OF_TYPE.get(type(x))
-    if found is not None:
-        return found
+    try:
+        return _OF_TYPE[type(x)]
+    except KeyError:
+        pass
     return CPU if array_module(x) is np else backend_named("cuda")
 
 

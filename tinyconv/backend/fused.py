@@ -81,6 +81,24 @@ def scale_and_shift(
     return scale, -mean * scale if bias is None else bias - mean * scale
 
 
+def fixed_norm(
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    eps: float,
+    relu: bool,
+) -> Array:
+    """Batch norm of x (N,C,...) with fixed statistics (C,), or relu(batch norm + residual)."""
+    from tinyconv.backend import backend_of  # which imports this module
+
+    backend = backend_of(x)
+    fixed = scale_and_shift(mean, var, weight, bias, eps)
+    return backend.affine_relu(x, *fixed, residual) if relu else backend.affine(x, *fixed)
+
+
 def move_statistics(
     running_mean: Array,
     running_var: Array,

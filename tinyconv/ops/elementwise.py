@@ -13,6 +13,8 @@ from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
 
+FLOAT32 = np.dtype(np.float32)
+
 
 def module_of(a: Any, b: Any) -> Any:
     """The namespace of two operands, of which one may be a number."""
@@ -21,6 +23,8 @@ def module_of(a: Any, b: Any) -> Any:
 
 def floating(x: Any) -> Any:
     """Integers and booleans as float32, as PyTorch's functions take them."""
+    if getattr(x, "dtype", None) is FLOAT32:  # the first look-up, for small operations
+        return x
     return x.astype(np.float32) if hasattr(x, "dtype") and x.dtype.kind in "biu" else x
 
 
@@ -270,15 +274,6 @@ sign.defvjp(lambda g, _y, _x: zeros_like(g), samples=[sample((3, 4))])
 
 
 @op
-def relu(x: Array) -> Array:
-    """max(x, 0); the derivative at 0 is 0."""
-    return backend_of(x).relu(x)
-
-
-relu.defvjp(lambda g, y, _x: relu_backward(g, y), samples=[sample((3, 4)), sample((2, 3, 4, 5))])
-
-
-@op
 def relu_backward(g: Array, y: Array) -> Array:
     """g where y > 0, else 0: linear in g, piecewise constant in y."""
     return backend_of(g).relu_backward(g, y)
@@ -289,6 +284,15 @@ relu_backward.defvjp(
     lambda h, _z, _g, _y: zeros_like(h),
     samples=[sample((3, 4), (3, 4))],
 )
+
+
+@op
+def relu(x: Array) -> Array:
+    """max(x, 0); the derivative at 0 is 0."""
+    return backend_of(x).relu(x)
+
+
+relu.defvjp(relu_backward, samples=[sample((3, 4)), sample((2, 3, 4, 5))])
 
 
 @op(name="clamp")

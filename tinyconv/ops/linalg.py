@@ -55,8 +55,10 @@ def matmul(a: Any, b: Any) -> Any:
     a = reshape(a, shape=(1, *a.shape)) if row else a
     b = reshape(b, shape=(*b.shape, 1)) if column else b
     y = _matmul(a, b)
+    if not (row or column):
+        return y
     shape = y.shape[:-2] + y.shape[-2:-1] * (not row) + y.shape[-1:] * (not column)
-    return reshape(y, shape=shape) if row or column else y
+    return reshape(y, shape=shape)
 
 
 @function(sample((3, 4), (4, 2)))

@@ -33,7 +33,7 @@ MODULES = {
     "batch_norm_relu": "norm",
     "batch_norm_relu_backward": "norm",
     "move_statistics": "norm",
-    "scale_and_shift": "norm",
+    "fixed_norm": "norm",
     "max_pool2d": "pool",
     "pool_gather": "pool",
     "pool_scatter": "pool",
@@ -42,9 +42,8 @@ MODULES = {
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
 MANY = 2**15  # the same for a mere loop over numbers
-ANY_SIZE = {  # in one call what takes NumPy several
-    "adam", "cross_entropy", "cross_entropy_backward", "move_statistics", "scale_and_shift", "sgd",
-}  # fmt: skip
+# in one call what takes NumPy several
+ANY_SIZE = {"adam", "cross_entropy", "cross_entropy_backward", "move_statistics", "sgd"}
 DTYPES = "fd"  # float32, float64
 
 

@@ -282,14 +282,24 @@ def _gradients(share, g, y, x, weight, mean, var, eps, affine, masked, dweight, 
 
 
 @kernel
-def _coefficients(mean, var, weight, bias, eps, scale, shift):
+def _fixed(share, x, mean, var, weight, bias, eps, residual, relu, y):
+    """Batch norm by given statistics (C,), as `fused.scale_and_shift` rounds."""
+    rows = np.zeros((3, x.shape[1]), x.dtype)
+    eps = x.dtype.type(eps)
     for c in range(len(mean)):
-        scale[c] = weight[c] / np.sqrt(var[c] + eps)
-        shift[c] = bias[c] - mean[c] * scale[c]
+        rows[1, c] = weight[c] / np.sqrt(var[c] + eps)
+        rows[2, c] = bias[c] - mean[c] * rows[1, c]
+    for pixel in range(len(mean), x.shape[1], len(mean)):
+        rows[1:, pixel : pixel + len(mean)] = rows[1:, : len(mean)]
+    _apply(share, x, rows, residual, relu, y)
 
 
 @kernel
-def _move(running_mean, running_var, mean, var, kept, share, unbias):
+def _move(running_mean, running_var, mean, var, seen, kept, share, unbias):
+    kind = mean.dtype.type
+    kept, share, unbias = kind(kept), kind(share), kind(unbias)
+    if seen is not None:
+        seen[()] += 1
     for c in range(len(mean)):
         running_mean[c] = running_mean[c] * kept + share * mean[c]
         running_var[c] = running_var[c] * kept + share * (var[c] * unbias)
@@ -427,16 +437,24 @@ def _backward(
     return from_rows(dx, x), dweight, dbias, None if masked is None else from_rows(masked, x)
 
 
-def scale_and_shift(
-    mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
-) -> tuple[Array, Array]:
-    """See `fused.scale_and_shift`; to the same bits."""
-    kind = mean.dtype
-    if weight is None or bias is None or not kind is var.dtype is weight.dtype is bias.dtype:
+def fixed_norm(
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    eps: float,
+    relu: bool,
+) -> Array:
+    """See `fused.fixed_norm`."""
+    vectors = mean, var, _vector(weight, 1, x), _vector(bias, 0, x)
+    if not _covers(x, residual) or any(v.shape != x.shape[1:2] for v in vectors):
         return NotImplemented
-    scale, shift = np.empty_like(mean), np.empty_like(mean)
-    _coefficients(mean, var, weight, bias, kind.type(eps), scale, shift)
-    return scale, shift
+    rows = channel_rows(x)
+    y = empty(rows.shape, rows.dtype)
+    _fixed(_share(rows), rows, *vectors, float(eps), _rows(residual), relu, y)
+    return from_rows(y, x)
 
 
 def move_statistics(
@@ -453,7 +471,5 @@ def move_statistics(
     arrays = running_mean, running_var, mean, var
     if momentum is None or any(a.dtype != mean.dtype for a in arrays):
         return NotImplemented
-    if seen is not None:
-        seen += 1
-    _move(*arrays, *map(mean.dtype.type, (1 - momentum, momentum, unbias)))
+    _move(*arrays, seen, 1.0 - momentum, float(momentum), float(unbias))
     return None

@@ -76,12 +76,12 @@ def _adam(
             p[i] -= step_size * m[i] / (np.sqrt(v[i]) / root + eps)
 
 
-def _covers(gs: list[Array], *lists: list[Array]) -> bool:
+def _covers(*lists: list[Array]) -> bool:
     """One dtype, one shape for all that belongs to a parameter, and no holes in what is written."""
     kind = lists[0][0].dtype
     return all(
-        a.dtype == kind and a.shape == p.shape and (a.flags.c_contiguous or arrays is gs)
-        for arrays in (gs, *lists)
+        a.dtype == kind and a.shape == p.shape and a.flags.c_contiguous
+        for arrays in lists
         for a, p in zip(arrays, lists[0], strict=True)
     )
 
@@ -99,10 +99,10 @@ _known: dict[int, _Rows] = {}  # by the identity of the first parameter
 MANY_KNOWN = 64
 
 
-def _table(gs: list[Array], *lists: list[Array]) -> Array:
+def _table(gs: list[Array], *lists: list[Array]) -> Array | None:
     """Rows of at most PART numbers: how many, of which parameter, and the addresses, the
 
-    gradient's last.
+    gradient's last.  None where no kernel covers them.
     """
     arrays = [a for each in lists for a in each]
     rows = _known.get(id(arrays[0]))
@@ -111,9 +111,14 @@ def _table(gs: list[Array], *lists: list[Array]) -> Array:
         or len(rows.arrays) != len(arrays)
         or any(known() is not a for known, a in zip(rows.arrays, arrays, strict=True))
     ):
+        if not _covers(*lists):
+            return None
         if len(_known) >= MANY_KNOWN:
             _known.clear()
         rows = _known[id(arrays[0])] = _rows(arrays, *lists)
+    kind = arrays[0].dtype
+    if any(g.shape != p.shape or g.dtype != kind for g, p in zip(gs, lists[0], strict=True)):
+        return None
     table = rows.table.copy()
     table[:, -1] = np.array([_address(g) for g in gs])[rows.parameters] + rows.offsets
     return table
@@ -150,10 +155,10 @@ def sgd(
 ) -> None:
     """See `reference.sgd`."""
     velocities = ps if buffers is None else buffers
-    if not _covers(gs, ps, velocities):
+    gs, kind = [np.ascontiguousarray(g) for g in gs], ps[0].dtype
+    table = _table(gs, ps, velocities)
+    if table is None:
         return NotImplemented
-    gs = [np.ascontiguousarray(g) for g in gs]
-    table, kind = _table(gs, ps, velocities), ps[0].dtype
     _sgd(
         share_out(len(table), sum(p.size for p in ps), 2),
         table,
@@ -183,10 +188,10 @@ def adam(
     shrink: float,
 ) -> None:
     """See `reference.adam`."""
-    if largest is not None or not _covers(gs, ps, ms, vs):
+    gs, kind = [np.ascontiguousarray(g) for g in gs], ps[0].dtype
+    table = None if largest is not None else _table(gs, ps, ms, vs)
+    if table is None:
         return NotImplemented
-    gs = [np.ascontiguousarray(g) for g in gs]
-    table, kind = _table(gs, ps, ms, vs), ps[0].dtype
     numbers = map(kind.type, (beta1, 1 - beta1, beta2, 1 - beta2, eps, weight_decay, shrink))
     _adam(
         share_out(len(table), sum(p.size for p in ps), 2),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from tinyconv.autograd import is_grad_enabled, no_grad
+from tinyconv.autograd import is_grad_enabled, no_grad, wrap
 from tinyconv.backend import backend_of
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
@@ -82,6 +82,14 @@ def tracked_batch_norm(
     if residual is not None and residual.shape != input.shape:
         raise ShapeError("batch_norm_relu", f"residual {residual.shape}, input {input.shape}")
     if not training:
+        if running_mean is None or running_var is None:
+            raise ShapeError(
+                "batch_norm", "evaluation needs running statistics; pass training=True"
+            )
+        operands = input, running_mean, running_var, weight, bias, residual
+        if not is_grad_enabled() and all(v is None or v.dtype == input.dtype for v in operands):
+            arrays = [None if v is None else v.data for v in operands]
+            return wrap(backend_of(input.data).fixed_norm(*arrays, eps, relu))
         fixed = _scale_and_shift(running_mean, running_var, weight, bias, eps)
         return ops.affine_relu(input, *fixed, residual) if relu else ops.affine(input, *fixed)
     n = input.data.size // max(input.shape[1], 1)
@@ -117,12 +125,6 @@ def move(
 
 
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
-    if mean is None or var is None:
-        raise ShapeError("batch_norm", "evaluation needs running statistics; pass training=True")
-    if not is_grad_enabled():
-        w, b = (None if v is None else v.data for v in (weight, bias))
-        found = backend_of(mean.data).scale_and_shift(mean.data, var.data, w, b, eps)
-        return cast(tuple[Any, Any], found)
     scale = (1.0 if weight is None else weight) / sqrt(var + eps)
     return scale, -mean * scale if bias is None else bias - mean * scale
 
