@@ -152,8 +152,7 @@ class Variable:
 _new = object.__new__
 _NO_PARAMS: dict[str, Any] = {}  # of most nodes, one for all
 _NO_STAMPS: dict[int, list[int] | None] = {}
-# Is the output read, the values of which inputs are, and of which inputs is a shape all that is
-# left?  Of those that lead to no gradient; the others have their node's.
+# What VJPs read: the output?  the values of which inputs?  of which other constants the shape?
 Reads: TypeAlias = tuple[bool, tuple[int, ...], tuple[int, ...]]
 Edge: TypeAlias = Node | Variable  # a Variable where the edge ends at a leaf
 
