@@ -38,6 +38,7 @@ Vjp: TypeAlias = Callable[..., Any]
 _FLOAT32 = np.dtype(np.float32)
 
 MANY = 2**18  # numbers from which on a sum is worth a kernel
+FEW = 2**9  # numbers that are copied before it is known whose they are
 
 OPS: dict[str, Op] = {}  # every operation there is
 tick = itertools.count(1).__next__  # the engine's clock: nodes and in-place writes are dated
@@ -838,15 +839,16 @@ def backward(
     retain = create_graph if retain_graph is None else retain_graph
     roots = _roots([output], [gradient], create_graph, "backward")
     found = _walk(roots, None, retain, create_graph)
+    tape, capture = context.tape, context.capture
     with grad_mode(create_graph):
         for leaf in list(found):
             assert isinstance(leaf, Variable)
             g = found.pop(leaf)  # nobody else is to refer to it
             g = g if is_tensor(g) else wrap(g)
-            if context.tape is not None:
-                context.tape.store(leaf, g)
-            if context.capture is not None:
-                context.capture.check_gradient(leaf)
+            if tape is not None:
+                tape.store(leaf, g)
+            if capture is not None:
+                capture.check_gradient(leaf)
             leaf.grad = _kept(g) if leaf.grad is None else leaf.grad + g
 
 
@@ -857,7 +859,7 @@ def _kept(g: Tensor) -> Tensor:
     """
     if g.node is not None:
         return g.clone()
-    if _alone(g):
+    if g.data.size >= FEW and _alone(g):
         return g
     if g.data.size < MANY:
         return wrap(g.data.copy("C"))
