@@ -218,11 +218,18 @@ def vjp_calls(op: Op, sample: Sample) -> Iterator[tuple[Any, list[Any], Any, lis
         if vjp is None or not isinstance(arg, np.ndarray) or arg.dtype.kind != "f":
             continue
         leading = (i, g) if op.variadic else (g,)
+        if isinstance(vjp, Op):
+            vjp = of_output(vjp)
         code = vjp.__code__
         names = list(code.co_varnames[len(leading) : code.co_argcount])
         if op.variadic:
             names += [code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] * len(args)
         yield partial(run, vjp, leading, params), [y, *args], code, names
+
+
+def of_output(operation: Op) -> Any:
+    """What an operation in the place of a VJP stands for."""
+    return lambda g, y, _x: operation(g, y)
 
 
 def run(vjp: Any, leading: tuple[Any, ...], params: dict[str, Any], values: list[Any]) -> Any:

@@ -137,6 +137,10 @@ def _rows(arrays: list[Array], *lists: list[Array]) -> _Rows:
     return _Rows([weakref.ref(a) for a in arrays], numbers, numbers[:, 1], np.array(offsets, int))
 
 
+def _without_gaps(arrays: list[Array]) -> list[Array]:
+    return [a if a.flags.c_contiguous else np.ascontiguousarray(a) for a in arrays]
+
+
 def _address(a: Array) -> int:
     address: int = a.__array_interface__["data"][0]
     return address
@@ -155,7 +159,7 @@ def sgd(
 ) -> None:
     """See `reference.sgd`."""
     velocities = ps if buffers is None else buffers
-    gs, kind = [np.ascontiguousarray(g) for g in gs], ps[0].dtype
+    gs, kind = _without_gaps(gs), ps[0].dtype
     table = _table(gs, ps, velocities)
     if table is None:
         return NotImplemented
@@ -188,7 +192,7 @@ def adam(
     shrink: float,
 ) -> None:
     """See `reference.adam`."""
-    gs, kind = [np.ascontiguousarray(g) for g in gs], ps[0].dtype
+    gs, kind = _without_gaps(gs), ps[0].dtype
     table = None if largest is not None else _table(gs, ps, ms, vs)
     if table is None:
         return NotImplemented
