@@ -987,6 +987,21 @@ def test_retain_grad(no_collector: None) -> None:
         tc.zeros(2).retain_grad()
 
 
+def test_an_argument_without_a_vjp_may_be_the_only_one_that_wants_a_gradient() -> None:
+    condition = tc.tensor([1.0, 0.0], requires_grad=True)
+    y = tc.where(condition, tc.ones(2), tc.zeros(2))
+    assert y.tolist() == [1, 0]
+
+
+def test_an_operation_as_a_vjp_takes_the_gradient_and_the_output() -> None:
+    half = tc.op(lambda x: x / 2, name="half")
+    with pytest.raises(TypeError, match=r"half: relu cannot be its VJP.*\(g, y\)"):
+        half.defvjp(OPS["relu"])
+    scaled = tc.op(lambda x, *, k=2.0: k * x, name="scaled")
+    with pytest.raises(TypeError, match="scaled: relu_backward cannot be its VJP"):
+        scaled.defvjp(OPS["relu_backward"])
+
+
 def test_set_grad_enabled() -> None:
     with tc.set_grad_enabled(False):
         assert not tc.is_grad_enabled()

@@ -285,6 +285,10 @@ def test_fixed_statistics(shape: Any, dtype: str, guarded: Guarded) -> None:
     guarded.check()
     assert norm.fixed_norm(x, mean, var[1:], weight, bias, None, 1e-3, False) is NotImplemented
     assert norm.fixed_norm(x, mean, var, weight, bias, r[:1, :1], 1e-3, True) is NotImplemented
+    other = mean.astype("float32" if dtype == "float64" else "float64")
+    assert norm.fixed_norm(x, other, var, weight, bias, None, 1e-3, True) is NotImplemented
+    how: Any = {"momentum": 0.1, "unbias": 1.0}
+    assert norm.move_statistics(mean, var[1:], mean, var, None, **how) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -420,6 +420,7 @@ MIXED: dict[str, Callable[[tc.Tensor, tc.Tensor], Any]] = {
     "cat": lambda x, y: tc.cat([x, y]),
     "conv2d": lambda x, y: F.conv2d(x[None, None], y[None, None, :2, :2]),
     "batch_norm": lambda x, y: F.batch_norm(x, None, None, y[0], y[0], training=True),
+    "affine": lambda x, y: tc.no_grad()(F.batch_norm)(x, y[0], y[1], y[2], y[3]),
     r"x\[...\]": lambda x, y: x[y[0].long()],
     "add_": lambda x, y: x.add_(y),
     r"x\[...\] = value": lambda x, y: x.__setitem__(0, y[0]),

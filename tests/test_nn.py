@@ -3,6 +3,8 @@
 import copy
 import inspect
 import math
+import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -459,6 +461,41 @@ def test_sequential_as_a_list() -> None:
     named = nn.Sequential({"conv": nn.Conv2d(1, 2, 3), "act": a})
     assert named.act is named[1]
     assert list(named.state_dict()) == ["conv.weight", "conv.bias"]
+
+
+def test_what_is_written_into_a_table_is_the_attribute_too() -> None:
+    """PyTorch's users replace layers like this."""
+    net = nn.Sequential(nn.Linear(2, 2))
+    net._modules["0"] = relu = nn.ReLU()
+    assert getattr(net, "0") is net[0] is relu
+    assert [path for path, _ in net.named_modules()] == ["", "0"]
+    m = nn.Linear(2, 2)
+    weight = m._parameters.pop("weight")
+    assert not hasattr(m, "weight")
+    m.register_parameter("weight", weight)
+    assert m.weight is weight
+    m._parameters |= {"extra": weight}
+    m._parameters.update(other=weight)
+    assert m.extra is m.other is weight
+    m._parameters.clear()
+    assert not hasattr(m, "bias")
+    assert not list(m.parameters())
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_copies_have_tables_of_their_own(copied: Any) -> None:
+    m = nn.BatchNorm2d(2)
+    twin = copied(m)
+    assert twin.weight is twin._parameters["weight"]
+    assert twin.running_mean is twin._buffers["running_mean"]
+    twin.weight = nn.Parameter(tc.zeros(2))
+    assert twin.weight is twin._parameters["weight"]
+    assert m.weight is m._parameters["weight"] is not twin.weight
+    gone = weakref.ref(twin)
+    del twin
+    assert gone() is None, "a cycle keeps a module alive"
 
 
 def test_module_list_and_dict() -> None:

@@ -107,9 +107,9 @@ class Node:
 
     @property
     def saved(self) -> list[Any] | None:
-        """What VJPs are called with, [output, *inputs]; in the place of what none reads something
+        """[output, *inputs] as VJPs get them: what none reads is None, or has but a shape.
 
-        else with its shape, or None.  None once freed.
+        None once freed.  A new list each time.
         """
         return None if self.values is None else [self.output, *self.values]
 
@@ -226,12 +226,19 @@ class Op:
         g is the gradient of the output y.  Name an argument with a leading underscore when only
         its shape and dtype are read: its values are then not kept for the backward pass.
         A variadic operation has one VJP, ``lambda i, g, y, *inputs, **params``, for input i.
-        An operation of (g, y) may stand in the place of ``lambda g, y, *_: operation(g, y)``.
+        Of a function of one array, without keywords, it may be an operation of (g, y).
 
         fused: all gradients of a first-order backward at once,
         ``(g, y, aux, *inputs, **params) -> tuple``; it may read the auxiliary arrays ``aux`` that
         the forward returned as ``(y, aux)``.  The VJPs serve every higher order.
         """
+        for vjp in vjps:
+            fits = self.arity == 1 and not self.keywords
+            if type(vjp) is Op and not (fits and vjp.arity == 2):
+                raise TypeError(
+                    f"{self.name}: {vjp.name} cannot be its VJP; that takes an operation of (g, y) "
+                    "and a function of one array. Write lambda g, y, *inputs, **params: ..."
+                )
         self.vjps = vjps
         self.fused = fused
         self.samples += samples
@@ -306,7 +313,8 @@ class Op:
                 for i in read:
                     values[i] = arrays[i]
                     if edges[i] is None:
-                        stamps = {**stamps, i: getattr(args[i], "stamp", None)}
+                        stamps = {} if stamps is _NO_STAMPS else stamps
+                        stamps[i] = getattr(args[i], "stamp", None)
                 for i in constants:
                     values[i] = _meta(arrays[i])
             stamp = [0]
@@ -361,10 +369,11 @@ class Op:
     def _find_reads(self, wanted: int, edges: list[Edge | None]) -> Reads:
         """What is read when gradients are wanted of the arguments whose bits are set."""
         n = len(edges)
+        reads = [[False] * (n + 1)]
         if self.variadic:
-            reads = [self._vjp_reads(self.vjps[0], n, skip=1)]
+            reads += [self._vjp_reads(self.vjps[0], n, skip=1)]
         else:
-            reads = [
+            reads += [
                 self._vjp_reads(v, n) for i, v in enumerate(self.vjps) if v and wanted >> i & 1
             ]
         if self.fused:
@@ -859,7 +868,8 @@ def _kept(g: Tensor) -> Tensor:
     """
     if g.node is not None:
         return g.clone()
-    if g.data.size >= FEW and _alone(g):
+    few = g.data.size < FEW and type(g.data) is np.ndarray  # quicker than to find out; not on a GPU
+    if not few and _alone(g):
         return g
     if g.data.size < MANY:
         return wrap(g.data.copy("C"))

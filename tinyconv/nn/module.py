@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -56,6 +56,58 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
+class _Table(dict[str, Any]):
+    """What is registered under names; each is an ordinary attribute of the module too, which is
+
+    found quickest.  Whatever way a name comes into a table or leaves it, the attribute follows.
+    """
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: Module, content: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.owner = ref(owner)  # weak, because the module owns the table
+        self.update(content)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        _registrations[0] += 1
+        if (owner := self.owner()) is not None:
+            owner.__dict__[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        _registrations[0] += 1
+        if (owner := self.owner()) is not None:
+            owner.__dict__.pop(name, None)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def pop(self, name: str, *default: Any) -> Any:
+        if default and name not in self:
+            return default[0]
+        value = self[name]
+        del self[name]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        if not self:
+            raise KeyError("popitem: nothing is registered")
+        name = next(reversed(self))
+        return name, self.pop(name)
+
+    # dict's own ways would not come past these
+    clear, update, setdefault = (
+        MutableMapping.clear, MutableMapping.update, MutableMapping.setdefault
+    )  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy's table gets its owner from `Module.__setstate__`."""
+        return dict, (dict(self),)
+
+
 # Paths by outermost module, and the state of `_registrations` then (see Module._paths).
 _found_paths: WeakKeyDictionary[Module, tuple[dict[int, str], int]] = WeakKeyDictionary()
 
@@ -81,9 +133,14 @@ class Module:
 
     def __init__(self) -> None:
         self.__dict__.update(
-            training=True, _parameters={}, _buffers={}, _modules={}, _not_saved=set(),
+            training=True, **{table: _Table(self, {}) for table in _TABLES}, _not_saved=set(),
             _forward_pre_hooks=[], _forward_hooks=[],
         )  # not by assignment: __setattr__ looks into the tables
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """For copies and pickles."""
+        self.__dict__.update(state)
+        self.__dict__.update({table: _Table(self, state[table]) for table in _TABLES})
 
     # --- the call
 
@@ -168,16 +225,12 @@ class Module:
                             f"{type(self).__name__}.{name} is registered as {wanted}: it takes "
                             f"another or None, not a {type(value).__name__}. Delete it first"
                         )
-                    self.__dict__[table][name] = self.__dict__[name] = value
-                    _registrations[0] += 1
+                    self.__dict__[table][name] = value
                     return
             object.__setattr__(self, name, value)
 
     def _register(self, table: str, name: str, value: Any) -> None:
-        """Put a value under a name into one table, and take the name out of all others.
-
-        It becomes an ordinary attribute too: those are found quickest.
-        """
+        """Put a value under a name into one table, and take the name out of all others."""
         state = self.__dict__
         if table not in state:
             raise AttributeError(
@@ -190,8 +243,7 @@ class Module:
         for other in (state[t] for t in _TABLES if t != table):
             other.pop(name, None)
         state["_not_saved"].discard(name)
-        state[table][name] = state[name] = value
-        _registrations[0] += 1
+        state[table][name] = value
 
     def _register_new(self, table: str, name: str, value: Any, kind: type) -> None:
         if value is not None and not isinstance(value, kind):
@@ -236,7 +288,7 @@ class Module:
             if name in self.__dict__.get(table, ()):
                 del self.__dict__[table][name]
                 self._not_saved.discard(name)
-                _registrations[0] += 1
+                return
         object.__delattr__(self, name)
 
     # --- walking

@@ -9,7 +9,8 @@ Memory is channels-last: x (N,H,W,C), y (N,OH,OW,O).  Then the KW*C numbers of o
 one run, and a window is `taps`: offsets of its KH runs from its first pixel.  Where pixels of a
 window row are no neighbours (dilation, groups) there is a tap for each of the KH*KW pixels.
 
-A thread copies one image at a time into scratch memory with a border of zeros that stays in cache.
+A thread copies one image at a time into scratch memory with a border of zeros that stays in cache;
+only a depthwise weight's gradient, which does too little with a number to repay it, does not.
 """
 
 from __future__ import annotations
@@ -462,6 +463,9 @@ def _correlate_weight(
         clear_border(image, mine)  # it stays so
     if groups * blocks * VL != O:
         mine_g[:] = 0
+    left, right = 0, OW  # columns whose windows need no border
+    if depthwise and not image.copied:
+        left, right = _whole_windows(p, image, pixel, OW)
     for n in range(first_image, last_image, together):
         count = min(together, last_image - n)
         base, next_image = _locate_images(x, image, n, count, size, mine)
@@ -482,9 +486,7 @@ def _correlate_weight(
                     source_g = base_g + start * line_g + block * VL * size
                     target = out.ctypes.data + (block * p.n_taps + t) * p.run * VL * size
                     steps = row_step, x_step, row_step_g, pixel_g, p.next
-                    left, right = 0, OW
-                    if not image.copied and depthwise:
-                        left, right = _whole_windows(p, image, pixel, OW)
+                    if right - left < OW:
                         edges = left, right, OW
                         what = shape, x, source, source_g, rows, edges, steps
                         _add_edges(*what, p, image, pixel, target)

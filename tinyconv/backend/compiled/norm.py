@@ -284,14 +284,12 @@ def _gradients(share, g, y, x, weight, mean, var, eps, affine, masked, dweight, 
 @kernel
 def _fixed(share, x, mean, var, weight, bias, eps, residual, relu, y):
     """Batch norm by given statistics (C,), as `fused.scale_and_shift` rounds."""
-    rows = np.zeros((3, x.shape[1]), x.dtype)
     eps = x.dtype.type(eps)
+    scale, shift = np.empty_like(mean), np.empty_like(mean)
     for c in range(len(mean)):
-        rows[1, c] = weight[c] / np.sqrt(var[c] + eps)
-        rows[2, c] = bias[c] - mean[c] * rows[1, c]
-    for pixel in range(len(mean), x.shape[1], len(mean)):
-        rows[1:, pixel : pixel + len(mean)] = rows[1:, : len(mean)]
-    _apply(share, x, rows, residual, relu, y)
+        scale[c] = weight[c] / np.sqrt(var[c] + eps)
+        shift[c] = bias[c] - mean[c] * scale[c]
+    _scale(share, x, scale, shift, residual, relu, y)
 
 
 @kernel
@@ -449,7 +447,8 @@ def fixed_norm(
 ) -> Array:
     """See `fused.fixed_norm`."""
     vectors = mean, var, _vector(weight, 1, x), _vector(bias, 0, x)
-    if not _covers(x, residual) or any(v.shape != x.shape[1:2] for v in vectors):
+    fits = all((v.dtype, v.shape) == (x.dtype, x.shape[1:2]) for v in vectors)
+    if not (fits and _covers(x, residual)):
         return NotImplemented
     rows = channel_rows(x)
     y = empty(rows.shape, rows.dtype)
@@ -469,7 +468,7 @@ def move_statistics(
 ) -> None:
     """See `fused.move_statistics`; to the same bits."""
     arrays = running_mean, running_var, mean, var
-    if momentum is None or any(a.dtype != mean.dtype for a in arrays):
+    if momentum is None or any((a.dtype, a.shape) != (mean.dtype, mean.shape) for a in arrays):
         return NotImplemented
     _move(*arrays, seen, 1.0 - momentum, float(momentum), float(unbias))
     return None

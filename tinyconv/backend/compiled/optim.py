@@ -192,8 +192,10 @@ def adam(
     shrink: float,
 ) -> None:
     """See `reference.adam`."""
+    if largest is not None:
+        return NotImplemented
     gs, kind = _without_gaps(gs), ps[0].dtype
-    table = None if largest is not None else _table(gs, ps, ms, vs)
+    table = _table(gs, ps, ms, vs)
     if table is None:
         return NotImplemented
     numbers = map(kind.type, (beta1, 1 - beta1, beta2, 1 - beta2, eps, weight_decay, shrink))

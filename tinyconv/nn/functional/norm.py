@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinyconv.autograd import is_grad_enabled, no_grad, wrap
+from tinyconv.autograd import is_grad_enabled, is_tensor, no_grad, wrap
 from tinyconv.backend import backend_of
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
@@ -87,7 +87,7 @@ def tracked_batch_norm(
                 "batch_norm", "evaluation needs running statistics; pass training=True"
             )
         operands = input, running_mean, running_var, weight, bias, residual
-        if not is_grad_enabled() and all(v is None or v.dtype == input.dtype for v in operands):
+        if not is_grad_enabled() and _alike(operands):
             arrays = [None if v is None else v.data for v in operands]
             return wrap(backend_of(input.data).fixed_norm(*arrays, eps, relu))
         fixed = _scale_and_shift(running_mean, running_var, weight, bias, eps)
@@ -127,6 +127,16 @@ def move(
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
     scale = (1.0 if weight is None else weight) / sqrt(var + eps)
     return scale, -mean * scale if bias is None else bias - mean * scale
+
+
+def _alike(operands: Sequence[Any]) -> bool:
+    """Tensors of one dtype and one device, or None."""
+    first = operands[0]
+    return is_tensor(first) and all(
+        v is None
+        or (is_tensor(v) and v.dtype == first.dtype and type(v.data) is type(first.data))
+        for v in operands
+    )
 
 
 def _check_width(x: Any, vector: Any) -> None:
