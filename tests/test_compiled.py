@@ -511,6 +511,19 @@ def test_optimizer_steps_are_the_references_to_the_bit(dtype: str) -> None:
         check("adam", 4, False, **adam, **decay)
 
 
+@pytest.mark.parametrize("options", [{"maximize": True}, {"maximize": True, "momentum": 0.5}])
+def test_a_number_as_a_parameter(options: dict[str, Any]) -> None:
+    """NumPy's -g of a 0-d g is no array: it has an address for a moment only."""
+    p = tc.tensor(1.0, requires_grad=True)
+    for _ in range(20):
+        p.grad = tc.tensor(0.0)
+        tc.optim.SGD([p], 0.1, **options).step()
+        p.grad = tc.tensor(0.5)
+        before = p.item()
+        tc.optim.SGD([p], 0.1, **options).step()
+        assert p.item() == pytest.approx(before + 0.05)
+
+
 @pytest.mark.parametrize("optimizer", [tc.optim.SGD, tc.optim.Adam])
 def test_a_dtype_that_is_not_compiled_goes_to_the_next_layer(optimizer: Any) -> None:
     """Also where size does not matter, and Numba is loaded."""

@@ -138,7 +138,11 @@ def _rows(arrays: list[Array], *lists: list[Array]) -> _Rows:
 
 
 def _without_gaps(arrays: list[Array]) -> list[Array]:
-    return [a if a.flags.c_contiguous else np.ascontiguousarray(a) for a in arrays]
+    """In memory of their own, which a NumPy scalar (the negative of a 0-d array, say) has not."""
+    return [
+        a if type(a) is np.ndarray and a.flags.c_contiguous else np.array(a, order="C")
+        for a in arrays
+    ]
 
 
 def _address(a: Array) -> int:
