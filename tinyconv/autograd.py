@@ -316,7 +316,9 @@ class Op:
                         stamps = {} if stamps is _NO_STAMPS else stamps
                         stamps[i] = getattr(args[i], "stamp", None)
                 for i in constants:
-                    values[i] = _meta(arrays[i])
+                    a = arrays[i]
+                    left: Any = _meta(a.shape, a.dtype) if hasattr(a, "dtype") else a
+                    values[i] = left
             stamp = [0]
             node = Node()
             node.op = self
@@ -496,12 +498,8 @@ def _whole(g: Any) -> Any:
     return np.asarray(g) if isinstance(g, np.generic) else g
 
 
-def _meta(array: Any) -> Any:
-    return _meta_of(array.shape, array.dtype) if hasattr(array, "dtype") else array
-
-
 @lru_cache(maxsize=1024)  # one for all that are alike, for the overhead of small operations
-def _meta_of(shape: tuple[int, ...], dtype: Any) -> Meta:
+def _meta(shape: tuple[int, ...], dtype: Any) -> Meta:
     meta = Meta()
     meta.shape = shape
     meta.dtype = dtype
@@ -582,13 +580,15 @@ def _walk(
     pending = dict(roots)
     newest = [(-edge.seq, edge) for edge in roots if edge.seq]  # a heap of the pending nodes
     heapify(newest)
+    only: Any = None  # the one that is pending where there is no other: of a chain always
     finished: dict[Edge, Any] = {}
     tape = context.tape
     if tape is not None:
         tape.start(roots)
     with grad_mode(create_graph):
-        while newest:
-            node: Any = heappop(newest)[1]
+        while newest or only is not None:
+            node: Any = heappop(newest)[1] if only is None else only
+            only = None
             g = pending.pop(node)
             if node.hooks:
                 g = _run_hooks(node.hooks, g)
@@ -601,8 +601,13 @@ def _walk(
                     pending[edge] = _added(pending, edge, share)
                 else:
                     pending[edge] = share
-                    if edge.seq:
+                    if edge.seq and only is None and not newest:
+                        only = edge
+                    elif edge.seq:
                         heappush(newest, (-edge.seq, edge))
+                        if only is not None:
+                            heappush(newest, (-only.seq, only))
+                            only = None
                 if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
