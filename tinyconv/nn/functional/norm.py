@@ -132,11 +132,15 @@ def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) ->
 def _alike(operands: Sequence[Any]) -> bool:
     """Tensors of one dtype and one device, or None."""
     first = operands[0]
-    return is_tensor(first) and all(
-        v is None
-        or (is_tensor(v) and v.dtype == first.dtype and type(v.data) is type(first.data))
-        for v in operands
-    )
+    if not is_tensor(first):
+        return False
+    kind, library = first.data.dtype, type(first.data)
+    for x in operands:
+        if x is not None and not (
+            is_tensor(x) and x.data.dtype is kind and type(x.data) is library
+        ):
+            return False
+    return True
 
 
 def _check_width(x: Any, vector: Any) -> None:
