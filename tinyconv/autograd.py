@@ -26,6 +26,7 @@ from numpy.exceptions import AxisError
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
 from tinyconv.context import context, last_write
+from tinyconv.dtypes import float32
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
 from tinyconv.hints import hints_for
 from tinyconv.samples import Sample
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from tinyconv.tensor import Tensor
 
 Vjp: TypeAlias = Callable[..., Any]
-
-_FLOAT32 = np.dtype(np.float32)
 
 MANY = 2**18  # numbers from which on a sum is worth a kernel
 FEW = 2**9  # numbers that are copied before it is known whose they are
@@ -299,7 +298,7 @@ class Op:
             data = _whole(data)  # a NumPy reduction returned a scalar
         now = context.__dict__  # this thread's, looked up once
         dtype = data.dtype
-        is_float = dtype is _FLOAT32 or dtype.kind == "f"  # the first is quicker
+        is_float = dtype is float32 or dtype.kind == "f"  # the first is quicker
         if wanted and self.vjps and now["grad_enabled"] and is_float:
             try:
                 reads = self._reads[wanted + bit]
@@ -431,7 +430,7 @@ class Op:
             target = min(floats, key=lambda d: abs(d.itemsize - 4))
             raise DTypeError(self.name, f"{listed}; convert one: x.to(tc.{target})")
         if not floats and any(type(arrays[i]) is float for i in numbers):
-            floats = {_FLOAT32}
+            floats = {float32}
         if floats:
             (target,) = floats
             for i in tensors:

@@ -73,32 +73,6 @@ def _classes(x: Array, targets: Array) -> tuple[Array, Array]:
     return known, array_module(x).where(known, targets, 0)
 
 
-def scale_and_shift(
-    mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
-) -> tuple[Array, Array]:
-    """Batch norm with fixed statistics is x * scale + shift: both (C,), as all the operands."""
-    scale = (1.0 if weight is None else weight) / array_module(var).sqrt(var + eps)
-    return scale, -mean * scale if bias is None else bias - mean * scale
-
-
-def fixed_norm(
-    x: Array,
-    mean: Array,
-    var: Array,
-    weight: Array | None,
-    bias: Array | None,
-    residual: Array | None,
-    eps: float,
-    relu: bool,
-) -> Array:
-    """Batch norm of x (N,C,...) with fixed statistics (C,), or relu(batch norm + residual)."""
-    from tinyconv.backend import backend_of  # which imports this module
-
-    backend = backend_of(x)
-    fixed = scale_and_shift(mean, var, weight, bias, eps)
-    return backend.affine_relu(x, *fixed, residual) if relu else backend.affine(x, *fixed)
-
-
 def move_statistics(
     running_mean: Array,
     running_var: Array,

@@ -310,6 +310,29 @@ def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) ->
     return relu(y if residual is None else y + residual)
 
 
+def scale_and_shift(
+    mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array]:
+    """Batch norm with fixed statistics is x * scale + shift: both (C,), as all the operands."""
+    scale = (1.0 if weight is None else weight) / array_module(var).sqrt(var + eps)
+    return scale, -mean * scale if bias is None else bias - mean * scale
+
+
+def fixed_norm(
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    eps: float,
+    relu: bool,
+) -> Array:
+    """Batch norm of x (N,C,...) with fixed statistics (C,), or relu(batch norm + residual)."""
+    fixed = scale_and_shift(mean, var, weight, bias, eps)
+    return affine_relu(x, *fixed, residual) if relu else affine(x, *fixed)
+
+
 def _channel_axes(x: Array) -> tuple[tuple[int, ...], Any]:
     """All axes but 1, and what turns a vector (C,) into something to broadcast against x."""
     return (0, *range(2, x.ndim)), lambda v: v.reshape(1, -1, *(1,) * (x.ndim - 2))

@@ -9,11 +9,10 @@ import numpy as np
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
+from tinyconv.dtypes import float32
 from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
-
-FLOAT32 = np.dtype(np.float32)
 
 
 def module_of(a: Any, b: Any) -> Any:
@@ -23,7 +22,7 @@ def module_of(a: Any, b: Any) -> Any:
 
 def floating(x: Any) -> Any:
     """Integers and booleans as float32, as PyTorch's functions take them."""
-    if getattr(x, "dtype", None) is FLOAT32:  # the first look-up, for small operations
+    if getattr(x, "dtype", None) is float32:  # the first look-up, for small operations
         return x
     return x.astype(np.float32) if hasattr(x, "dtype") and x.dtype.kind in "biu" else x
 

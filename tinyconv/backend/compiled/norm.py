@@ -283,7 +283,7 @@ def _gradients(share, g, y, x, weight, mean, var, eps, affine, masked, dweight, 
 
 @kernel
 def _fixed(share, x, mean, var, weight, bias, eps, residual, relu, y):
-    """Batch norm by given statistics (C,), as `fused.scale_and_shift` rounds."""
+    """Batch norm by given statistics (C,), as `reference.scale_and_shift` rounds."""
     eps = x.dtype.type(eps)
     scale, shift = np.empty_like(mean), np.empty_like(mean)
     for c in range(len(mean)):
@@ -445,7 +445,7 @@ def fixed_norm(
     eps: float,
     relu: bool,
 ) -> Array:
-    """See `fused.fixed_norm`."""
+    """See `reference.fixed_norm`."""
     vectors = mean, var, _vector(weight, 1, x), _vector(bias, 0, x)
     fits = all((v.dtype, v.shape) == (x.dtype, x.shape[1:2]) for v in vectors)
     if not (fits and _covers(x, residual)):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.backend.array import Array, array_module
-from tinyconv.backend.reference import Padding, Pair, output_size
+from tinyconv.backend.reference import Padding, Pair, output_size, scale_and_shift
 from tinyconv.context import context
 
 SOURCE = Path(__file__).with_name("kernels.cu")
@@ -439,6 +439,21 @@ def affine(x: Array, scale: Array, shift: Array) -> Array:
 def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:
     """See `reference.affine_relu`."""
     return _affine(x, scale, shift, residual, relu=True)
+
+
+def fixed_norm(
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    eps: float,
+    relu: bool,
+) -> Array:
+    """See `reference.fixed_norm`."""
+    scale, shift = scale_and_shift(mean, var, weight, bias, eps)
+    return _affine(x, scale, shift, residual, relu=relu)
 
 
 def _affine(x: Array, scale: Array, shift: Array, residual: Array | None, *, relu: bool) -> Array:
