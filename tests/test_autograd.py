@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tinyconv as tc
-from tinyconv import autograd
+from tinyconv import autograd, clock
 from tinyconv.autograd import OPS, Node, op
 from tinyconv.backend import memory
 
@@ -301,7 +301,59 @@ def test_overwritten_through_a_view(view: Any) -> None:
         y.backward()
 
 
-def test_a_copy_shares_no_stamp() -> None:
+def test_overwritten_through_a_view_that_numpy_made() -> None:
+    """NumPy's own views may have an object between them and the memory's array."""
+    x = tc.ones(3, 3, requires_grad=True)
+    array = np.ones(5, np.float32)
+    w = autograd.wrap(np.lib.stride_tricks.sliding_window_view(array, 3))
+    y = (x * w).sum()
+    autograd.wrap(array).fill_(7.0)
+    with pytest.raises(tc.GraphError, match="overwritten in place"):
+        y.backward()
+
+
+def test_overwritten_through_a_view_of_an_operation_of_ones_own() -> None:
+    @op
+    def every_other(x: Any) -> Any:
+        """Every other number, in the same memory."""
+        return x[::2]
+
+    del OPS["every_other"]
+    w, x = tc.ones(4), tc.ones(4, requires_grad=True)
+    y = (x * w).sum()
+    every_other(w).fill_(7.0)
+    with pytest.raises(tc.GraphError, match="overwritten in place"):
+        y.backward()
+
+
+def test_large_arrays_side_by_side_in_recycled_memory() -> None:
+    """They are parts of one piece from the system; writing one is not writing the other."""
+    x = tc.ones(1 << 16, requires_grad=True)
+    v, w = (autograd.wrap(memory.empty(x.shape, tc.float32)).fill_(1.0) for _ in range(2))
+    assert memory.is_lent(v.data.base) and memory.is_lent(w.data.base)
+    y = (x * w).sum()
+    v.reshape(256, 256)[0].fill_(2.0)
+    y.backward()
+    y = (x * w).sum()
+    w.reshape(256, 256)[0].fill_(2.0)
+    with pytest.raises(tc.GraphError, match="overwritten in place"):
+        y.backward()
+
+
+def test_dates_of_writes_go_with_the_memory() -> None:
+    before = len(clock._writes)
+    w = tc.ones(8)
+    w[2:].fill_(3.0)
+    w.reshape(2, 4).add_(1.0)
+    assert len(clock._writes) == before + 1
+    kept = w[1:]
+    del w
+    assert clock.written(kept.data) > 0
+    del kept
+    assert len(clock._writes) == before
+
+
+def test_a_copy_has_no_part_in_a_write() -> None:
     x = tc.ones(2, 3, requires_grad=True)
     w = tc.ones(2, 3)
     y = (x * w).sum()

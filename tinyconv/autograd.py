@@ -11,10 +11,10 @@ Reference: Baydin et al., Automatic differentiation in machine learning: a surve
 from __future__ import annotations
 
 import inspect
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ContextDecorator
+from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
@@ -25,7 +25,8 @@ from numpy.exceptions import AxisError
 
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
-from tinyconv.context import context, last_write
+from tinyconv.clock import last_write, tick, written
+from tinyconv.context import context
 from tinyconv.dtypes import float32
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
 from tinyconv.hints import hints_for
@@ -40,7 +41,6 @@ MANY = 2**18  # numbers from which on a sum is worth a kernel
 FEW = 2**9  # numbers that are copied before it is known whose they are
 
 OPS: dict[str, Op] = {}  # every operation there is
-tick = itertools.count(1).__next__  # the engine's clock: nodes and in-place writes are dated
 
 
 # ---------------------------------------------------------------------------------- the graph
@@ -72,7 +72,7 @@ class Node:
         "aux",
         "dtype",
         "hooks",
-        "inputs",
+        "links",
         "op",
         "output",
         "params",
@@ -80,18 +80,12 @@ class Node:
         "scope",
         "seq",
         "shape",
-        "stamp",
-        "stamps",
-        "values",
     )
 
     op: Op
-    inputs: Sequence[Edge | None]  # None where no gradient is wanted
+    links: list[Any]  # `inputs`; behind them, if VJPs read any of it, what they get of each input
     output: Any  # its array, if a VJP reads it
-    values: Sequence[Any] | None  # of each input, where a VJP reads it, the array; None once freed
-    reads: Reads
-    stamp: list[int]  # when the output was last written in place, shared with its tensor
-    stamps: dict[int, list[int] | None]  # the same of constants that VJPs read
+    reads: Reads | None  # None once freed
     params: dict[str, Any]
     aux: Any
     shape: tuple[int, ...]
@@ -105,12 +99,19 @@ class Node:
         return len(self.shape)
 
     @property
+    def inputs(self) -> list[Edge | None]:
+        """An edge per argument, None where no gradient is wanted."""
+        return self.links if self.reads is None else self.links[: self.reads.arity]
+
+    @property
     def saved(self) -> list[Any] | None:
         """[output, *inputs] as VJPs get them: what none reads is None, or has but a shape.
 
         None once freed.  A new list each time.
         """
-        return None if self.values is None else [self.output, *self.values]
+        if self.reads is None:
+            return None
+        return [self.output, *self.links[self.reads.start :]]
 
     def __repr__(self) -> str:
         where = f" in {self.scope}" if self.scope else ""
@@ -120,7 +121,7 @@ class Node:
 class Variable:
     """What the engine needs of a Tensor; `tinyconv.tensor.Tensor` adds what people call."""
 
-    __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad", "stamp")
+    __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad")
 
     tensor_type: type[Tensor]  # set by tensor.py: the class that operations return
     seq = 0  # a leaf is older than every node
@@ -129,7 +130,6 @@ class Variable:
     grad: Tensor | None
     requires_grad: bool
     node: Node | None  # None for a leaf
-    stamp: list[int]  # [date of the last in-place write], one list for all views of the memory
     hooks: list[Callable[[Any], Any]] | None
 
     @property
@@ -151,20 +151,28 @@ class Variable:
 
 _new = object.__new__
 _NO_PARAMS: dict[str, Any] = {}  # of most nodes, one for all
-_NO_STAMPS: dict[int, list[int] | None] = {}
-# What VJPs read: the output?  the values of which inputs?  of which other constants the shape?
-Reads: TypeAlias = tuple[bool, tuple[int, ...], tuple[int, ...]]
 Edge: TypeAlias = Node | Variable  # a Variable where the edge ends at a leaf
 
 
-def wrap(data: Array, node: Node | None = None, stamp: list[int] | None = None) -> Tensor:
+@dataclass(slots=True)
+class Reads:
+    """What the VJPs of an operation's call read, by the number of the argument."""
+
+    arity: int  # of the call
+    start: int  # of what they get, in a node's links: the arity, or 0 where the edges will do
+    wanted: tuple[int, ...]  # those with a gradient
+    output: bool
+    values: tuple[int, ...]
+    shapes: tuple[int, ...]  # of arguments without an edge, which has a shape itself
+
+
+def wrap(data: Array, node: Node | None = None) -> Tensor:
     """A Tensor around an array, no questions asked."""
     out = object.__new__(Variable.tensor_type)
     out.data = data
     out.grad = None
     out.requires_grad = node is not None
     out.node = node
-    out.stamp = [0] if stamp is None else stamp
     out.hooks = None
     return out
 
@@ -188,13 +196,11 @@ class Op:
         forward: Callable[..., Any],
         name: str,
         *,
-        view: bool,
         same: Sequence[int] | None,
         samples: Sequence[Sample],
     ) -> None:
         self.forward = forward
         self.name = name
-        self.view = view  # the output may share the first input's memory
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -266,7 +272,7 @@ class Op:
                 raise
             return out if self.fused is None else out[0]
         arrays: list[Any] = []
-        edges: list[Edge | None] = []
+        edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
         for arg in args:
             edge = None
@@ -304,29 +310,19 @@ class Op:
                 reads = self._reads[wanted + bit]
             except KeyError:
                 reads = self._find_reads(wanted, edges)
-            reads_output, read, constants = reads
-            values: list[Any] = edges
-            stamps = _NO_STAMPS
-            if read or constants:
-                values = edges.copy()
-                for i in read:
-                    values[i] = arrays[i]
-                    if edges[i] is None:
-                        stamps = {} if stamps is _NO_STAMPS else stamps
-                        stamps[i] = getattr(args[i], "stamp", None)
-                for i in constants:
+            start = reads.start
+            if start:  # one list: each object more is one for the garbage collector
+                edges += edges
+                for i in reads.values:
+                    edges[start + i] = arrays[i]
+                for i in reads.shapes:
                     a = arrays[i]
-                    left: Any = _meta(a.shape, a.dtype) if hasattr(a, "dtype") else a
-                    values[i] = left
-            stamp = [0]
+                    edges[start + i] = _meta(a.shape, a.dtype) if hasattr(a, "dtype") else a
             node = Node()
             node.op = self
-            node.inputs = edges
-            node.values = values
-            node.output = data if reads_output else None
+            node.links = edges
+            node.output = data if reads.output else None
             node.reads = reads
-            node.stamp = stamp
-            node.stamps = stamps
             node.params = params or _NO_PARAMS
             node.aux = aux
             node.shape = shape
@@ -341,13 +337,8 @@ class Op:
             result.grad = result.hooks = None
             result.requires_grad = True
             result.node = node
-            result.stamp = stamp
         else:
             result = wrap(data)
-        if self.view and _shares_memory(data, arrays[0]):
-            result.stamp = args[0].stamp
-            if result.node is not None:
-                result.node.stamp = result.stamp
         return result if aux is None else (result, aux)
 
     apply = __call__  # the same, without the detour that calling an object takes
@@ -371,19 +362,19 @@ class Op:
         """What is read when gradients are wanted of the arguments whose bits are set."""
         n = len(edges)
         reads = [[False] * (n + 1)]
+        targets = tuple(i for i in range(n) if wanted >> i & 1 and (self.variadic or self.vjps[i]))
         if self.variadic:
             reads += [self._vjp_reads(self.vjps[0], n, skip=1)]
         else:
-            reads += [
-                self._vjp_reads(v, n) for i, v in enumerate(self.vjps) if v and wanted >> i & 1
-            ]
+            reads += [self._vjp_reads(self.vjps[i], n) for i in targets]
         if self.fused:
             output, _aux, *inputs = self._vjp_reads(self.fused, n + 1)
             reads.append([output, *inputs])
         output, *inputs = (any(read) for read in zip(*reads, strict=True))
-        kept = tuple(i for i in range(n) if inputs[i])
-        constants = tuple(i for i in range(n) if not wanted >> i & 1 and i not in kept)
-        found = self._reads[wanted + 2**n] = output, kept, constants
+        values = tuple(i for i in range(n) if inputs[i])
+        shapes = tuple(i for i in range(n) if not wanted >> i & 1 and i not in values)
+        start = n if values or shapes else 0
+        found = self._reads[wanted + 2**n] = Reads(n, start, targets, output, values, shapes)
         return found
 
     @staticmethod
@@ -486,12 +477,6 @@ def _as_called(parameters: Iterable[inspect.Parameter]) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _shares_memory(view: Array, array: Array) -> bool:
-    """Is one a view of the other?  (A reshape that had to copy has a base too: its copy.)"""
-    base = view.base
-    return base is not None and (base is array or base is array.base)
-
-
 def _whole(g: Any) -> Any:
     """An array, also where NumPy made a scalar of a 0-d result."""
     return np.asarray(g) if isinstance(g, np.generic) else g
@@ -511,7 +496,6 @@ def op(forward: Callable[..., Any], /) -> Op: ...
 def op(
     *,
     name: str | None = None,
-    view: bool = False,
     same: Sequence[int] | None = None,
     samples: Sequence[Sample] = (),
 ) -> Callable[[Callable[..., Any]], Op]: ...
@@ -519,19 +503,18 @@ def op(
     forward: Callable[..., Any] | None = None,
     *,
     name: str | None = None,
-    view: bool = False,
     same: Sequence[int] | None = None,
     samples: Sequence[Sample] = (),
 ) -> Op | Callable[[Callable[..., Any]], Op]:
     """Make an operation of a function on arrays and register it in OPS.
 
-    The function takes arrays as positional arguments and everything else as keywords.
-    view: the output may share its first input's memory.  same: the positions of the inputs that
-    must agree in dtype (default: those with a VJP).  samples: what to test it with.
+    The function takes arrays as positional arguments and everything else as keywords; what it
+    returns may share their memory.  same: the positions of the inputs that must agree in dtype
+    (default: those with a VJP).  samples: what to test it with.
     """
 
     def register(function: Callable[..., Any]) -> Op:
-        made = Op(function, name or function.__name__, view=view, same=same, samples=samples)
+        made = Op(function, name or function.__name__, same=same, samples=samples)
         OPS[made.name] = made
         return made
 
@@ -610,7 +593,9 @@ def _walk(
                 if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
-                node.output = node.values = node.aux = None
+                if node.reads.start:
+                    del node.links[node.reads.start :]
+                node.output = node.reads = node.aux = None
             del g
         for leaf in list(pending):
             g = pending.pop(leaf)
@@ -632,15 +617,16 @@ def _vjp(
     node: Node, g: Any, needed: set[Edge] | None, create_graph: bool
 ) -> list[tuple[Edge, Any]]:
     """What one node sends to each of its inputs."""
-    op, output, values = node.op, node.output, node.values
-    if values is None:
+    op, reads, output, links = node.op, node.reads, node.output, node.links
+    if reads is None:
         raise GraphError(
             op.name,
             f"this graph{_of(node)} was already walked and freed. Run the forward pass again, or "
             "keep the graph with backward(retain_graph=True) the first time",
         )
+    values: Sequence[Any] = links[reads.start :] if reads.start else links
     if last_write[0] > node.seq:
-        _check_unwritten(node)
+        _check_unwritten(node, reads, values)
     if create_graph:
         output, *values = _as_tensors(node, output, values)
     elif op.fused is not None:
@@ -652,15 +638,14 @@ def _vjp(
         ]
     out = []
     params = node.params
-    for i, edge in enumerate(node.inputs):
-        if edge is None or (needed is not None and edge not in needed):
+    for i in reads.wanted:
+        edge = links[i]
+        if needed is not None and edge not in needed:
             continue
         if op.variadic:
             share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
         else:
-            vjp = op.vjps[i]
-            if vjp is None:
-                continue
+            vjp: Any = op.vjps[i]
             if type(vjp) is Op:
                 share = vjp(g, output) if create_graph else vjp.forward(g, output)
             else:
@@ -675,34 +660,27 @@ def _vjp(
 
 def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:
     """The saved arrays, joined to the graph again so that their VJPs can be differentiated."""
-    tensors: list[Any] = [None if output is None else wrap(output, node, node.stamp)]
-    for i, (array, edge) in enumerate(zip(values, node.inputs, strict=True)):
+    tensors: list[Any] = [None if output is None else wrap(output, node)]
+    for array, edge in zip(values, node.inputs, strict=True):
         if not hasattr(array, "strides"):  # a number, or a shape without values
             tensors.append(array)
         elif isinstance(edge, Variable):
             tensors.append(edge)
         else:
-            tensors.append(wrap(array, edge, _stamp(node, i)))
+            tensors.append(wrap(array, edge))
     return tensors
-
-
-def _stamp(node: Node, i: int) -> list[int] | None:
-    """When the input i was last written in place; None of what is no tensor."""
-    edge = node.inputs[i]
-    return node.stamps.get(i) if edge is None else edge.stamp
 
 
 def _of(node: Node) -> str:
     return f" of {node.scope}" if node.scope else ""
 
 
-def _check_unwritten(node: Node) -> None:
-    reads_output, read, _ = node.reads
-    if reads_output and node.stamp[0] > node.seq:
+def _check_unwritten(node: Node, reads: Reads, values: Sequence[Any]) -> None:
+    """GraphError if anything that the node's VJPs read was written in place since."""
+    if reads.output and written(node.output) > node.seq:
         raise _overwritten(node, "its output")
-    for i in read:
-        stamp = _stamp(node, i)
-        if stamp is not None and stamp[0] > node.seq:
+    for i in reads.values:
+        if written(values[i]) > node.seq:
             raise _overwritten(node, f"its input {i}")
 
 

@@ -20,4 +20,3 @@ class Context(threading.local):
 
 
 context = Context()
-last_write = [0]  # when any tensor of any thread was last written in place (see autograd.tick)

@@ -21,13 +21,13 @@ from tinyconv.autograd import (
     Variable,
     check_devices,
     check_operands,
-    tick,
     wrap,
 )
 from tinyconv.backend import Array, backend_named, backend_of, device as device_type, moved
 from tinyconv.backend.array import is_array
 from tinyconv.backend.interchange import shared
-from tinyconv.context import context, last_write
+from tinyconv.clock import date_write, owner
+from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError
 from tinyconv.ops import (
@@ -61,7 +61,6 @@ class Tensor(Variable):
         self.grad = None
         self.requires_grad = False
         self.node = None
-        self.stamp = [0]
         self.hooks = None
         if requires_grad:
             self.requires_grad_()
@@ -276,7 +275,7 @@ class Tensor(Variable):
 
     def detach(self) -> Tensor:
         """The same memory, cut off from the graph."""
-        return wrap(self.data, stamp=self.stamp)
+        return wrap(self.data)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Record the operations on this leaf, or stop; returns the tensor."""
@@ -303,10 +302,10 @@ class Tensor(Variable):
             raise GraphError(
                 "register_hook", "this tensor does not require grad, its hook would never run"
             )
-        owner = self.node or self
-        if owner.hooks is None:
-            owner.hooks = []
-        return RemovableHandle(owner.hooks, hook)
+        edge = self.node or self
+        if edge.hooks is None:
+            edge.hooks = []
+        return RemovableHandle(edge.hooks, hook)
 
     # --- in place: for training loops; guarded, and noticed by a later backward
 
@@ -332,7 +331,7 @@ class Tensor(Variable):
             raise GraphError(
                 name, "the memory is read-only, that of an expanded tensor, say; use x.clone()"
             )
-        self.stamp[0] = last_write[0] = tick()
+        date_write(self.data)
         return self.data
 
     def _fitting(self, name: str, other: Any) -> Any:
@@ -778,7 +777,7 @@ class Tensor(Variable):
     def view(self, *shape: Any) -> Tensor:
         """The same memory in another shape; ShapeError where that would need a copy."""
         y = s.reshape(self, shape=_shape(shape))
-        if y.stamp is not self.stamp:
+        if owner(y.data) is not owner(self.data):
             raise ShapeError(
                 "view",
                 f"{self.shape} with strides {self.data.strides} cannot be seen as {y.shape} "

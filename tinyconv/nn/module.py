@@ -34,7 +34,6 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         self.data = data.data if isinstance(data, Tensor) else as_array(data)
-        self.stamp = data.stamp if isinstance(data, Tensor) else [0]
         self.grad = self.node = self.hooks = None
         self.requires_grad = False
         if requires_grad:

@@ -23,7 +23,7 @@ INDEXES: list[Any] = [
 ]
 
 
-@op(view=True)
+@op
 def getitem(x: Array, *, index: Any) -> Array:
     """x[index]: integers, slices, None, Ellipsis, arrays of integers or booleans."""
     try:

@@ -93,7 +93,7 @@ def _transpose_hint(a: Any, b: Any) -> str:
     return ""
 
 
-@op(name="einsum", view=True)  # one operand, nothing summed: NumPy returns a view
+@op(name="einsum")
 def _einsum(*xs: Array, subscripts: str) -> Array:
     """Einstein's summation, explicit form, no label twice in one operand."""
     return array_module(xs[0]).einsum(subscripts, *xs, optimize=True)

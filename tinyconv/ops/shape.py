@@ -36,7 +36,7 @@ sum_to.defvjp(
 )
 
 
-@op(view=True)
+@op
 def broadcast_to(x: Array, *, shape: Shape) -> Array:
     """x repeated along new and length-1 axes, without a copy."""
     return array_module(x).broadcast_to(x, shape)
@@ -52,7 +52,7 @@ broadcast_to.defvjp(
 )
 
 
-@op(view=True)
+@op
 def reshape(x: Array, *, shape: Shape) -> Array:
     """The same numbers, in row-major order, in another shape; one entry may be -1."""
     try:
@@ -99,7 +99,7 @@ def _product(sizes: Iterable[int]) -> str:
     return f"{'*'.join(map(str, factors))} = {total}" if len(factors) > 1 else total
 
 
-@op(view=True)
+@op
 def permute(x: Array, *, dims: Shape) -> Array:
     """Axis i of the output is axis dims[i] of x."""
     try:
@@ -133,7 +133,7 @@ def inverse_permutation(dims: Shape) -> Shape:
     return tuple(positive.index(i) for i in range(len(dims)))
 
 
-@op(view=True)
+@op
 def flip(x: Array, *, dims: Shape) -> Array:
     """Reversed along the given axes: what makes a convolution of a cross-correlation."""
     return array_module(x).flip(x, dims)
