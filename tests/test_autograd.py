@@ -330,7 +330,8 @@ def test_large_arrays_side_by_side_in_recycled_memory() -> None:
     """They are parts of one piece from the system; writing one is not writing the other."""
     x = tc.ones(1 << 16, requires_grad=True)
     v, w = (autograd.wrap(memory.empty(x.shape, tc.float32)).fill_(1.0) for _ in range(2))
-    assert memory.is_lent(v.data.base) and memory.is_lent(w.data.base)
+    assert memory.is_lent(v.data.base)
+    assert memory.is_lent(w.data.base)
     y = (x * w).sum()
     v.reshape(256, 256)[0].fill_(2.0)
     y.backward()

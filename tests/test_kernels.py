@@ -378,6 +378,28 @@ def test_norm_and_relu_take_any_strides(shape: Any, layout: Any) -> None:
     np.testing.assert_array_equal(b, g)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
+def test_mean(module: Backend, layout: Any, dtype: str) -> None:
+    x = draw(3, 5, 6, 4, dtype=dtype)
+    before = x.copy()
+    for axis in ((2, 3), (-2, -1), (0, 2, 3), 1, (3, 2), None):
+        for keepdims in (False, True):
+            expected = x.astype("float64").mean(axis, keepdims=keepdims)
+            y = np.asarray(module.mean(layout(x), axis, keepdims, None))
+            assert_close(y, expected, dtype)
+    assert module.mean(layout(x), (2, 3), False, np.dtype("float64")).dtype == "float64"
+    assert (module.mean(layout(np.ones((2, 5, 7, 7), dtype)), (2, 3), True, None) == 1).all()
+    x[1, 2, 3, 3] = np.nan
+    found = np.isnan(module.mean(layout(x), (2, 3), False, None))
+    assert found.sum() == 1
+    assert found[1, 2]
+    assert module.mean(layout(x[:0]), (2, 3), False, None).shape == (0, 5)
+    x[1, 2, 3, 3] = before[1, 2, 3, 3]
+    np.testing.assert_array_equal(x, before)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64"])
 @pytest.mark.parametrize("n", [7, 20_000, 600_000])
 @pytest.mark.parametrize("module", [*map(chosen, KERNELS)], ids=KERNELS)
@@ -522,6 +544,32 @@ def test_kernels_may_run_on_several_threads_of_the_caller_at_once() -> None:
         for a, b in zip(result, expected, strict=True):
             np.testing.assert_array_equal(a, b)
     assert blas_threads() == before
+
+
+def test_scratch_memory() -> None:
+    """By a name there is one buffer of a thread, of any shape, and it grows when it has to."""
+    a = threads.scratch("test", (2, 3), np.float32)
+    a[:] = 1
+    assert a.ctypes.data % memory_module.LINE == 0
+    assert threads.scratch("test", (2, 3), np.float32) is a
+    assert threads.scratch("test 2", (2, 3), np.float32).ctypes.data != a.ctypes.data
+    assert (threads.scratch("test", (3,), np.float64).view(np.float32) == 1).all()
+    large = threads.scratch("test", (300, 5), np.float32)
+    assert threads.scratch("test", (2, 3), np.float32).base is large.base is not a.base
+    found = []
+    other = threading.Thread(target=lambda: found.append(threads.scratch("test", (4,), np.int8)))
+    other.start()
+    other.join()
+    assert found[0].base is not large.base
+
+
+def test_scratch_memory_forgets_shapes_that_never_come_again() -> None:
+    first = threads.scratch("test", (2**13,), np.int8)
+    for size in range(1, 3 * threads.MOST_ARRAYS):
+        array = threads.scratch("test", (size,), np.int8)
+        assert array.shape == (size,)
+        assert array.ctypes.data == first.ctypes.data
+    assert len(threads._scratch.arrays) <= threads.MOST_ARRAYS
 
 
 def test_memory_is_lent_again_only_when_nobody_refers_to_it() -> None:

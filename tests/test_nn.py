@@ -341,6 +341,15 @@ def test_a_module_that_is_not_registered_is_named_after_its_caller() -> None:
     assert nn.Sequential(Outer())(tc.ones(1, 2)).scope == "0.Linear"
 
 
+@pytest.mark.parametrize("wrong", [1, 2, 3, 4])
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_of_vectors_of_another_length(wrong: int, training: bool) -> None:
+    vectors = [tc.ones(4) for _ in range(4)]
+    vectors[wrong - 1] = tc.ones(5)
+    with pytest.raises(tc.ShapeError, match="5"), tc.no_grad():
+        F.batch_norm(tc.ones(2, 4, 3, 3), *vectors, training)
+
+
 def test_batch_norm_names_the_layer_that_made_the_channels() -> None:
     block = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(8))
     with pytest.raises(tc.ShapeError, match=r"^1 BatchNorm2d\(8\):.* 16 channels .* 0 produced it"):

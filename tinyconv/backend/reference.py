@@ -128,6 +128,11 @@ def conv2d_weight(
     return dw.reshape(g.shape[1], x.shape[1] // groups, *kernel_size)
 
 
+def mean(x: Array, axis: Any, keepdims: bool, dtype: Any) -> Array:
+    """The mean over an axis, some, or all (None)."""
+    return x.mean(axis=axis, keepdims=keepdims, dtype=dtype)
+
+
 def matmul(a: Array, b: Array) -> Array:
     """a (...,M,K) @ b (...,K,N); the leading axes broadcast."""
     return a @ b

@@ -243,7 +243,16 @@ def cut(n: int, pieces: int) -> list[slice]:
     return [slice(i, j) for i, j in itertools.pairwise(cuts)]
 
 
-_local = threading.local()
+class _Scratch(threading.local):
+    """One thread's buffers by their names, and the arrays in them that were asked for."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Array] = {}
+        self.arrays: dict[tuple[str, tuple[int, ...], Any], Array] = {}
+
+
+_scratch = _Scratch()
+MOST_ARRAYS = 1024  # of a thread; programs whose shapes never come again should not collect them
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -251,13 +260,22 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
 
     overwrites it.
     """
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    buffer = getattr(_local, name, None)
-    if buffer is None or buffer.size < size:
-        buffer = aligned(size)
-        setattr(_local, name, buffer)
-    return np.ndarray(shape, dtype, buffer)
+    found = _scratch.arrays.get((name, shape, dtype))
+    return _arranged(name, shape, dtype) if found is None else found
+
+
+def _arranged(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    buffers, arrays = _scratch.buffers, _scratch.arrays
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if name not in buffers or buffers[name].size < size:
+        buffers[name] = aligned(size)
+        for key in [key for key in arrays if key[0] == name]:
+            del arrays[key]  # they are in the old one
+    elif len(arrays) >= MOST_ARRAYS:
+        arrays.clear()
+    array = np.ndarray(shape, dtype, buffers[name])
+    arrays[name, shape, dtype] = array
+    return array
 
 
 def _after_fork() -> None:

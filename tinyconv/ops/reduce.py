@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyconv.autograd import is_tensor, op
-from tinyconv.backend import Array, array_module
+from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.elementwise import (
     eq,
@@ -95,7 +95,7 @@ def mean(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None)
     """The mean; integers need a ``dtype`` to have it in."""
     if dtype is None and x.dtype.kind != "f":
         raise DTypeError("mean", f"the input is {x.dtype}, a mean needs floats: x.float().mean()")
-    return x.mean(axis=_axis(dim), keepdims=keepdim, dtype=dtype)
+    return backend_of(x).mean(x, _axis(dim), keepdim, dtype)
 
 
 mean.defvjp(

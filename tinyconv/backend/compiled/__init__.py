@@ -53,15 +53,19 @@ def _lazy(name: str) -> Callable[..., Any]:
     mere_loop, any_size = MODULES[name] == "elementwise", name in ANY_SIZE
 
     def kernel(x: Any, *args: Any, **params: Any) -> Any:
-        first = x[0] if type(x) is list else x
-        few = MANY if mere_loop else FEW
-        small = first.size < few and not (any_size and "numba" in sys.modules)
-        if small or first.dtype.char not in DTYPES:
+        if x.size < (MANY if mere_loop else FEW) or x.dtype.char not in DTYPES:
             return NotImplemented
         return _implementation(name)(x, *args, **params)
 
-    kernel.least = MANY if mere_loop else 0
-    return kernel
+    def kernel_of_any_size(x: Any, *args: Any, **params: Any) -> Any:
+        first = x[0] if type(x) is list else x
+        if (first.size < FEW and "numba" not in sys.modules) or first.dtype.char not in DTYPES:
+            return NotImplemented
+        return _implementation(name)(x, *args, **params)
+
+    chosen = kernel_of_any_size if any_size else kernel
+    chosen.least = MANY if mere_loop else 0
+    return chosen
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled import direct, winograd
-from tinyconv.backend.compiled.host import How, host
+from tinyconv.backend.compiled.host import How, how_for
 from tinyconv.backend.reference import Padding, Pair, output_size
 from tinyconv.backend.threads import get_num_threads
 
@@ -19,23 +19,11 @@ Shape = tuple[int, ...]
 Run = Callable[[Array, Array], Array]
 
 
-def _how(
-    x: Array, y: Array, *, backward: bool = False, weight_gradient: bool = False
-) -> How | None:
-    """What decides beside shapes; None where nothing here covers these arrays."""
-    kind = x.dtype
-    if kind.char not in "fd" or y.dtype != kind or not (x.size and y.size):
-        return None
-    return How(kind, host(), get_num_threads(), backward, weight_gradient)
-
-
 def conv2d(
     x: Array, w: Array, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Array:
     """See `reference.conv2d`."""
-    how = _how(x, w)
-    if how is None:
-        return NotImplemented
+    how = how_for(x.dtype, w.dtype, get_num_threads(), False, False)
     run = _forward(x.shape, w.shape, stride, padding, dilation, groups, how)
     return NotImplemented if run is None else run(x, w)
 
@@ -48,8 +36,10 @@ def _forward(
     padding: Padding,
     dilation: Pair,
     groups: int,
-    how: How,
+    how: How | None,
 ) -> Run | None:
+    if how is None or 0 in x or 0 in w:
+        return None
     size = output_size((x[2], x[3]), (w[2], w[3]), stride, dilation, padding)
     if 0 in size:
         return None
@@ -72,11 +62,10 @@ def conv2d_input(
     groups: int,
 ) -> Array:
     """See `reference.conv2d_input`."""
-    how = _how(g, w, backward=True)
-    if how is None or 0 in input_size:
-        return NotImplemented
+    how = how_for(g.dtype, w.dtype, get_num_threads(), True, False)
     geometry = tuple(input_size), stride, padding, dilation, groups
-    return _backward(g.shape, w.shape, *geometry, how)(g, w)
+    run = _backward(g.shape, w.shape, *geometry, how)
+    return NotImplemented if run is None else run(g, w)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -88,8 +77,10 @@ def _backward(
     padding: Padding,
     dilation: Pair,
     groups: int,
-    how: How,
-) -> Run:
+    how: How | None,
+) -> Run | None:
+    if how is None or 0 in g or 0 in w or 0 in size:
+        return None
     top, left = padding[0][0], padding[1][0]
     if max(top, left) <= 2 and winograd.covers(w, stride, dilation, groups, g[0], size, how):
         plan = winograd.plan(g, w[1], size, (2 - top, 2 - left), how)
@@ -110,11 +101,10 @@ def conv2d_weight(
     groups: int,
 ) -> Array:
     """See `reference.conv2d_weight`."""
-    how = _how(x, g, weight_gradient=True)
-    if how is None:
-        return NotImplemented
+    how = how_for(x.dtype, g.dtype, get_num_threads(), False, True)
     geometry = tuple(kernel_size), stride, padding, dilation, groups
-    return _weight_gradient(x.shape, g.shape, *geometry, how)(x, g)
+    run = _weight_gradient(x.shape, g.shape, *geometry, how)
+    return NotImplemented if run is None else run(x, g)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -126,8 +116,10 @@ def _weight_gradient(
     padding: Padding,
     dilation: Pair,
     groups: int,
-    how: How,
-) -> Run:
+    how: How | None,
+) -> Run | None:
+    if how is None or 0 in x or 0 in g:
+        return None
     w, size = (g[1], x[1] // groups, *kernel_size), (g[2], g[3])
     if winograd.covers(w, stride, dilation, groups, x[0], size, how):
         before = padding[0][0], padding[1][0]

@@ -290,7 +290,8 @@ def _convolve(
     scratch,
 ):
     """`_pack`, then `_correlate`."""
-    lead(_each_block(share, shape, layouts, packed), bind(_pack, (shape, w, layouts, packed)))
+    weights = (shape, w.reshape(-1), layouts, packed)
+    lead(_each_block(share, shape, layouts, packed), bind(_pack, weights))
     arguments = (shape, x, packed, y, images, groups, phases, taps, parts, together, scratch)
     lead(share, bind(_correlate, arguments))
 
@@ -523,7 +524,8 @@ def _sum_up(
     """`_correlate_weight`, then `_unpack`."""
     arguments = (shape, x, g, sums, images, groups, phases, taps, together, scratch, scratch_g)
     lead(share, bind(_correlate_weight, arguments))
-    lead(_each_block(share, shape, layouts, sums), bind(_unpack, (shape, sums, layouts, dw)))
+    weights = (shape, sums, layouts, dw.reshape(-1))
+    lead(_each_block(share, shape, layouts, sums), bind(_unpack, weights))
 
 
 # ------------------------------------------------------------------------------------ plans
@@ -776,11 +778,12 @@ def correlate(plan: Plan, x: Array, w: Array) -> Array:
     kind, y = x.dtype, empty(plan.out, x.dtype)
     work = max(y.size * len(plan.taps), plan.packed)
     share = share_out(len(x) * plan.parts, work, 4 if plan.together == 1 else 1)
+    _, threads, _, _ = share
     _convolve(
         share,
         plan.shape,
         images(x),
-        np.ascontiguousarray(w).reshape(-1),
+        contiguous(w),
         plan.layouts,
         scratch_memory("weights", (plan.packed,), kind),
         y,
@@ -790,7 +793,7 @@ def correlate(plan: Plan, x: Array, w: Array) -> Array:
         plan.taps,
         plan.parts,
         plan.together,
-        scratch_memory("image", (share.threads, plan.scratch), kind),
+        scratch_memory("image", (threads, plan.scratch), kind),
     )
     return y.transpose(0, 3, 1, 2)
 
@@ -799,22 +802,23 @@ def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
     """The gradient (O,C/G,KH,KW) of the weight, from x (N,C,H,W) and g (N,O,OH,OW)."""
     kind, dw = x.dtype, empty(plan.out, x.dtype)
     share = share_out(len(x), g.size * len(plan.taps), pieces_of_sums(plan.packed))
+    _, threads, _, pieces = share
     filled = plan.blocks * plan.lanes * plan.together * math.prod(g.shape[2:])
     _sum_up(
         share,
         plan.shape,
         images(x),
         images(g),
-        scratch_memory("sums", (share.pieces, plan.packed), kind),
+        scratch_memory("sums", (pieces, plan.packed), kind),
         plan.layouts,
-        dw.reshape(-1),
+        dw,
         plan.images,
         plan.groups,
         plan.phases,
         plan.taps,
         plan.together,
-        scratch_memory("image", (share.threads, plan.scratch), kind),
-        scratch_memory("gradient", (share.threads, filled), kind),
+        scratch_memory("image", (threads, plan.scratch), kind),
+        scratch_memory("gradient", (threads, filled), kind),
     )
     return dw
 

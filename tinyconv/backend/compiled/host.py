@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -47,7 +48,8 @@ class Host(NamedTuple):
         return min(numbers, best), v
 
 
-class How(NamedTuple):
+@dataclass(frozen=True, eq=False)  # found by its identity, which is quick
+class How:
     """What a convolution is planned for, beside its shapes."""
 
     dtype: Any
@@ -89,3 +91,12 @@ def use(name: str | None) -> None:
     """Compute with another processor's tile shape, "avx2" say; None: the detected one's."""
     global _host
     _host = None if name is None else SHAPES[name]
+    how_for.cache_clear()
+
+
+@functools.lru_cache(maxsize=256)
+def how_for(x: Any, y: Any, threads: int, backward: bool, weight_gradient: bool) -> How | None:
+    """For arrays of these dtypes; None where nothing here computes with them."""
+    if x.char not in "fd" or x != y:
+        return None
+    return How(x, host(), threads, backward, weight_gradient)

@@ -165,7 +165,8 @@ def pool_gather(x: Array, indices: Array) -> Array:
     xs, places = _pixels(x), _pixels(indices)
     y = empty(places.shape, x.dtype)
     share = _share(N, y.size * 4)
-    found = np.empty(share.pieces, np.bool_)
+    _, _, _, pieces = share
+    found = np.empty(pieces, np.bool_)
     _gather(share, xs, places, y, found)
     _check(found, xs.shape[1])
     return _logical(y.reshape(N, OH, OW, C))
@@ -182,7 +183,8 @@ def pool_scatter(
     gs, places = _pixels(g), _pixels(indices)
     x = empty((N, H * W, C), g.dtype)
     share = _share(N, x.size * 4)
-    found = np.empty(share.pieces, np.bool_)
+    _, _, _, pieces = share
+    found = np.empty(pieces, np.bool_)
     _scatter(share, gs, places, x, found)
     _check(found, H * W)
     return _logical(x.reshape(N, H, W, C))

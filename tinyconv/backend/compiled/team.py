@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -154,13 +154,9 @@ def bind(typing, job, arguments):
 # ---------------------------------------------------------------------------- the compiled side
 
 
-class Share(NamedTuple):
-    """How a kernel's blocks are shared out: range(blocks) in so many pieces of equal length."""
-
-    team: int  # the address of the shared memory
-    threads: int
-    blocks: int
-    pieces: int
+# How a kernel's blocks are shared out: range(blocks) in so many pieces of equal length.
+# (address of the shared memory, threads, blocks, pieces): Numba knows a bare tuple's type at once.
+Share: TypeAlias = tuple[int, int, int, int]
 
 
 @kernel
@@ -199,10 +195,9 @@ def _work(team, thread, rounds):
 def lead(share, bound):
     """Have all pieces of a task computed; `bound` is what `bind` returned."""
     function, packet = bound
-    blocks, pieces = share.blocks, share.pieces
-    team = share.team
+    team, threads, blocks, pieces = share
     # Somebody else's task is under way: alone.
-    if share.threads == 1 or pieces == 1 or not swap(team + BUSY, 0, 1):
+    if threads == 1 or pieces == 1 or not swap(team + BUSY, 0, 1):
         for piece in range(pieces):
             start, stop = blocks * piece // pieces, blocks * (piece + 1) // pieces
             call(function, packet, 0, piece, start, stop)
@@ -210,7 +205,7 @@ def lead(share, bound):
     store(team + FUNCTION, function)
     store(team + PACKET, packet)
     store(team + BLOCKS, blocks)
-    store(team + THREADS, share.threads)
+    store(team + THREADS, threads)
     store(team + DONE, 0)
     number = (load(team + TASK) >> NUMBER) + 1
     store(team + TASK, (number << NUMBER) | (pieces << PIECES))
@@ -223,15 +218,16 @@ def lead(share, bound):
 @kernel
 def divide(share, blocks, work):
     """The share of another part of the same call, `blocks` that touch `work` numbers in all."""
-    threads = min(share.threads, blocks) if work >= WORTH else 1
-    return Share(share.team, threads, blocks, threads)
+    team, threads, _, _ = share
+    threads = min(threads, blocks) if work >= WORTH else 1
+    return team, threads, blocks, threads
 
 
 def parallel(function: Callable[..., Any]) -> Any:
     """A kernel of one piece, ``f(*arguments, thread, piece, start, stop)``, as one of all:
 
-    ``f(share, *arguments)``. Blocks start:stop are the piece's; thread < share.threads tells
-    whose scratch memory it may use.
+    ``f(share, *arguments)``. Blocks start:stop are the piece's; thread, below the share's threads,
+    tells whose scratch memory it may use.
     """
     job = kernel(function)
 
@@ -285,11 +281,9 @@ class _Team:
         """For `blocks` that touch `work` numbers in all."""
         threads = min(get_num_threads(), blocks) if work >= WORTH else 1
         if threads <= 1:
-            return Share(self.address, 1, blocks, 1)
+            return self.address, 1, blocks, 1
         self._gather(threads - 1)
-        return Share(
-            self.address, threads, blocks, min(blocks, per_thread * threads, MOST_PIECES - 1)
-        )
+        return self.address, threads, blocks, min(blocks, per_thread * threads, MOST_PIECES - 1)
 
     def _gather(self, size: int) -> None:
         """Have so many workers, awake, and not on the caller's core."""

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyconv.backend.array import Array
+from tinyconv.backend.blocked import contiguous
 from tinyconv.backend.compiled import tile
 from tinyconv.backend.compiled.direct import (
     Image,
@@ -43,7 +44,7 @@ from tinyconv.backend.compiled.direct import (
 )
 from tinyconv.backend.compiled.host import How
 from tinyconv.backend.compiled.jit import kernel
-from tinyconv.backend.compiled.team import Share, bind, divide, lead, share_out
+from tinyconv.backend.compiled.team import bind, divide, lead, share_out
 from tinyconv.backend.memory import LINE, empty
 from tinyconv.backend.reference import Pair
 from tinyconv.backend.threads import scratch
@@ -266,7 +267,6 @@ def _correlate_weight(
 def _convolve(
     share,
     shape,
-    lanes,
     x,
     w,
     step_o,
@@ -281,6 +281,7 @@ def _convolve(
     m,
 ):
     """`_transform_weights`, then `_correlate`."""
+    lanes = shape[2]
     arguments = (lanes, w, step_o, step_c, flipped, y.shape[3], u)
     lead(divide(share, u.shape[2], u.size), bind(_transform_weights, arguments))
     what = (shape, lanes, x, u, y, images_table, tiles_table, scratch, v, m)
@@ -288,8 +289,9 @@ def _convolve(
 
 
 @kernel
-def _sum_up(share, shape, lanes, x, g, sums, dw, images_table, tiles_table, scratch, v, m):
+def _sum_up(share, shape, x, g, sums, dw, images_table, tiles_table, scratch, v, m):
     """`_correlate_weight`, then `_transform_gradient`."""
+    lanes = shape[2]
     arguments = (shape, lanes, x, g, sums, images_table, tiles_table, scratch, v, m)
     lead(share, bind(_correlate_weight, arguments))
     lead(divide(share, sums.shape[3], sums.size), bind(_transform_gradient, (lanes, sums, dw)))
@@ -383,31 +385,28 @@ def _odd_lines(size: int) -> int:
     return (-(-size // LINE) | 1) * LINE
 
 
-def _scratch(share: Share, plan: Plan, dtype: Any) -> list[Array]:
+def _scratch(threads: int, plan: Plan, dtype: Any) -> list[Array]:
     names = ("image", "winograd_x", "winograd_y")
-    return [
-        scratch(name, (share.threads, n), dtype)
-        for name, n in zip(names, plan.scratch, strict=True)
-    ]
+    return [scratch(name, (threads, n), dtype) for name, n in zip(names, plan.scratch, strict=True)]
 
 
 def correlate(plan: Plan, x: Array, w: Array) -> Array:
     """x (N,C,H,W) with w (O,C,3,3), or in reverse with w (C,O,3,3): (N,O,OH,OW)."""
     y = empty(plan.out, x.dtype)
     share = share_out(len(x), y.size * 16)
+    _, threads, _, _ = share
     _convolve(
         share,
         plan.shape,
-        plan.shape[2],
         images(x),
-        np.ascontiguousarray(w).reshape(-1),
+        contiguous(w),
         *plan.steps,
         plan.flipped,
         scratch("weights", plan.matrices, x.dtype),
         y,
         plan.images,
         plan.tiles,
-        *_scratch(share, plan, x.dtype),
+        *_scratch(threads, plan, x.dtype),
     )
     return y.transpose(0, 3, 1, 2)
 
@@ -415,17 +414,17 @@ def correlate(plan: Plan, x: Array, w: Array) -> Array:
 def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
     """The gradient (O,C,3,3) of w."""
     share = share_out(len(x), g.size * 16, pieces_of_sums(math.prod(plan.matrices)))
+    _, threads, _, pieces = share
     dw = empty(plan.out, x.dtype)
     _sum_up(
         share,
         plan.shape,
-        plan.shape[2],
         images(x),
         images(g),
-        scratch("sums", (share.pieces, *plan.matrices), x.dtype),
+        scratch("sums", (pieces, *plan.matrices), x.dtype),
         dw,
         plan.images,
         plan.tiles,
-        *_scratch(share, plan, x.dtype),
+        *_scratch(threads, plan, x.dtype),
     )
     return dw

@@ -198,8 +198,11 @@ def conv2d(
     padding: numbers, "valid" or "same" (stride 1; an even kernel's odd row goes after).
     OH = floor((H + 2 PH - DH (KH - 1) - 1) / SH) + 1.  ShapeError shows the arithmetic.
     """
-    _check_weight("conv2d", weight, "(O, C/groups, KH, KW)")
-    _check_image("conv2d", input, weight, weight.shape[1] * groups, groups)
+    shape, kernels = input.shape, weight.shape
+    fits = len(shape) == len(kernels) == 4 and shape[1] == kernels[1] * groups
+    if not fits or input.dtype != weight.dtype:  # asked first, because these say what is wrong
+        _check_weight("conv2d", weight, "(O, C/groups, KH, KW)")
+        _check_image("conv2d", input, weight, weight.shape[1] * groups, groups)
     return _convolved("conv2d", input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -207,8 +210,9 @@ def _convolved(
     name: str, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
     """What conv1d, conv2d and unfold share, once the input's axes are known to be right."""
-    check_shape(name, "bias", bias, (weight.shape[0],))
     shapes, how = (x.shape, weight.shape), (stride, padding, dilation, groups)
+    if bias is not None:
+        check_shape(name, "bias", bias, shapes[1][:1])
     try:
         geometry = _geometry(name, *shapes, *how)
     except TypeError:  # a list, which has no hash

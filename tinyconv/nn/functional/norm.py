@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinyconv.autograd import is_grad_enabled, is_tensor, no_grad, wrap
+from tinyconv.autograd import Variable, no_grad, wrap
 from tinyconv.backend import backend_of
+from tinyconv.context import context
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
@@ -77,8 +78,7 @@ def tracked_batch_norm(
     seen: () int64, counts the batches of training, or None.  momentum None: the running statistics
     become the mean over all that were seen.
     """
-    _check_width(input, running_mean if running_mean is not None else weight)
-    _check_affine("batch_norm", input, weight, bias)
+    _check_batch_norm(input, running_mean, running_var, weight, bias)
     if residual is not None and residual.shape != input.shape:
         raise ShapeError("batch_norm_relu", f"residual {residual.shape}, input {input.shape}")
     if not training:
@@ -87,8 +87,8 @@ def tracked_batch_norm(
                 "batch_norm", "evaluation needs running statistics; pass training=True"
             )
         operands = input, running_mean, running_var, weight, bias, residual
-        if not is_grad_enabled() and _alike(operands):
-            arrays = [None if v is None else v.data for v in operands]
+        arrays = None if context.grad_enabled else _arrays(operands)
+        if arrays is not None:
             return wrap(backend_of(input.data).fixed_norm(*arrays, eps, relu))
         fixed = _scale_and_shift(running_mean, running_var, weight, bias, eps)
         return ops.affine_relu(input, *fixed, residual) if relu else ops.affine(input, *fixed)
@@ -104,8 +104,7 @@ def tracked_batch_norm(
     else:
         y, (mean, var) = ops.batch_norm(input, weight, bias, eps=eps)
     if running_mean is not None:
-        with no_grad():
-            move(running_mean, running_var, seen, mean, var, n, momentum)
+        move(running_mean, running_var, seen, mean, var, n, momentum)
     return y
 
 
@@ -129,18 +128,32 @@ def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) ->
     return scale, -mean * scale if bias is None else bias - mean * scale
 
 
-def _alike(operands: Sequence[Any]) -> bool:
-    """Tensors of one dtype and one device, or None."""
-    first = operands[0]
-    if not is_tensor(first):
-        return False
-    kind, library = first.data.dtype, type(first.data)
+def _arrays(operands: Sequence[Any]) -> list[Any] | None:
+    """Those of Tensors, or None for None; None unless all are of one dtype and on one device."""
+    arrays: list[Any] = []
     for x in operands:
-        if x is not None and not (
-            is_tensor(x) and x.data.dtype is kind and type(x.data) is library
-        ):
-            return False
-    return True
+        if x is None:
+            arrays.append(None)
+            continue
+        if not isinstance(x, Variable):
+            return None
+        arrays.append(x.data)
+        if x.data.dtype is not arrays[0].dtype or type(x.data) is not type(arrays[0]):
+            return None
+    return arrays
+
+
+def _check_batch_norm(x: Any, mean: Any, var: Any, weight: Any, bias: Any) -> None:
+    shape = x.shape
+    channels = shape[1:2]
+    for vector in (mean, var, weight, bias):
+        if not channels or (vector is not None and vector.shape != channels):
+            _check_width(x, mean if mean is not None else weight)
+            check_shape("batch_norm", "running_mean", mean, channels)
+            check_shape("batch_norm", "running_var", var, channels)
+            _check_affine("batch_norm", x, weight, bias)
+    if weight is not None and x.dtype != weight.dtype:
+        check_dtype("batch_norm", x, weight)
 
 
 def _check_width(x: Any, vector: Any) -> None:
