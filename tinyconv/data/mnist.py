@@ -155,7 +155,7 @@ class MNIST(Dataset):
         if backend.waits:  # in one launch; a CPU is quicker with a table
             images = backend.gather_images(self.images, indices, mean=self.mean, std=self.std)
         else:
-            images = self._normalised[self.images[indices]][:, np.newaxis]
+            images = self._normalised.take(self.images[indices])[:, np.newaxis]
         if self.transform is not None:
             images = transformed(self.files.name, images, self.transform)
         return images, self.labels[indices]
