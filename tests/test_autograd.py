@@ -341,6 +341,56 @@ def test_large_arrays_side_by_side_in_recycled_memory() -> None:
         y.backward()
 
 
+def test_a_write_is_dated_before_another_thread_can_see_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whenever that thread's backward asks, here while this one looks at the clock."""
+    w, tick = tc.ones(2), clock.tick
+
+    def look_at_the_clock() -> int:
+        assert clock.written(w.data) == 0
+        return tick()
+
+    monkeypatch.setattr(clock, "tick", look_at_the_clock)
+    w.fill_(2.0)
+    assert clock.written(w.data) == clock.last_write[0]
+
+
+def test_replaced_data_is_noticed_with_create_graph() -> None:
+    """The derivative of the gradient would be taken at another place than the gradient."""
+    x = leaf(1.0, 2.0)
+    y = (x**3).sum()
+    x.data = np.full(2, 10, np.float32)
+    with pytest.raises(tc.GraphError, match=r"pow: .* input 0, whose \.data was replaced"):
+        tc.grad(y, x, create_graph=True)
+    assert tc.grad(y, x)[0].tolist() == [3.0, 12.0]
+
+
+def test_a_derivative_that_walks_the_same_graph() -> None:
+    @op
+    def walks(x: Any) -> Any:
+        """x"""
+        return x * 1
+
+    del OPS["walks"]
+    others: list[tc.Tensor] = []
+
+    def derivative(g: Any, _y: Any, _x: Any) -> Any:
+        while others:
+            others.pop().backward()
+        return g
+
+    walks.defvjp(derivative)
+    x = leaf(1.0, 1.0)
+    h = walks(x)
+    total = h.sum()
+    others.append((h * 2).sum())
+    total.backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+    with pytest.raises(tc.GraphError, match="freed"):
+        h.sum().backward()
+
+
 def test_dates_of_writes_go_with_the_memory() -> None:
     before = len(clock._writes)
     w = tc.ones(8)

@@ -396,6 +396,8 @@ def test_mean(module: Backend, layout: Any, dtype: str) -> None:
     assert found.sum() == 1
     assert found[1, 2]
     assert module.mean(layout(x[:0]), (2, 3), False, None).shape == (0, 5)
+    tenths = module.mean(layout(np.full((1, 1, 300, 300), 0.1, dtype)), (2, 3), False, None)
+    assert_close(tenths, np.full((1, 1), 0.1), dtype)
     x[1, 2, 3, 3] = before[1, 2, 3, 3]
     np.testing.assert_array_equal(x, before)
 

@@ -350,6 +350,22 @@ def test_batch_norm_of_vectors_of_another_length(wrong: int, training: bool) -> 
         F.batch_norm(tc.ones(2, 4, 3, 3), *vectors, training)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_of_a_number_for_a_vector(training: bool) -> None:
+    for wrong in (0, 1, 2, 3):
+        vectors: list[Any] = [tc.ones(4) for _ in range(4)]
+        vectors[wrong] = 1.0
+        with pytest.raises(tc.ShapeError, match=r" 1\.0 must be \(4,\)"):
+            F.batch_norm(tc.ones(2, 4, 3, 3), *vectors, training)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_statistics_that_require_grad(momentum: float | None) -> None:
+    vectors = tc.zeros(4), tc.ones(4, requires_grad=True)
+    with pytest.raises(tc.GraphError, match="batch_norm: in-place writes are not recorded"):
+        F.batch_norm(tc.ones(2, 4, 3, 3), *vectors, training=True, momentum=momentum)
+
+
 def test_batch_norm_names_the_layer_that_made_the_channels() -> None:
     block = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(8))
     with pytest.raises(tc.ShapeError, match=r"^1 BatchNorm2d\(8\):.* 16 channels .* 0 produced it"):

@@ -101,7 +101,8 @@ class Node:
     @property
     def inputs(self) -> list[Edge | None]:
         """An edge per argument, None where no gradient is wanted."""
-        return self.links if self.reads is None else self.links[: self.reads.arity]
+        links, reads = self.links, self.reads
+        return links if reads is None else links[: reads.arity]
 
     @property
     def saved(self) -> list[Any] | None:
@@ -109,9 +110,8 @@ class Node:
 
         None once freed.  A new list each time.
         """
-        if self.reads is None:
-            return None
-        return [self.output, *self.links[self.reads.start :]]
+        output, links, reads = self.output, self.links, self.reads
+        return None if reads is None else [output, *links[reads.start :]]
 
     def __repr__(self) -> str:
         where = f" in {self.scope}" if self.scope else ""
@@ -593,9 +593,10 @@ def _walk(
                 if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
-                if node.reads.start:
-                    del node.links[node.reads.start :]
-                node.output = node.reads = node.aux = None
+                reads, node.reads = node.reads, None  # first: another thread may walk here, too
+                if reads is not None and reads.start:
+                    node.links = node.links[: reads.start]
+                node.output = node.aux = None
             del g
         for leaf in list(pending):
             g = pending.pop(leaf)
@@ -617,7 +618,8 @@ def _vjp(
     node: Node, g: Any, needed: set[Edge] | None, create_graph: bool
 ) -> list[tuple[Edge, Any]]:
     """What one node sends to each of its inputs."""
-    op, reads, output, links = node.op, node.reads, node.output, node.links
+    op, output, links = node.op, node.output, node.links
+    reads = node.reads  # last: if another thread has freed the node then that shows
     if reads is None:
         raise GraphError(
             op.name,
@@ -661,10 +663,16 @@ def _vjp(
 def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:
     """The saved arrays, joined to the graph again so that their VJPs can be differentiated."""
     tensors: list[Any] = [None if output is None else wrap(output, node)]
-    for array, edge in zip(values, node.inputs, strict=True):
+    for i, (array, edge) in enumerate(zip(values, node.inputs, strict=True)):
         if not hasattr(array, "strides"):  # a number, or a shape without values
             tensors.append(array)
         elif isinstance(edge, Variable):
+            if edge.data is not array:
+                raise GraphError(
+                    node.op.name,
+                    f"the backward pass{_of(node)} needs its input {i}, whose .data was replaced "
+                    "after the forward pass. Replace it after backward()",
+                )
             tensors.append(edge)
         else:
             tensors.append(wrap(array, edge))

@@ -2,7 +2,8 @@
 
 A backward pass compares the two dates: values that were saved for it must not be younger than the
 node that saved them.  Memory is known by the array that owns it, so that a write through any view
-of it counts, and so that a tensor that nobody writes to carries nothing for this.
+that NumPy or CuPy knows of counts, and so that a tensor that nobody writes to carries nothing for
+this.  Which part of the memory was written is not known: all views are taken to be, as in PyTorch.
 """
 
 import itertools
@@ -32,12 +33,13 @@ last_write = [0]  # the youngest of their dates, in any thread
 def date_write(array: Array) -> None:
     """The memory of the array, and of all its views, is about to be written."""
     memory = owner(array)
+    date = tick()
     write = _writes.get(id(memory))
     if write is None:
         write = _Write(memory, _forget)
-        write.key = id(memory)
+        write.key, write.date = id(memory), date  # before another thread's backward can find it
         _writes[write.key] = write
-    write.date = last_write[0] = tick()
+    write.date = last_write[0] = date
 
 
 def written(array: Any) -> int:
@@ -47,7 +49,7 @@ def written(array: Any) -> int:
 
 
 def _forget(write: _Write) -> None:
-    del _writes[write.key]
+    _writes.pop(write.key, None)
 
 
 def owner(array: Any) -> Any:

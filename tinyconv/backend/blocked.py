@@ -30,7 +30,7 @@ from tinyconv.backend.threads import WORTH_THREADS, cut, evenly, in_spans, scrat
 FEW = 2**14  # numbers below which the reference's fewer calls win
 BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls are few and long
 SHORT_RUN = 8  # numbers below which a run is not worth copying as one
-IMAGE_AXES = [(2, 3), (-2, -1)]
+IMAGE_AXES = [(2, 3), (-2, -1)]  # of (N,C,H,W)
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
 
 
@@ -379,15 +379,16 @@ def _correlate_weight(
 
 @complete
 def mean(x: Array, axis: Any, keepdims: bool, dtype: Any) -> Array:
-    """See `reference.mean`.  Over the pixels of channels-last images it is a matrix product, of
+    """See `reference.mean`.
 
-    which NumPy's own reduction takes several times as long.
+    Over the pixels of channels-last images it is a matrix product, several times as quick as
+    NumPy's reduction; over those of one channel that is quick, too, and more accurate.
     """
     if dtype is not None or x.ndim != 4 or axis not in IMAGE_AXES or x.dtype.char not in "fd":
         return reference.mean(x, axis, keepdims, dtype)
     N, C, H, W = x.shape
     pixels = x.transpose(0, 2, 3, 1)
-    if not (pixels.flags.c_contiguous and x.size):
+    if C == 1 or not (pixels.flags.c_contiguous and x.size):
         return reference.mean(x, axis, keepdims, dtype)
     total = _ones(H * W, x.dtype) @ pixels.reshape(N, H * W, C)
     total /= H * W

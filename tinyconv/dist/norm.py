@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyconv.autograd import no_grad, op
+from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.dist.collectives import _reduced, all_reduce_sum, differs
 from tinyconv.dist.world import DistError, world
@@ -170,9 +170,8 @@ class SyncBatchNorm(_BatchNorm):
             y, (mean, var) = sync_batch_norm(input, self.weight, self.bias, eps=self.eps)
         if self.track_running_stats:
             n = world().size * (input.data.size // input.shape[1])
-            with no_grad():
-                move(self.running_mean, self.running_var, self.num_batches_tracked, mean, var, n,
-                     self.momentum)
+            move(self.running_mean, self.running_var, self.num_batches_tracked, mean, var, n,
+                 self.momentum)
         return y
 
     @classmethod

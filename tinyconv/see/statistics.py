@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tinyconv.autograd import Node, RemovableHandle, grad
 from tinyconv.backend import array_module
+from tinyconv.clock import owner
 from tinyconv.errors import GraphError
 from tinyconv.tensor import Tensor
 
@@ -110,21 +111,14 @@ def saved_bytes(order: Iterable[Any], names: Mapping[str, Tensor]) -> dict[Node,
     edges = list(order)
     leaves = [edge.data for edge in edges if not isinstance(edge, Node)]
     named = [tensor.data for tensor in names.values() if tensor.node is None]
-    counted = {id(_owner(array)) for array in [*leaves, *named]}
+    counted = {id(owner(array)) for array in [*leaves, *named]}
     found: dict[Node, int] = {}
     for node in reversed([edge for edge in edges if isinstance(edge, Node)]):
         total = 0
         aux = node.aux if isinstance(node.aux, (tuple, list)) else [node.aux]
         for array in [*(node.saved or []), *aux]:
-            if hasattr(array, "strides") and id(_owner(array)) not in counted:
-                counted.add(id(_owner(array)))
+            if hasattr(array, "strides") and id(owner(array)) not in counted:
+                counted.add(id(owner(array)))
                 total += array.nbytes
         found[node] = total
     return found
-
-
-def _owner(array: Any) -> Any:
-    """The array whose memory a view shows."""
-    while getattr(array, "base", None) is not None:
-        array = array.base
-    return array

@@ -57,8 +57,11 @@ def check_dtype(name: str, x: Any, weight: Any, what: str = "weight") -> None:
 
 def check_shape(name: str, what: str, x: Any, shape: tuple[int, ...]) -> None:
     """This shape exactly, for what may be left out: another would be broadcast."""
-    if x is not None and x.shape != shape:
-        raise ShapeError(name, f"{what} {x.shape} must be {shape}")
+    if x is None:
+        return
+    given = x if isinstance(x, (int, float)) else x.shape
+    if given != shape:
+        raise ShapeError(name, f"{what} {given} must be {shape}")
 
 
 def check_images(name: str, x: Any, channels: int | None = None) -> None:

@@ -144,14 +144,16 @@ def _arrays(operands: Sequence[Any]) -> list[Any] | None:
 
 
 def _check_batch_norm(x: Any, mean: Any, var: Any, weight: Any, bias: Any) -> None:
-    shape = x.shape
-    channels = shape[1:2]
+    channels = x.shape[1:2]
+    fits = len(channels) == 1
     for vector in (mean, var, weight, bias):
-        if not channels or (vector is not None and vector.shape != channels):
-            _check_width(x, mean if mean is not None else weight)
-            check_shape("batch_norm", "running_mean", mean, channels)
-            check_shape("batch_norm", "running_var", var, channels)
-            _check_affine("batch_norm", x, weight, bias)
+        if vector is not None and getattr(vector, "shape", None) != channels:
+            fits = False
+    if not fits:  # one of these says what is wrong
+        _check_width(x, mean if mean is not None else weight)
+        check_shape("batch_norm", "running_mean", mean, channels)
+        check_shape("batch_norm", "running_var", var, channels)
+        _check_affine("batch_norm", x, weight, bias)
     if weight is not None and x.dtype != weight.dtype:
         check_dtype("batch_norm", x, weight)
 
@@ -159,7 +161,7 @@ def _check_batch_norm(x: Any, mean: Any, var: Any, weight: Any, bias: Any) -> No
 def _check_width(x: Any, vector: Any) -> None:
     if x.ndim < 2:
         raise ShapeError("batch_norm", f"input {x.shape} is {x.ndim}-D, need (N,C) or (N,C,...)")
-    if vector is not None and vector.shape[0] != x.shape[1]:
+    if getattr(vector, "shape", ()) and vector.shape[0] != x.shape[1]:
         made = f"; {x.scope} produced it" if x.scope else ""
         raise ShapeError(
             "batch_norm",
