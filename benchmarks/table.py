@@ -5,6 +5,10 @@
 Training steps and inference of residual networks, single convolutions (against PyTorch with
 channels_last tensors), what a small operation costs, and, without goals, how a step's time grows.
 A row whose peer is absent or fails says so and the others go on.
+
+A virtual machine's cores may be threads of one real core, at times.  So before each row of more
+threads than one a convolution is timed with one and with all; the last line says how much faster
+it was with all of them.
 """
 
 import argparse
@@ -31,7 +35,7 @@ from networks import (
     torch_step,
 )
 from overhead import LENGTH, chains
-from timing import Comparison, calls_lasting, compare, format_time, machine
+from timing import Comparison, calls_lasting, clock, compare, format_time, machine
 
 import tinyconv as tc
 
@@ -131,6 +135,17 @@ def growth() -> Iterator[Row]:
             yield step(replace(RESNET8, **{field: value}), 128, EAGER, math.inf, what)
 
 
+def worth_of_threads(threads: int) -> float:
+    """How many times as fast as one thread they do what is hardly more than multiply-adds."""
+    call, _ = Convolution(32, 28, 64, 64).sides(last=True)["forward"]
+    shortest = []
+    for n in (1, threads):
+        tc.set_num_threads(n)
+        call()
+        shortest.append(min(clock(call, 1) for _ in range(5)))
+    return shortest[0] / shortest[1]
+
+
 def measure(row: Row, rounds: int, threads: int) -> Comparison:
     tc.set_num_threads(row.threads or threads)
     torch.set_num_threads(row.threads or threads)
@@ -177,6 +192,7 @@ class Table:
     def __init__(self, rounds: int, threads: int, path: str | None) -> None:
         self.rounds, self.threads, self.path = rounds, threads, path
         self.rows: list[dict[str, object]] = []
+        self.worth: list[float] = []  # of the threads, before each row
         print(f"machine: {machine()}; PyTorch {torch.__version__}; {threads} threads\n")
         show("what", "against", "tinyconv", "peer", "ratio (quartiles)", "goal", "")
         show(*["---"] * 7)
@@ -185,6 +201,8 @@ class Table:
         """Measure the rows; returned are those that did not fail."""
         found = []
         for row in rows:
+            if (row.threads or self.threads) > 1:
+                self.worth.append(worth_of_threads(self.threads))
             try:
                 comparison = measure(row, self.rounds, self.threads)
             except Exception as error:
@@ -198,12 +216,20 @@ class Table:
         show_comparison(comparison)
         goal = None if math.isinf(comparison.goal) else comparison.goal
         met = None if goal is None else comparison.ratio <= goal
-        self._keep({**asdict(comparison), "goal": goal, "met": met, "threads": threads})
+        self._keep({**asdict(comparison), "goal": goal, "met": met, "threads": threads,
+                    "worth_of_threads": self.worth[-1] if threads > 1 else 1.0})  # fmt: skip
 
     def failed(self, row: Row, why: str) -> None:
         goal = None if math.isinf(row.goal) else row.goal
         show(row.what, row.peer, "", "", why, "" if goal is None else f"{goal:g}", "")
         self._keep({"what": row.what, "peer_name": row.peer, "goal": goal, "error": why})
+
+    def finish(self) -> None:
+        """The last line."""
+        if self.worth:
+            low, middle, high = min(self.worth), statistics.median(self.worth), max(self.worth)
+            print(f"\n{self.threads} threads were {middle:.2f} times as fast as one "
+                  f"({low:.2f} to {high:.2f}, row by row)")  # fmt: skip
 
     def _keep(self, row: dict[str, object]) -> None:
         self.rows.append(row)
@@ -239,6 +265,7 @@ def main() -> None:
     if found := table.add(singles):
         table.measured(mean_row(found), options.threads)
     table.add(after)
+    table.finish()
 
 
 if __name__ == "__main__":

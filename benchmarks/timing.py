@@ -93,16 +93,16 @@ def _turn(work: Callable[[], object], calls: int) -> float:
     """
     time.sleep(REST)
     work()
-    return _clock(work, calls)
+    return clock(work, calls)
 
 
 def calls_lasting(seconds: float, work: Callable[[], object]) -> int:
     """How many calls take about so long, at least one; the work has been done once before."""
     work()
-    return max(1, round(seconds / _clock(work, 1)))
+    return max(1, round(seconds / clock(work, 1)))
 
 
-def _clock(work: Callable[[], object], calls: int) -> float:
+def clock(work: Callable[[], object], calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
         work()
