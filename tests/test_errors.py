@@ -5,6 +5,7 @@ the message, pasted into the code, and run.
 """
 
 import re
+import subprocess
 import sys
 from typing import Any
 
@@ -54,7 +55,8 @@ def stage(*layers: nn.Module) -> nn.Module:
 def names() -> dict[str, Any]:
     """Everything of tc and nn, new images, new layers: one row cannot disturb another."""
     return {
-        **vars(tc), **vars(nn), "tc": tc, "nn": nn, "F": F, "np": np,
+        **{name: getattr(tc, name) for name in dir(tc)},
+        **vars(nn), "tc": tc, "nn": nn, "F": F, "np": np,
         "Net": Net, "Deep": Deep, "stage": stage,
         "images": tc.ones(4, 1, 28, 28), "maps": tc.ones(2, 4, 8, 8), "logits": tc.zeros(64, 10),
         "labels": tc.arange(64) % 10, "kernels": tc.ones(4, 4, 5, 5),
@@ -809,6 +811,22 @@ def test_the_padding_suggested_is_the_one_that_works(kernel: int, dilation: int,
 
 
 # --- names of PyTorch
+
+
+def test_what_draws_is_imported_when_it_is_first_asked_for() -> None:
+    code = """
+import sys, tinyconv as tc
+assert "tinyconv.see" not in sys.modules
+assert not hasattr(tc, "__wrapped__")
+assert "tinyconv.see" not in sys.modules
+trace = tc.trace
+assert trace is tc.see.trace is tc.trace and callable(trace)
+assert {"see", "curves", "Summary", "Tensor"} <= set(dir(tc))
+for name in tc.see.__all__:
+    assert getattr(tc, name) is getattr(tc.see, name), name
+from tinyconv import Explanation, explain, see
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

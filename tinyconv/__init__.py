@@ -1,6 +1,7 @@
 """tinyconv: convolutions and their gradients, to any order, in Python one reads in an afternoon."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any as _Any
 
 from tinyconv import (
     amp as amp,
@@ -9,7 +10,6 @@ from tinyconv import (
     dist as dist,
     nn as nn,
     optim as optim,
-    see as see,
 )
 from tinyconv.autograd import (
     OPS as OPS,
@@ -191,21 +191,29 @@ from tinyconv.random import (
     set_rng_state as set_rng_state,
 )
 from tinyconv.samples import sample as sample
-from tinyconv.see import (
-    Explanation as Explanation,
-    Shapes as Shapes,
-    Summary as Summary,
-    Tape as Tape,
-    Trace as Trace,
-    explain as explain,
-    record as record,
-    shapes as shapes,
-    summary as summary,
-    trace as trace,
-)
 from tinyconv.tensor import Tensor as Tensor
 
 __version__ = "0.1.0"
 
-if not TYPE_CHECKING:  # mypy goes on to report a name that is not there
-    __getattr__ = _hints_for(__name__)
+if TYPE_CHECKING:  # mypy goes on to report a name that is not there
+    from tinyconv import see as see
+    from tinyconv.see.curves import Curves as Curves, curves as curves
+    from tinyconv.see.explain import Explanation as Explanation, explain as explain
+    from tinyconv.see.shapes import Shapes as Shapes, shapes as shapes
+    from tinyconv.see.summary import Summary as Summary, summary as summary
+    from tinyconv.see.tape import Tape as Tape, record as record
+    from tinyconv.see.trace import Trace as Trace, trace as trace
+else:
+    _hint = _hints_for(__name__)
+
+    def __getattr__(name: str) -> _Any:
+        """What is in `tinyconv.see`, imported when it is first asked for: training needs none."""
+        if name.startswith("_"):
+            return _hint(name)
+        see = _import_module("tinyconv.see")
+        if name not in ("see", *see.__all__):
+            return _hint(name)
+        return see if name == "see" else globals().setdefault(name, getattr(see, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), "see", *_import_module("tinyconv.see").__all__})

@@ -108,7 +108,7 @@ def page(module: ModuleType, about: str) -> str:
 def entry(module: ModuleType, name: str) -> list[str]:
     """The directive that documents a name."""
     thing = getattr(module, name)
-    full = f"{'tinyconv' if vars(tc).get(name) is thing else module.__name__}.{name}"
+    full = f"{'tinyconv' if getattr(tc, name, None) is thing else module.__name__}.{name}"
     if isinstance(thing, Op):
         body = [f"   {line}" for line in to_rst((inspect.getdoc(thing) or "").splitlines())]
         return [f".. py:function:: {full}{inspect.signature(thing)}", "", *body]

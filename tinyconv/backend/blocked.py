@@ -381,8 +381,8 @@ def _correlate_weight(
 def mean(x: Array, axis: Any, keepdims: bool, dtype: Any) -> Array:
     """See `reference.mean`.
 
-    Over the pixels of channels-last images it is a matrix product, several times as quick as
-    NumPy's reduction; over those of one channel that is quick, too, and more accurate.
+    Over the pixels of channels-last images it is a matrix product, which is quicker than NumPy's
+    reduction; over those of one channel that is quick, too, and more accurate.
     """
     if dtype is not None or x.ndim != 4 or axis not in IMAGE_AXES or x.dtype.char not in "fd":
         return reference.mean(x, axis, keepdims, dtype)

@@ -211,8 +211,7 @@ def _convolved(
 ) -> Any:
     """What conv1d, conv2d and unfold share, once the input's axes are known to be right."""
     shapes, how = (x.shape, weight.shape), (stride, padding, dilation, groups)
-    if bias is not None:
-        check_shape(name, "bias", bias, shapes[1][:1])
+    check_shape(name, "bias", bias, shapes[1][:1])
     try:
         geometry = _geometry(name, *shapes, *how)
     except TypeError:  # a list, which has no hash
