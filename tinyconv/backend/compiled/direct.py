@@ -11,6 +11,7 @@ window row are no neighbours (dilation, groups) there is a tap for each of the K
 
 A thread copies one image at a time into scratch memory with a border of zeros that stays in cache;
 only a depthwise weight's gradient, which does too little with a number to repay it, does not.
+While it computes with one image it prefetches the next, a little with every number of a tile.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tinyconv.backend.compiled import tile
 from tinyconv.backend.compiled.host import How
 from tinyconv.backend.compiled.jit import kernel
 from tinyconv.backend.compiled.team import bind, divide, lead, share_out
-from tinyconv.backend.memory import empty
+from tinyconv.backend.memory import LINE, empty
 from tinyconv.backend.reference import Padding, Pair
 from tinyconv.backend.threads import scratch as scratch_memory
 
@@ -49,6 +50,7 @@ class Image(NamedTuple):
     padded_height: int
     padded_width: int
     copied: int  # 0: there is no border; read the image where it is
+    turns: int  # of the tiles' innermost loops until the next images' turn: time to prefetch them
 
 
 class Phase(NamedTuple):
@@ -91,12 +93,33 @@ def clear_border(image, scratch):
 @kernel
 def copy_image(x, image, n, size, scratch):
     row = image.width * image.channels * size
-    source = x.ctypes.data + n * image.height * row
+    source = tile.address(x) + n * image.height * row
     target = scratch + (image.top * image.padded_width + image.left) * image.channels * size
     for _ in range(image.height):
         tile.copy(target, source, row)
         source += row
         target += image.padded_width * image.channels * size
+
+
+@kernel
+def next_images(x, n, count, stop, turns):
+    """Where to prefetch x (N,H,W,C) from, and how many bytes to move on at each of so many turns,
+
+    to have passed the images n:n+count, those before `stop`; at none we stay where x starts.
+    """
+    _, H, W, C = x.shape
+    whole, count = H * W * C * x.itemsize, min(count, stop - n)
+    if count <= 0 or turns == 0:
+        return tile.address(x), 0
+    return tile.address(x) + n * whole, -(-count * whole // turns)
+
+
+@kernel
+def next_pairs(x, g, n, count, stop, turns):
+    """`next_images` of x and of g."""
+    x_ahead, x_pace = next_images(x, n, count, stop, turns)
+    g_ahead, g_pace = next_images(g, n, count, stop, turns)
+    return (x_ahead, g_ahead), (x_pace, g_pace)
 
 
 @kernel
@@ -119,10 +142,10 @@ def _locate_images(x, image, n, count, size, scratch):
     if image.copied:
         step = image.padded_height * image.padded_width * image.channels * size
         for k in range(count):
-            copy_image(x, image, n + k, size, scratch.ctypes.data + k * step)
-        return scratch.ctypes.data, step
+            copy_image(x, image, n + k, size, tile.address(scratch) + k * step)
+        return tile.address(scratch), step
     step = image.height * image.width * image.channels * size
-    return x.ctypes.data + n * step, step
+    return tile.address(x) + n * step, step
 
 
 @kernel
@@ -158,14 +181,17 @@ def _correlate(
     mine = scratch[thread]
     if image.copied:
         clear_border(image, mine)  # it stays so
-    n, base, next_image = -1, 0, 0
+    n, base, next_image, pace = -1, 0, 0, 0
+    ahead: int = tile.address(x)
     for block in range(start, stop, together):
         block = min(block, stop - together)  # the last images are computed again
         if block // parts != n:
             n = block // parts
             base, next_image = _locate_images(x, image, n, together, size, mine)
+            if image.copied:
+                ahead, pace = next_images(x, n + together, together, stop // parts, image.turns)
         part = block % parts
-        base_y = y.ctypes.data + n * YH * line_y
+        base_y = tile.address(y) + n * YH * line_y
         for p in phases:
             x_step, y_step = p.in_column_step * pixel, p.column_step * pixel_y
             tap = p.run * VL * size
@@ -174,9 +200,15 @@ def _correlate(
             else:
                 across, count = p.columns, together
                 tile_step, tile_step_y = next_image, YH * line_y
+            # An image that is read where it is, by rows: not every pixel of it may be needed.
+            by_rows = together == 1 and p.n_taps > 0 and not image.copied
+            if by_rows:
+                last_tap = taps[p.taps + p.n_taps - 1, 0]
+                lines = -(-count * x_step // (LINE * -(-count // J) * p.n_taps * p.run))
+                pace = lines * LINE
             for group in range(groups):
                 for o in range(0, OG, VL):
-                    weights = w.ctypes.data + p.weights * size
+                    weights = tile.address(w) + p.weights * size
                     weights += (group * blocks + o // VL) * p.n_taps * tap
                     channel = o if depthwise else group * CG
                     first = base + (p.in_column + image.left) * pixel + channel * size
@@ -186,22 +218,26 @@ def _correlate(
                         above, below = _rows_inside(taps, p.taps, p.n_taps, row, image.height)
                         source = first + (row + image.top) * line
                         target = first_y + (p.row + i * p.row_step) * line_y
+                        if by_rows:  # the last row of the next window
+                            ahead = source + p.in_row_step * line + last_tap
                         for column in range(across):
                             j = 0
                             while j < count:
                                 j = min(j, count - J)  # the last tile computes some pixels again
-                                tile.window(
+                                ahead = tile.window(
                                     shape,
                                     x,
                                     source + column * x_step + j * tile_step,
                                     tile_step,
-                                    taps.ctypes.data + above * 16,
+                                    tile.address(taps) + above * 16,
                                     below - above,
                                     p.run,
                                     weights + (above - p.taps) * tap,
                                     target + column * y_step + j * tile_step_y,
                                     tile_step_y,
                                     OG - o,
+                                    ahead,
+                                    pace,
                                 )
                                 j += J
 
@@ -243,11 +279,11 @@ def _pack(shape, w, layouts, packed, thread, piece, start, stop):
                         tile.transpose(
                             lanes,
                             w,
-                            w.ctypes.data + (first + o * layout.output_step + t) * size,
+                            tile.address(w) + (first + o * layout.output_step + t) * size,
                             step,
                             min(L, count - o),
                             min(L, taps - t),
-                            packed.ctypes.data + (at + o) * size + t * across,
+                            tile.address(packed) + (at + o) * size + t * across,
                             across,
                             L,
                         )
@@ -323,11 +359,11 @@ def _unpack(shape, sums, layouts, w, thread, piece, start, stop):
                     tile.transpose(
                         lanes,
                         w,
-                        total.ctypes.data + (t * plane + c * VL + o) * itemsize,
+                        tile.address(total) + (t * plane + c * VL + o) * itemsize,
                         plane * itemsize,
                         rows,
                         min(L, count - o),
-                        w.ctypes.data + (first + o * layout.output_step + t) * itemsize,
+                        tile.address(w) + (first + o * layout.output_step + t) * itemsize,
                         layout.output_step * itemsize,
                         rows,
                     )
@@ -340,13 +376,13 @@ def _locate_gradients(g, groups, filled, n, count, size, scratch):
     up to whole vectors.
     """
     _, OH, OW, O = g.shape
-    source, step = g.ctypes.data + n * OH * OW * O * size, OH * OW * O * size
+    source, step = tile.address(g) + n * OH * OW * O * size, OH * OW * O * size
     if filled * groups == O:
         return source, step
     for i in range(count * OH * OW * groups):
-        tile.copy(scratch.ctypes.data + i * filled * size, source, O // groups * size)
+        tile.copy(tile.address(scratch) + i * filled * size, source, O // groups * size)
         source += O // groups * size
-    return scratch.ctypes.data, OH * OW * groups * filled * size
+    return tile.address(scratch), OH * OW * groups * filled * size
 
 
 @kernel
@@ -378,13 +414,13 @@ def _whole_windows(p, image, pixel, columns):
 
 
 @kernel
-def _add_products(shape, x, source, source_g, rows, columns, steps, run, target):
+def _add_products(shape, x, source, source_g, rows, columns, steps, run, target, ahead, pace):
     """`tile.weight` for all numbers of a run."""
     J, line = len(shape[0]), len(shape[1]) * len(shape[2]) * x.itemsize
     row_step, x_step, row_step_g, step_g, next_number = steps
     for r in range(0, run, J):
         r0 = min(r, run - J)  # the last tile computes some numbers again
-        tile.weight(
+        ahead = tile.weight(
             shape,
             x,
             source + r0 * next_number,
@@ -399,7 +435,10 @@ def _add_products(shape, x, source, source_g, rows, columns, steps, run, target)
             target + r0 * line,
             line,
             r - r0,
+            ahead,
+            pace,
         )
+    return ahead
 
 
 @kernel
@@ -423,6 +462,8 @@ def _add_edges(shape, x, source, source_g, rows, edges, steps, p, image, pixel, 
                     steps,
                     1,
                     target + r * line,
+                    (source, source_g),
+                    (0, 0),
                 )
 
 
@@ -471,6 +512,7 @@ def _correlate_weight(
         count = min(together, last_image - n)
         base, next_image = _locate_images(x, image, n, count, size, mine)
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
+        ahead, pace = next_pairs(x, g, n + count, together, last_image, image.turns)
         base_g, next_g = _locate_gradients(g, groups, blocks * VL, n, count, size, mine_g)
         at_once = OH if together == 1 else 1  # rows
         for first in range(0, OH, at_once):
@@ -485,13 +527,13 @@ def _correlate_weight(
                         rows, row_step, row_step_g = count * (stop - start), next_image, next_g
                     source = base + start * x_row + taps[t, 0] + channel * size
                     source_g = base_g + start * line_g + block * VL * size
-                    target = out.ctypes.data + (block * p.n_taps + t) * p.run * VL * size
+                    target = tile.address(out) + (block * p.n_taps + t) * p.run * VL * size
                     steps = row_step, x_step, row_step_g, pixel_g, p.next
                     if right - left < OW:
                         edges = left, right, OW
                         what = shape, x, source, source_g, rows, edges, steps
                         _add_edges(*what, p, image, pixel, target)
-                    _add_products(
+                    ahead = _add_products(
                         shape,
                         x,
                         source + left * x_step,
@@ -501,6 +543,8 @@ def _correlate_weight(
                         steps,
                         p.run,
                         target,
+                        ahead,
+                        pace,
                     )
 
 
@@ -675,17 +719,25 @@ def _plan(
         layouts.append(_layout(KW, r, c, steps, packed))
         packed += r.taps * c.taps * per_tap
         taps += found
+    blocks = G * -(-outputs // G // (V * lanes))
+    turns = 0
+    for p in phases:
+        if how.weight_gradient:
+            tiles = p.columns * -(-p.run // J) * together
+        else:
+            tiles = (p.columns if short else -(-p.columns // J)) * p.run
+        turns += p.rows * tiles * p.n_taps * blocks
     return Plan(
         ((0,) * J, (0,) * V, (0,) * lanes, (0,) * (1 + depthwise)),
         V * lanes,
         together,
         1 if how.threads <= N else how.threads,
-        table([Image(*size, channels, top, left, height, width, int(copied))]),
+        table([Image(*size, channels, top, left, height, width, int(copied), turns)]),
         G,
         table(phases),
         np.array(taps, np.int64).reshape(-1, 2),
         table(layouts),
-        G * -(-outputs // G // (V * lanes)),
+        blocks,
         packed,
         -(-(together * height * line + V * lanes) // lanes) * lanes,  # a thread's on a vector
         weight if how.weight_gradient else (N, *out, outputs),

@@ -18,6 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tinyconv.backend.memory import LINE
+
 POINTER = ir.PointerType()
 INT = ir.IntType(64)
 
@@ -103,6 +105,19 @@ class _Emitter:
         """x * factor + y"""
         return self.b.call(self.fma, [x, self.vector([factor] * self.lanes), y])
 
+    def prefetch(self, address: Any, step: Any, to_write: bool = False) -> Any:
+        """Have a cache line brought from memory while something else is computed.
+
+        The address `step` bytes further.  Nothing is read: the address need not exist.
+        """
+        short = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, short, short, short])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        # What is written soon goes to the first cache (3), what is read later to the second (2).
+        how = (1, 3, 1) if to_write else (0, 2, 1)
+        self.b.call(function, [self.at(address), *(short(number) for number in how)])
+        return self.b.add(address, step)
+
     def loop(self, count: Any, state: list[Any], body: Any) -> list[Any]:
         """``for i in range(count): state = body(i, state)``, the state in registers."""
         b = self.b
@@ -132,17 +147,46 @@ def _counts(shape: Any) -> tuple[int, int, int, bool]:
 
 
 @intrinsic
-def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, channels):
+def address(typing, array):
+    """Of an array's first number.  NumPy's is unsigned, which Numba adds to integers as floats."""
+
+    def generate(context, builder, signature, args):
+        numbers = context.make_array(signature.args[0])(context, builder, *args)
+        return builder.ptrtoint(numbers.data, INT)
+
+    return types.intp(array), generate
+
+
+@intrinsic
+def prefetch_to_write(typing, address, lines):
+    """Have so many cache lines brought that will be written; the address behind them."""
+
+    def generate(context, builder, signature, args):
+        address, lines = args
+        e = _Emitter(builder, ir.FloatType(), 1)
+
+        def line(i, state):
+            (there,) = state
+            return [e.prefetch(there, INT(LINE), to_write=True)]
+
+        return e.loop(lines, [address], line)[0]
+
+    return types.intp(types.intp, types.intp), generate
+
+
+@intrinsic
+def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, channels, ahead, pace):
     """y[j, o] = sum over t, r of x[j, taps[t] + r] * w[t, r, o] for J pixels, V*L channels o.
 
     x, y: addresses of the first pixel, whose successors are `x_step`, `y_step` bytes further;
     taps: address of int64 offsets in bytes; w: packed (n_taps, run, V*L); channels: how many of
-    the V*L are stored.  `like` is an array whose element type is the numbers'.
+    the V*L are stored.  `like` is an array whose element type is the numbers'.  At each number
+    of each run the address `ahead` is prefetched and moves on by `pace` bytes; it is returned.
     """
     J, V, L, depthwise = _counts(shape)
 
     def generate(context, builder, signature, args):
-        _, _, x, x_step, taps, n_taps, run, w, y, y_step, channels = args
+        _, _, x, x_step, taps, n_taps, run, w, y, y_step, channels, ahead, pace = args
         e = _Emitter(builder, context.get_value_type(like.dtype), L)
         vectors = V * L * e.size
         # An x86 address is base + {1, 2, 4, 8} * step: a pointer for every third pixel is enough
@@ -154,21 +198,21 @@ def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, chan
             start = builder.add(x, builder.load(e.at(taps, builder.mul(t, INT(16))), typ=INT))
 
             def value(r, state):
-                sums, weights, near = state[: J * V], state[J * V], state[J * V + 1 :]
+                (*sums, weights, ahead), near = state[: J * V + 2], state[J * V + 2 :]
                 rows = [e.load(weights, v * L * e.size) for v in range(V)]
-                sums = list(sums)
                 for j in range(J):
                     number = e.at(near[j // 3], steps[j % 3])
                     for v, numbers in enumerate(e.spread(number, V, depthwise)):
                         k = j * V + v
                         sums[k] = builder.call(e.fma, [numbers, rows[v], sums[k]])
                 near = [builder.add(pointer, INT(e.size)) for pointer in near]
-                return [*sums, builder.add(weights, INT(vectors)), *near]
+                ahead = e.prefetch(ahead, pace)
+                return [*sums, builder.add(weights, INT(vectors)), ahead, *near]
 
             near = [builder.add(start, base) for base in bases]
-            return e.loop(run, [*state, *near], value)[: J * V + 1]
+            return e.loop(run, [*state, *near], value)[: J * V + 2]
 
-        sums = e.loop(n_taps, [*e.zeros(J * V), w], tap)[:-1]
+        *sums, _, behind = e.loop(n_taps, [*e.zeros(J * V), w, ahead], tap)
         whole = builder.icmp_signed(">=", channels, INT(V * L))
         with builder.if_else(whole) as (then, otherwise):
             with then:
@@ -180,9 +224,9 @@ def window(typing, shape, like, x, x_step, taps, n_taps, run, w, y, y_step, chan
                     count = builder.sub(channels, INT(k % V * L))
                     target = builder.add(y, builder.mul(y_step, INT(k // V)))
                     e.store_some(total, target, k % V * L * e.size, count)
-        return context.get_dummy_value()
+        return behind
 
-    return types.void(shape, like, *(types.intp,) * 9), generate
+    return types.intp(shape, like, *(types.intp,) * 11), generate
 
 
 @intrinsic
@@ -202,35 +246,40 @@ def weight(
     out,
     out_step,
     skip,
+    ahead,
+    pace,
 ):
     """out[r, o] += sum over pixels p of x[p, r] * g[p, o] for J numbers r and V*L channels o.
 
     The numbers are `x_next` bytes apart.  The pixels are `rows` times `columns`, `x_row` and
-    `x_step` bytes apart in x.  Rows r < skip are left alone.
+    `x_step` bytes apart in x.  Rows r < skip are left alone.  At each pixel the two
+    addresses `ahead` are prefetched and move on by the two of `pace`; they are returned.
     """
     J, V, L, depthwise = _counts(shape)
 
     def generate(context, builder, signature, args):
         _, _, x, x_next, x_row, x_step, g, g_row, g_step, rows, columns, *target = args
-        out, out_step, skip = target
+        out, out_step, skip, ahead, pace = target
+        ahead, pace = (cgutils.unpack_tuple(builder, pair) for pair in (ahead, pace))
         e = _Emitter(builder, context.get_value_type(like.dtype), L)
 
         def row(i, state):
             start = [builder.add(x, builder.mul(x_row, i)), builder.add(g, builder.mul(g_row, i))]
 
             def pixel(p, state):
-                *sums, xp, gp = state
+                *sums, x_ahead, g_ahead, xp, gp = state
                 vectors = [e.load(gp, v * L * e.size) for v in range(V)]
                 for j in range(J):
                     number = e.at(xp, builder.mul(x_next, INT(j)))
                     for v, numbers in enumerate(e.spread(number, V, depthwise)):
                         k = j * V + v
                         sums[k] = builder.call(e.fma, [numbers, vectors[v], sums[k]])
-                return [*sums, builder.add(xp, x_step), builder.add(gp, g_step)]
+                ahead = e.prefetch(x_ahead, pace[0]), e.prefetch(g_ahead, pace[1])
+                return [*sums, *ahead, builder.add(xp, x_step), builder.add(gp, g_step)]
 
             return e.loop(columns, [*state, *start], pixel)[:-2]
 
-        sums = e.loop(rows, e.zeros(J * V), row)
+        *sums, x_behind, g_behind = e.loop(rows, [*e.zeros(J * V), *ahead], row)
         for j in range(J):
             target = builder.add(out, builder.mul(out_step, INT(j)))
             with builder.if_then(builder.icmp_signed("<=", skip, INT(j))):
@@ -238,9 +287,10 @@ def weight(
                     offset = v * L * e.size
                     total = builder.fadd(e.load(target, offset), sums[j * V + v])
                     e.store(total, target, offset)
-        return context.get_dummy_value()
+        return context.make_tuple(builder, signature.return_type, [x_behind, g_behind])
 
-    return types.void(shape, like, *(types.intp,) * 12), generate
+    pair = types.UniTuple(types.intp, 2)
+    return pair(shape, like, *(types.intp,) * 12, pair, pair), generate
 
 
 @intrinsic

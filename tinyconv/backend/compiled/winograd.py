@@ -39,6 +39,8 @@ from tinyconv.backend.compiled.direct import (
     clear_border,
     copy_image,
     images,
+    next_images,
+    next_pairs,
     pieces_of_sums,
     table,
 )
@@ -101,15 +103,15 @@ def _transform_weights(lanes, w, step_o, step_c, flipped, outputs, u, thread, pi
         count = min(VL, outputs - block * VL)
         for c in range(start, stop):
             for o in range(0, VL, L):
-                first = w.ctypes.data + ((block * VL + o) * step_o + c * step_c) * size
-                source = taps.ctypes.data + o * size
+                first = tile.address(w) + ((block * VL + o) * step_o + c * step_c) * size
+                source = tile.address(taps) + o * size
                 for t in range(0, 9, L):
                     rows, columns = min(L, count - o), min(L, 9 - t)
                     target = source + (8 - t if flipped else t) * line
                     down = -line if flipped else line
                     at = first + t * size
                     tile.transpose(lanes, w, at, step_o * size, rows, columns, target, down, L)
-                target = u.ctypes.data + ((block * C + c) * VL + o) * size
+                target = tile.address(u) + ((block * C + c) * VL + o) * size
                 tile.winograd_weights(lanes, w, source, line, target, step)
 
 
@@ -128,15 +130,15 @@ def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
                     for o in range(VL):
                         total[o] += more[o]
             for o in range(0, VL, L):
-                source = sums.ctypes.data + ((block * C + c) * VL + o) * size
-                target = taps.ctypes.data + o * size
+                source = tile.address(sums) + ((block * C + c) * VL + o) * size
+                target = tile.address(taps) + o * size
                 tile.winograd_weight_gradient(lanes, dw, source, step, target, line)
             count = min(VL, len(dw) - block * VL)
             for o in range(0, count, L):
-                first = dw.ctypes.data + ((block * VL + o) * dw.shape[1] + c) * 9 * size
+                first = tile.address(dw) + ((block * VL + o) * dw.shape[1] + c) * 9 * size
                 for t in range(0, 9, L):
                     rows, columns = min(L, 9 - t), min(L, count - o)
-                    source = taps.ctypes.data + (t * VL + o) * size
+                    source = tile.address(taps) + (t * VL + o) * size
                     target, down = first + t * size, dw.shape[1] * 9 * size
                     tile.transpose(lanes, dw, source, line, rows, columns, target, down, rows)
 
@@ -149,7 +151,9 @@ def _correlate(
     size, image, tiles = x.itemsize, images_table[0], tiles_table[0]
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
     C, O = image.channels, y.shape[3]
-    mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
+    mine = scratch[thread]
+    va: int = tile.address(v[thread])
+    ma: int = tile.address(m[thread])
     taps = np.zeros((1, 2), np.int64)
     pixel = O * size
     line = tiles.width * pixel
@@ -157,33 +161,40 @@ def _correlate(
     clear_border(image, mine)  # it stays so
     for n0 in range(start, stop, tiles.images):
         images = min(tiles.images, stop - n0)
+        ahead, pace = next_images(x, n0 + images, tiles.images, stop, image.turns)
         for first in range(0, tiles.rows, tiles.strip):
             last = min(first + tiles.strip, tiles.rows)
             count = (last - first) * tiles.columns
+            rows = images * (min(OUT * last, tiles.height) - OUT * first)
+            ahead_y = tile.address(y) + (n0 * tiles.height + OUT * first) * line
+            lines = -(-rows * line // (LINE * ELEMENTS))
             for n in range(images):
                 if first == 0:
-                    copy_image(x, image, n0 + n, size, mine.ctypes.data)
+                    copy_image(x, image, n0 + n, size, tile.address(mine))
                 target = va + n * count * C * size
-                _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, target)
+                _transform_input(lanes, x, image, tiles, first, last, tile.address(mine), target)
             for k in range(ELEMENTS):
+                ahead_y = tile.prefetch_to_write(ahead_y, lines)
                 for o in range(0, O, VL):
-                    weights = u.ctypes.data + (k * filled + o) * C * size
+                    weights = tile.address(u) + (k * filled + o) * C * size
                     for p in range(0, images * count, J):  # the last ones may be no tiles
-                        tile.window(
+                        ahead = tile.window(
                             shape,
                             x,
                             va + k * tiles.step_x + p * C * size,
                             C * size,
-                            taps.ctypes.data,
+                            tile.address(taps),
                             1,
                             C,
                             weights,
                             ma + k * tiles.step_y + (p * O + o) * size,
                             pixel,
                             O - o,
+                            ahead,
+                            pace,
                         )
             for n in range(images):
-                base = y.ctypes.data + (n0 + n) * tiles.height * line
+                base = tile.address(y) + (n0 + n) * tiles.height * line
                 for i in range(first, last):
                     for j in range(tiles.columns):
                         at = n * count + (i - first) * tiles.columns + j
@@ -209,7 +220,9 @@ def _correlate_weight(
     size, image, tiles = x.itemsize, images_table[0], tiles_table[0]
     J, VL, L = len(shape[0]), len(shape[1]) * len(shape[2]), len(lanes)
     C, O = image.channels, g.shape[3]
-    mine, va, ma = scratch[thread], v[thread].ctypes.data, m[thread].ctypes.data
+    mine = scratch[thread]
+    va: int = tile.address(v[thread])
+    ma: int = tile.address(m[thread])
     out = sums[piece]
     out[:] = 0
     pixel = O * size
@@ -218,15 +231,16 @@ def _correlate_weight(
     clear_border(image, mine)  # it stays so
     for n0 in range(start, stop, tiles.images):
         images = min(tiles.images, stop - n0)
+        ahead, pace = next_pairs(x, g, n0 + images, tiles.images, stop, image.turns)
         for first in range(0, tiles.rows, tiles.strip):
             last = min(first + tiles.strip, tiles.rows)
             count = (last - first) * tiles.columns
             for n in range(images):
                 if first == 0:
-                    copy_image(x, image, n0 + n, size, mine.ctypes.data)
+                    copy_image(x, image, n0 + n, size, tile.address(mine))
                 target = va + n * count * C * size
-                _transform_input(lanes, x, image, tiles, first, last, mine.ctypes.data, target)
-                base = g.ctypes.data + (n0 + n) * tiles.height * line
+                _transform_input(lanes, x, image, tiles, first, last, tile.address(mine), target)
+                base = tile.address(g) + (n0 + n) * tiles.height * line
                 for i in range(first, last):
                     for j in range(tiles.columns):
                         at = n * count + (i - first) * tiles.columns + j
@@ -245,7 +259,7 @@ def _correlate_weight(
             for k in range(ELEMENTS):
                 for o in range(0, O, VL):
                     for c in range(0, C, J):
-                        tile.weight(
+                        ahead = tile.weight(
                             shape,
                             x,
                             va + k * tiles.step_x + c * size,
@@ -257,9 +271,11 @@ def _correlate_weight(
                             pixel,
                             1,
                             images * count,
-                            out.ctypes.data + ((k * filled + o) * C + c * VL) * size,
+                            tile.address(out) + ((k * filled + o) * C + c * VL) * size,
                             VL * size,
                             0,
+                            ahead,
+                            pace,
                         )
 
 
@@ -364,12 +380,14 @@ def plan(
     blocks = -(-O // (V * L))
     count = -(-count // J) * J
     step_x, step_y = (_odd_lines(count * n * size) for n in (C, blocks * V * L))
+    turns = count * -(-C // J) if how.weight_gradient else count // J * C  # of each matrix
+    turns *= ELEMENTS * blocks * -(-rows // strip)
     height, width = max(top + H, OUT * rows + 2), max(left + W, OUT * columns + 2)
     return Plan(
         ((0,) * J, (0,) * V, (0,) * L, (0,)),
         how.backward,
         (9, 9 * O) if how.backward else (9 * C, 9),
-        table([Image(H, W, C, top, left, height, width, 1)]),
+        table([Image(H, W, C, top, left, height, width, 1, turns)]),
         table([Tiles(OH, OW, rows, columns, strip, images, step_x, step_y)]),
         (ELEMENTS, blocks, C, V * L),
         (height * width * C, *(ELEMENTS * step // size for step in (step_x, step_y))),
