@@ -235,6 +235,59 @@ def test_loops_over_numbers(dtype: str) -> None:
     assert elementwise.relu(x[:, :, ::2]) is NotImplemented
 
 
+@pytest.mark.parametrize(("n", "images"), [(1, 1), (1, 2), (3, 2), (4, 1)])
+@pytest.mark.parametrize("turns", [0, 1, 7, 1000])
+def test_the_next_images_are_prefetched_to_their_end(n: int, images: int, turns: int) -> None:
+    x = np.empty((4, 3, 5, 16), np.float32)
+    ahead, pace = direct.next_images(x, n, images, 4, turns)
+    size = min(images, 4 - n) * x[0].nbytes
+    if size == 0 or turns == 0:
+        assert (ahead, pace) == (x.ctypes.data, 0)
+        return
+    assert ahead == x.ctypes.data + n * x[0].nbytes
+    assert (pace - 1) * turns < size <= pace * turns
+    assert [type(ahead), type(pace)] == [int, int]  # sums with unsigned addresses are floats
+
+
+@pytest.mark.parametrize(
+    ("weight", "stride", "size"),
+    [
+        ((32, 16, 3, 3), 2, 28),
+        ((16, 3, 5, 5), 1, 9),
+        ((48, 16, 1, 1), 1, 14),
+        ((64, 64, 3, 3), 1, 3),
+        ((16, 1, 3, 3), 1, 11),
+    ],
+)
+def test_plans_tell_how_long_an_image_takes(weight: Any, stride: int, size: int) -> None:
+    """`Image.turns`: the numbers of all windows, or the pixels of all tiles of a weight's gradient,
+
+    until the next images' turn.
+    """
+    O, CG, K, _ = weight
+    groups = 16 if CG == 1 else 1
+    x, out = (64, CG * groups, size, size), (-(-size // stride),) * 2
+    geometry = (stride,) * 2, ((K // 2,) * 2,) * 2, (1, 1), groups
+    for backward, of_weight in ((False, False), (True, False), (False, True)):
+        how = host.how_for(np.dtype("f"), np.dtype("f"), 1, backward, of_weight)
+        assert how is not None
+        if backward:
+            plan = direct.backward_plan((64, O, *out), weight, (size,) * 2, *geometry, how)
+        else:
+            plan = direct.forward_plan(x, weight, out, *geometry, how)
+        J, turns = len(plan.shape[0]), 0
+        for p in plan.phases:
+            rows, columns = int(p["rows"]), int(p["columns"])
+            if of_weight:
+                for _ in range(0, int(p["run"]), J):
+                    turns += rows * columns * plan.together * int(p["n_taps"]) * plan.blocks
+                continue
+            for _ in range(0, columns, 1 if plan.together > 1 else J):
+                turns += rows * int(p["n_taps"]) * int(p["run"]) * plan.blocks
+        assert turns > 0
+        assert plan.images[0]["turns"] == turns
+
+
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (6, 20, 3, 3), (5, 16), (3, 40, 7)], ids=str)
