@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 Vjp: TypeAlias = Callable[..., Any]
 
-MANY = 2**18  # numbers from which on a sum is worth a kernel
+WORTH = 2**15  # numbers from which on a sum is worth a kernel
+MANY = 2**18  # numbers whose copy is worth recycled memory
 FEW = 2**9  # numbers that are copied before it is known whose they are
 
 OPS: dict[str, Op] = {}  # every operation there is
@@ -609,7 +610,7 @@ def _walk(
 def _added(pending: dict[Edge, Any], edge: Edge, b: Any) -> Any:
     """What is pending plus b; large arrays on all threads, in place where nobody would see it."""
     a = [pending[edge]]
-    if isinstance(b, Variable) or b.size < MANY or (b.shape, b.dtype) != (a[0].shape, a[0].dtype):
+    if isinstance(b, Variable) or b.size < WORTH or (b.shape, b.dtype) != (a[0].shape, a[0].dtype):
         return a[0] + b
     return (backend_of(b).add_to if _unshared(a) else backend_of(b).add)(a[0], b)
 
