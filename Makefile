@@ -39,7 +39,7 @@ docs: .venv-docs/ready
 
 # PyTorch and DeZero must be in .venv-test: .venv-test/bin/pip install torch dezero
 bench: .venv-test/ready
-	for name in table resnet_step overhead memory kernels accuracy train rounding; do \
+	for name in table resnet_step overhead memory import_time kernels accuracy train rounding; do \
 		.venv-test/bin/python benchmarks/$$name.py || exit 1; done
 
 clean:
