@@ -288,6 +288,25 @@ def test_plans_tell_how_long_an_image_takes(weight: Any, stride: int, size: int)
         assert plan.images[0]["turns"] == turns
 
 
+@pytest.mark.parametrize(("channels", "size"), [(16, 28), (48, 14), (64, 7), (16, 4)])
+@pytest.mark.parametrize("of_weight", [False, True])
+def test_winograd_plans_tell_it_too(channels: int, size: int, of_weight: bool) -> None:
+    how = host.how_for(np.dtype("f"), np.dtype("f"), 1, False, of_weight)
+    assert how is not None
+    plan = winograd.plan((8, channels, size, size), 32, (size, size), (1, 1), how)
+    tiles, J = plan.tiles[0], len(plan.shape[0])
+    turns = 0
+    for _ in range(0, int(tiles["rows"]), int(tiles["strip"])):
+        pixels = int(tiles["images"] * tiles["strip"] * tiles["columns"])
+        pixels = -(-pixels // J) * J  # the last ones may be no tiles
+        for _ in range(36 * plan.matrices[1]):
+            if of_weight:
+                turns += pixels * len(range(0, channels, J))
+            else:
+                turns += channels * len(range(0, pixels, J))
+    assert plan.images[0]["turns"] == turns
+
+
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (6, 20, 3, 3), (5, 16), (3, 40, 7)], ids=str)
