@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--json")
     options = parser.parse_args()
     torch.set_num_threads(tc.get_num_threads())
-    config = Config(data=options.data, epochs=options.epochs, seed=options.seed)
+    config = Config(data=options.array, epochs=options.epochs, seed=options.seed)
     trainer = Trainer(config, Run(Path(tempfile.mkdtemp())))
     peer = Peer(trainer)
     spent = {"tinyconv": 0.0, "PyTorch": 0.0}
@@ -90,16 +90,16 @@ def main() -> None:
         ours = evaluate(trainer.model, trainer.test_set)[1]
         theirs = peer.accuracy(trainer.test_set)
         print(f"epoch {epoch + 1}: tinyconv {ours:.2f} %, PyTorch {theirs:.2f} %", flush=True)
-    goal = GOALS[options.data]
+    goal = GOALS[options.array]
     ratio = spent["tinyconv"] / spent["PyTorch"]
     print(f"machine: {machine()}")
     print(
-        f"MNIST ({options.data}), {trainer.config.epochs} epochs: tinyconv {ours:.2f} %, PyTorch "
+        f"MNIST ({options.array}), {trainer.config.epochs} epochs: tinyconv {ours:.2f} %, PyTorch "
         f"{theirs:.2f} %, goal >= {goal}: {'met' if ours >= goal else 'NOT met'}; training steps "
         f"{spent['tinyconv']:.0f} s against {spent['PyTorch']:.0f} s, ratio {ratio:.2f}"
     )
     if options.json:
-        row = {"data": options.data, "ours": ours, "peer": theirs, "goal": goal, **spent}
+        row = {"data": options.array, "ours": ours, "peer": theirs, "goal": goal, **spent}
         Path(options.json).write_text(json.dumps(row) + "\n")
 
 

@@ -252,7 +252,7 @@ def dezero_step(n: int) -> Callable[[], float]:
         model.cleargrads()
         loss.backward()
         optimizer.update()
-        return float(loss.data)
+        return float(loss.array)
 
     return step
 

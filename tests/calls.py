@@ -80,7 +80,7 @@ class Call:
         if type(value) is tuple:
             return tuple(map(self.placed, value))
         host_array = isinstance(value, np.ndarray) and self.device != "cpu"
-        return tc.tensor(value, device=self.device).data if host_array else value
+        return tc.tensor(value, device=self.device).array if host_array else value
 
     def inputs(self) -> list[Any]:
         """The arguments as arrays, for a VJP."""

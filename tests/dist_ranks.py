@@ -195,7 +195,7 @@ def many_steps():
             optimizer.step()
     dist.check_identical(ours)
     with tc.no_grad():
-        bits = ours.conv1.weight.data.view(np.uint32)
+        bits = ours.conv1.weight.array.view(np.uint32)
         bits.flat[5] ^= RANK  # the last bit of one number, on one rank
     with pytest.raises(dist.DistError, match=r"conv1.weight \(and 0 more"):
         dist.check_identical(ours)

@@ -164,7 +164,7 @@ def alive_after(function: Any, *shape: int) -> bool:
     """Does the graph of function(t) keep the array of t alive?"""
     x = tc.ones(*shape, requires_grad=True)
     t = x * 2.0
-    array = weakref.ref(t.data)
+    array = weakref.ref(t.array)
     y = function(t)
     del t
     kept = array() is not None
@@ -206,8 +206,8 @@ def test_values_that_are_read_are_kept(function: Any) -> None:
 def test_only_what_the_wanted_vjps_read_is_kept() -> None:
     x, w = tc.ones(3), tc.ones(3, requires_grad=True)
     y = x * w
-    assert any(array is x.data for array in y.node.saved)
-    assert not any(array is w.data for array in y.node.saved)  # nobody wants d/dx
+    assert any(array is x.array for array in y.node.saved)
+    assert not any(array is w.array for array in y.node.saved)  # nobody wants d/dx
 
 
 def test_reshape_of_an_intermediate_is_a_view_and_saves_nothing() -> None:
@@ -289,14 +289,14 @@ def test_overwritten_saved_value(write: str) -> None:
 def test_overwritten_through_a_view(view: Any) -> None:
     x = tc.ones(2, 2, requires_grad=True)
     w = tc.ones(2, 2)
-    before = w.data.copy()
+    before = w.array.copy()
     y = (x * w).sum()
     part = view(w)
-    assert np.shares_memory(part.data, w.data)
-    if not part.data.flags.writeable:
+    assert np.shares_memory(part.array, w.array)
+    if not part.array.flags.writeable:
         part = w
     part.fill_(7.0)
-    assert not np.array_equal(before, w.data)
+    assert not np.array_equal(before, w.array)
     with pytest.raises(tc.GraphError, match="overwritten in place"):
         y.backward()
 
@@ -330,8 +330,8 @@ def test_large_arrays_side_by_side_in_recycled_memory() -> None:
     """They are parts of one piece from the system; writing one is not writing the other."""
     x = tc.ones(1 << 16, requires_grad=True)
     v, w = (autograd.wrap(memory.empty(x.shape, tc.float32)).fill_(1.0) for _ in range(2))
-    assert memory.is_lent(v.data.base)
-    assert memory.is_lent(w.data.base)
+    assert memory.is_lent(v.array.base)
+    assert memory.is_lent(w.array.base)
     y = (x * w).sum()
     v.reshape(256, 256)[0].fill_(2.0)
     y.backward()
@@ -348,20 +348,20 @@ def test_a_write_is_dated_before_another_thread_can_see_it(
     w, tick = tc.ones(2), clock.tick
 
     def look_at_the_clock() -> int:
-        assert clock.written(w.data) == 0
+        assert clock.written(w.array) == 0
         return tick()
 
     monkeypatch.setattr(clock, "tick", look_at_the_clock)
     w.fill_(2.0)
-    assert clock.written(w.data) == clock.last_write[0]
+    assert clock.written(w.array) == clock.last_write[0]
 
 
 def test_replaced_data_is_noticed_with_create_graph() -> None:
     """The derivative of the gradient would be taken at another place than the gradient."""
     x = leaf(1.0, 2.0)
     y = (x**3).sum()
-    x.data = np.full(2, 10, np.float32)
-    with pytest.raises(tc.GraphError, match=r"pow: .* input 0, whose \.data was replaced"):
+    x.array = np.full(2, 10, np.float32)
+    with pytest.raises(tc.GraphError, match=r"pow: .* input 0, whose \.array was replaced"):
         tc.grad(y, x, create_graph=True)
     assert tc.grad(y, x)[0].tolist() == [3.0, 12.0]
 
@@ -399,7 +399,7 @@ def test_dates_of_writes_go_with_the_memory() -> None:
     assert len(clock._writes) == before + 1
     kept = w[1:]
     del w
-    assert clock.written(kept.data) > 0
+    assert clock.written(kept.array) > 0
     del kept
     assert len(clock._writes) == before
 
@@ -409,7 +409,7 @@ def test_a_copy_has_no_part_in_a_write() -> None:
     w = tc.ones(2, 3)
     y = (x * w).sum()
     for copied in (w.T.reshape(6), w[[0, 1]], w.clone(), w + 0.0, w.to(tc.float64)):
-        assert not np.shares_memory(copied.data, w.data)
+        assert not np.shares_memory(copied.array, w.array)
         copied.fill_(5.0)
     y.backward()
     assert x.grad.tolist() == [[1.0] * 3] * 2
@@ -557,11 +557,11 @@ def test_zero_dimensional_tensors_stay_float32_arrays() -> None:
     y = (x * x + 1).exp().relu() / 3
     y.backward()
     assert (y.dtype, x.grad.dtype) == (tc.float32, tc.float32)
-    assert type(x.grad.data) is np.ndarray
+    assert type(x.grad.array) is np.ndarray
     x.grad.mul_(0.0)
     assert x.grad.item() == 0
     (g,) = tc.grad(x * x, x)
-    assert type(g.data) is np.ndarray
+    assert type(g.array) is np.ndarray
 
 
 def test_integers_meet_floats() -> None:
@@ -762,7 +762,7 @@ def test_leaves_that_receive_one_array_do_not_share_it() -> None:
     for create_graph in (False, True):
         a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
         (a + b).sum().backward(create_graph=create_graph)
-        assert not np.shares_memory(a.grad.data, b.grad.data)
+        assert not np.shares_memory(a.grad.array, b.grad.array)
         with tc.no_grad():
             a.grad.mul_(5.0)
         assert b.grad.tolist() == [1.0, 1.0]
@@ -868,7 +868,7 @@ def test_intermediates_get_no_grad() -> None:
 def test_detach_shares_memory_and_cuts() -> None:
     x = leaf(1.0, 2.0)
     d = x.detach()
-    assert np.shares_memory(d.data, x.data)
+    assert np.shares_memory(d.array, x.array)
     assert not d.requires_grad
     assert (x * d).node.inputs[1] is None
 
@@ -921,7 +921,7 @@ def test_deepcopy_of_leaves_only() -> None:
     twin = copy.deepcopy(x)
     assert twin.requires_grad
     assert twin.grad.tolist() == x.grad.tolist()
-    assert not np.shares_memory(twin.data, x.data)
+    assert not np.shares_memory(twin.array, x.array)
     with pytest.raises(tc.GraphError, match=r"x.detach\(\).clone\(\)"):
         copy.deepcopy(x * 2)
 
@@ -983,9 +983,9 @@ ASSIGN = [
 def test_augmented_assignment(assign: Any, plain: Any, other: Any) -> None:
     # without gradients: in place, and every view sees it
     x = tc.tensor([1.0, 2.0])
-    expected, view, memory = plain(x, other), x[:1], x.data
+    expected, view, memory = plain(x, other), x[:1], x.array
     assert assign(x, other) is x
-    assert x.data is memory
+    assert x.array is memory
     assert x.tolist() == expected.tolist()
     assert view.item() == expected[0].item()
     # a leaf that requires grad: only under no_grad
@@ -1143,7 +1143,7 @@ def test_a_gradient_that_nobody_else_refers_to_is_kept_without_a_copy() -> None:
     x = tc.ones(300, 2, requires_grad=True)
     twice(x).sum().backward()
     assert x.grad is not None
-    assert x.grad.data.ctypes.data == addresses[0]
+    assert x.grad.array.ctypes.data == addresses[0]
 
 
 def test_a_gradient_never_shares_its_memory() -> None:
@@ -1157,9 +1157,9 @@ def test_a_gradient_never_shares_its_memory() -> None:
     leaf.backward(seed)
     part = tc.ones(3, requires_grad=True)
     part.sum().backward()
-    grads = [t.grad.data for t in (x, y, z, leaf, part) if t.grad is not None]
+    grads = [t.grad.array for t in (x, y, z, leaf, part) if t.grad is not None]
     assert len(grads) == 5
-    others = [seed.data, *(t.data for t in seen)]
+    others = [seed.array, *(t.array for t in seen)]
     for i, g in enumerate(grads):
         assert g.flags.writeable
         assert not any(np.shares_memory(g, other) for other in [*grads[:i], *others])
@@ -1197,10 +1197,10 @@ def test_a_share_that_nobody_else_refers_to_takes_the_others_in(
     x = tc.ones(*shape, requires_grad=True)
     y = 2 * x
     (fresh(y) + fresh(y) * 3 + fresh(y)).sum().backward()
-    np.testing.assert_array_equal(x.grad.data, 10)
+    np.testing.assert_array_equal(x.grad.array, 10)
     seen: list[int] = []
     z = tc.ones(*shape, requires_grad=True)
-    z.register_hook(lambda g: seen.append(g.data.ctypes.data))
+    z.register_hook(lambda g: seen.append(g.array.ctypes.data))
     addresses.clear()
     (fresh(z) + fresh(z)).sum().backward()
     assert seen == addresses[:1]
@@ -1249,7 +1249,7 @@ def test_a_share_that_somebody_keeps_stays_as_it_is(kind: str, all_in_place: Non
     x = tc.ones(300, 400, requires_grad=True)
     y = x * 2
     (y * 5 + keeps(y)).sum().backward()  # the younger one's share comes first
-    np.testing.assert_array_equal(x.grad.data, 12)
+    np.testing.assert_array_equal(x.grad.array, 12)
     np.testing.assert_array_equal(np.frombuffer(np.asarray(kept[0]).tobytes(), np.float32), 1)
 
 
@@ -1291,8 +1291,8 @@ def test_gradients_are_those_of_sums_in_new_memory(
             out.backward(seed, retain_graph=how == "retained")
             if how == "retained":
                 seen += [x.grad.clone(), *tc.grad(out, (x, y), seed)]
-        assert (seed.data == 0.5).all()
-        return [t.data for t in (x, y, *seen, *([x.grad] if x.grad is not None else []))]
+        assert (seed.array == 0.5).all()
+        return [t.array for t in (x, y, *seen, *([x.grad] if x.grad is not None else []))]
 
     expected = gradients()
     monkeypatch.setattr(autograd, "WORTH", 1)

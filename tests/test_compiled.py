@@ -478,7 +478,7 @@ def train(steps: int) -> list[np.ndarray]:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), t).backward()
         optimizer.step()
-    return [p.data for p in model.parameters()]
+    return [p.array for p in model.parameters()]
 
 
 def test_a_train_step_is_compiled_bit_identical_and_like_the_reference() -> None:
@@ -602,7 +602,7 @@ def test_a_dtype_that_is_not_compiled_goes_to_the_next_layer(optimizer: Any) -> 
     p.grad = tc.ones(4, dtype=tc.float16)
     optimizer([p], 0.25).step()
     assert p.dtype == tc.float16
-    np.testing.assert_array_equal(p.data, 0.75)
+    np.testing.assert_array_equal(p.array, 0.75)
 
 
 @pytest.mark.slow

@@ -204,6 +204,6 @@ def test_from_numpy_of_a_memory_map(tmp_path):
     np.arange(6, dtype=np.float32).tofile(tmp_path / "numbers")
     mapped = np.memmap(tmp_path / "numbers", np.float32, "r+", shape=(2, 3))
     x = tc.from_numpy(mapped)
-    assert type(x.data) is np.ndarray
-    assert np.shares_memory(x.data, mapped)
+    assert type(x.array) is np.ndarray
+    assert np.shares_memory(x.array, mapped)
     assert (x + tc.ones(3)).shape == (2, 3)

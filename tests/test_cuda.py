@@ -46,7 +46,7 @@ def on_both(name: str, function: Any, sample: Sample, dtype: str = "float64") ->
     call = Call(function, sample, dtype, "cuda")
     with nullcontext() if waits(name, sample) else no_synchronisation():
         found = ours(call)
-    assert all(t is None or type(t.data) is fake_cupy.ndarray for t in found)
+    assert all(t is None or type(t.array) is fake_cupy.ndarray for t in found)
     assert_all_close(found, ours(Call(function, sample, dtype)), 1e-12)
 
 
@@ -109,10 +109,10 @@ def test_a_train_step_waits_for_nothing_and_moves_nothing(name: str) -> None:
     with measured() as meter, no_synchronisation():
         loss = step()
     assert meter.host_to_device == meter.device_to_host == 0
-    assert type(loss.data) is fake_cupy.ndarray
+    assert type(loss.array) is fake_cupy.ndarray
     for entry in step.optimizer.state.values():
         held = [v for v in entry.values() if isinstance(v, tc.Tensor)]
-        assert all(type(v.data) is fake_cupy.ndarray for v in held)
+        assert all(type(v.array) is fake_cupy.ndarray for v in held)
     same = Step("cpu", name)
     same()
     assert loss.item() == pytest.approx(same().item(), rel=1e-4)
@@ -157,7 +157,7 @@ def test_double_backward_of_the_network() -> None:
     with no_synchronisation():
         found = second("cuda")
     for g, expected in zip(found, second("cpu"), strict=True):
-        assert type(g.data) is fake_cupy.ndarray
+        assert type(g.array) is fake_cupy.ndarray
         scale = float(expected.abs().max())
         np.testing.assert_allclose(g.cpu().numpy(), expected.numpy(), atol=2e-3 * scale)
 
@@ -198,7 +198,7 @@ def test_module(make: Callable[[], nn.Module], shape: tuple[int, ...], training:
         return [y, *grads, *module.buffers()]
 
     found = run("cuda")
-    assert all(type(t.data) is fake_cupy.ndarray for t in found)
+    assert all(type(t.array) is fake_cupy.ndarray for t in found)
     assert_all_close(found, run("cpu"), 1e-12)
 
 
@@ -373,12 +373,12 @@ def test_a_tensor_moves_and_its_gradient_moves_back() -> None:
     assert y.to(tc.device("cuda", 0)) is y
     assert y.cuda() is y
     (y * 2).sum().cpu().backward()
-    assert type(x.grad.data) is np.ndarray
+    assert type(x.grad.array) is np.ndarray
     assert x.grad.tolist() == [[2.0] * 4] * 3
     assert x.to("cuda", tc.float64).dtype == tc.float64
     assert x.to(tc.zeros(1, dtype=tc.float64, device="cuda")).device == "cuda"
     (second,) = tc.grad((x.cuda() ** 3).sum(), x, create_graph=True)
-    assert type(tc.grad(second.sum(), x)[0].data) is np.ndarray
+    assert type(tc.grad(second.sum(), x)[0].array) is np.ndarray
 
 
 def test_creation_on_the_device() -> None:
@@ -391,7 +391,7 @@ def test_creation_on_the_device() -> None:
         tc.tensor(np.ones(2), device="cuda"), nn.Linear(2, 3, device="cuda").weight,
     ]  # fmt: skip
     for t in made:
-        assert type(t.data) is fake_cupy.ndarray
+        assert type(t.array) is fake_cupy.ndarray
         assert tc.zeros_like(t).device == "cuda"
     tc.manual_seed(0)
     on_gpu = tc.randn(5, device="cuda").tolist()
@@ -625,7 +625,7 @@ def test_other_data_on_the_device() -> None:
     assert numbers.tolist() == [0, 1, 2]
     (single, _), *_ = tc.data.DataLoader([dataset[i] for i in range(4)], 4, prefetch=0)
     assert single.device == "cuda"
-    flipped = tc.data.random_horizontal_flip(images.data, rng, p=1.0)
+    flipped = tc.data.random_horizontal_flip(images.array, rng, p=1.0)
     assert flipped.tolist() == images.flip(3).tolist()
 
 

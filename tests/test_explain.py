@@ -180,7 +180,7 @@ def test_averages_that_count_otherwise(options: Any, oracle: str) -> None:
 def test_the_pixels_marked_unread_get_no_gradient(layer: Any, image: Any) -> None:
     x, grad = drawn_numbers(layer, (1, layer.in_channels, *image[1:]), 0)
     rows, columns = unread_in(numbers_of(tc.explain(layer, x).html()), "x")
-    layer.weight.data[...] = 1.0
+    layer.weight.array[...] = 1.0
     marked = np.zeros(x.shape[2:], bool)
     marked[rows], marked[:, columns] = True, True
     assert np.array_equal(by_autograd(layer, x, np.ones_like(grad))["dx"][0, 0] == 0, marked)
@@ -259,8 +259,8 @@ def ramp(*shape: int) -> Any:
 
 def counting(layer: Any) -> Any:
     """The layer with 1, 2, 3, ... as its kernel, and the bias 10."""
-    layer.weight.data[...] = np.arange(1, layer.weight.numel() + 1).reshape(layer.weight.shape)
-    layer.bias.data[...] = 10.0
+    layer.weight.array[...] = np.arange(1, layer.weight.numel() + 1).reshape(layer.weight.shape)
+    layer.bias.array[...] = 10.0
     return layer
 
 
@@ -594,8 +594,8 @@ def test_an_explanation_keeps_the_numbers_of_its_day() -> None:
     layer, x = nn.Conv2d(1, 1, 3).double(), tc.randn(1, 1, 4, 4, dtype=tc.float64)
     shown = tc.explain(layer, x)
     before = tc.explain(layer, x).html()
-    layer.weight.data += 1
-    x.data += 1
+    layer.weight.array += 1
+    x.array += 1
     assert shown.html() == before
 
 
@@ -630,8 +630,8 @@ def test_the_commands_numbers_add_up(tmp_path: Path) -> None:
     data = numbers_of(file.read_text())
     arrays = {a["name"]: np.reshape(a["values"], a["shape"]) for a in data["arrays"]}
     layer = nn.Conv2d(2, 2, 3, groups=2)
-    layer.weight.data[...] = arrays["w"]
-    layer.bias.data[...] = data["passes"][0]["bias"]
+    layer.weight.array[...] = arrays["w"]
+    layer.bias.array[...] = data["passes"][0]["bias"]
     right = by_autograd(layer, arrays["x"].astype(np.float32), arrays["dy"].astype(np.float32))
     for name in ("forward", "dx", "dw", "db"):
         np.testing.assert_array_equal(added_up(data, name), right[name])

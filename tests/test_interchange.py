@@ -18,15 +18,15 @@ needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed
 def test_numpy_lends_its_memory() -> None:
     array = np.zeros((2, 3), np.float32)
     for t in (tc.from_dlpack(array), tc.as_tensor(array), tc.from_numpy(array)):
-        assert np.shares_memory(t.data, array)
+        assert np.shares_memory(t.array, array)
         t.add_(1.0)
     assert array.tolist() == [[3.0] * 3] * 2
-    assert tc.from_dlpack(array[:, ::2]).data.strides == array[:, ::2].strides
+    assert tc.from_dlpack(array[:, ::2]).array.strides == array[:, ::2].strides
 
 
 def test_numpy_borrows_a_tensor() -> None:
     t = tc.zeros(2, 3)
-    assert np.shares_memory(np.from_dlpack(t), t.data)
+    assert np.shares_memory(np.from_dlpack(t), t.array)
     assert t.__dlpack_device__() == (1, 0)
     assert not hasattr(t, "__cuda_array_interface__")
 
@@ -41,7 +41,7 @@ def test_torch_in_both_directions() -> None:
     assert theirs[1, 2].item() == 1.0
     again = torch.from_dlpack(ours)
     assert again.data_ptr() == theirs.data_ptr()
-    assert tc.as_tensor(theirs).data.ctypes.data == theirs.data_ptr()
+    assert tc.as_tensor(theirs).array.ctypes.data == theirs.data_ptr()
 
 
 def test_as_tensor_copies_only_what_must_change() -> None:

@@ -34,7 +34,7 @@ def assert_same(a: Any, b: Any) -> None:
     assert type(a) is type(b)
     if isinstance(a, tc.Tensor):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        assert a.data.tobytes() == b.data.tobytes()
+        assert a.array.tobytes() == b.array.tobytes()
     elif isinstance(a, dict):
         assert list(a) == list(b)
         assert [type(k) for k in a] == [type(k) for k in b]
@@ -148,7 +148,7 @@ def test_what_is_easily_lost(tmp_path: Path) -> None:
 def test_nan_keeps_its_payload(tmp_path: Path) -> None:
     bits = np.array([0x7FC12345, 0xFF800001, 0x80000000], np.uint32).view(np.float32)
     loaded = round_trip({"x": tc.from_numpy(bits)}, tmp_path / "x")
-    assert loaded["x"].data.view(np.uint32).tolist() == bits.view(np.uint32).tolist()
+    assert loaded["x"].array.view(np.uint32).tolist() == bits.view(np.uint32).tolist()
     (signed,) = struct.unpack(">d", bytes.fromhex("fff8000000000123"))
     round_trip([signed], tmp_path / "x")
 
@@ -162,7 +162,7 @@ def test_memory_order_does_not_matter(tmp_path: Path) -> None:
         np.asfortranarray(base),
     ):
         loaded = round_trip(tc.from_numpy(array), tmp_path / "x")
-        assert loaded.data.flags.c_contiguous
+        assert loaded.array.flags.c_contiguous
 
 
 def test_loaded_tensors_are_writable_leaves(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_the_random_stream_continues(tmp_path: Path) -> None:
     tc.manual_seed(3)
     tc.randn(5)
     io.save(tc.get_rng_state(), tmp_path / "x")
-    expected = tc.randn(8).data
+    expected = tc.randn(8).array
     tc.manual_seed(4)
     tc.set_rng_state(io.load(tmp_path / "x"))
-    np.testing.assert_array_equal(tc.randn(8).data, expected)
+    np.testing.assert_array_equal(tc.randn(8).array, expected)
 
 
 # ------------------------------------------------------------------- the same file elsewhere
@@ -202,7 +202,7 @@ def test_a_state_dict_is_a_plain_safetensors_file(tmp_path: Path) -> None:
     read = load_file(tmp_path / "x")
     assert set(read) == set(state)
     for name, tensor in state.items():
-        np.testing.assert_array_equal(read[name], tensor.data)
+        np.testing.assert_array_equal(read[name], tensor.array)
 
 
 def test_tensors_of_a_checkpoint_are_named_by_their_path(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_bfloat16_is_read_as_float32(tmp_path: Path) -> None:
     x = torch.randn(3, 5).to(torch.bfloat16)
     torch_save({"x": x, "one": torch.tensor(1.5, dtype=torch.bfloat16)}, tmp_path / "x")
     loaded = io.load(tmp_path / "x")
-    np.testing.assert_array_equal(loaded["x"].data, x.float().numpy())
+    np.testing.assert_array_equal(loaded["x"].array, x.float().numpy())
     assert loaded["one"].shape == ()
     assert loaded["x"].dtype == tc.float32
 
@@ -411,7 +411,7 @@ def test_concurrent_writers_leave_one_whole_file(tmp_path: Path) -> None:
             for _ in range(10):
                 io.save({"w": tc.full((2000,), float(value)), "n": value}, path)
                 loaded = io.load(path)
-                assert (loaded["w"].data == loaded["n"]).all()
+                assert (loaded["w"].array == loaded["n"]).all()
         except BaseException as error:
             failures.append(error)
 
@@ -506,13 +506,13 @@ def test_training_continues_bit_for_bit(tmp_path: Path) -> None:
     assert rest == {"epoch": 3, "best": 0.5}
     train(other, optimizer, schedule, 20)
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
-        assert p.data.tobytes() == q.data.tobytes()
+        assert p.array.tobytes() == q.array.tobytes()
 
 
 def test_a_checkpoint_without_what_is_asked_for(tmp_path: Path) -> None:
     model, optimizer, _ = make_run(1)
     io.save_checkpoint(tmp_path / "x", model=model, epoch=1)
-    before = model.w.data.copy()
+    before = model.w.array.copy()
     with pytest.raises(io.CheckpointError, match="has no optimizer; it holds model, rng, epoch"):
         io.load_checkpoint(tmp_path / "x", model=model, optimizer=optimizer)
     io.save(model.state_dict(), tmp_path / "y")
@@ -523,4 +523,4 @@ def test_a_checkpoint_without_what_is_asked_for(tmp_path: Path) -> None:
     io.save([1], tmp_path / "z")
     with pytest.raises(io.CheckpointError, match="z holds a list"):
         io.load_checkpoint(tmp_path / "z", model=model)
-    np.testing.assert_array_equal(model.w.data, before)
+    np.testing.assert_array_equal(model.w.array, before)

@@ -250,7 +250,7 @@ def test_state_dict_round_trip(net: Net) -> None:
     for name, value in net.state_dict().items():
         assert not value.requires_grad
         assert np.array_equal(value.numpy(), other.state_dict()[name].numpy())
-    assert other.fc.weight.data is not net.fc.weight.data
+    assert other.fc.weight.array is not net.fc.weight.array
 
 
 def test_state_dict_accepts_arrays_and_casts(net: Net) -> None:

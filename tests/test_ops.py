@@ -115,7 +115,7 @@ def test_gradcheck(op: Op, sample: Sample, device: str) -> None:
 def test_dtype_is_kept(op: Op, sample: Sample, dtype: str, device: str) -> None:
     for t in ours(Call(op, sample, dtype, device)):
         assert t is None or t.dtype == dtype
-        assert t is None or type(t.data) is type(tc.zeros(1, device=device).data)
+        assert t is None or type(t.array) is type(tc.zeros(1, device=device).array)
 
 
 def broadcast(a: Any) -> Any:

@@ -72,19 +72,19 @@ def set_grads(params: list[tc.Tensor], seed: int) -> None:
 
 
 def twins(params: list[tc.Tensor]) -> list[Any]:
-    return [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in params]
+    return [torch.nn.Parameter(torch.from_numpy(p.array.copy())) for p in params]
 
 
 def copy_grads(params: list[tc.Tensor], others: list[Any]) -> None:
     for p, q in zip(params, others, strict=True):
-        q.grad = None if p.grad is None else torch.from_numpy(p.grad.data.copy())
+        q.grad = None if p.grad is None else torch.from_numpy(p.grad.array.copy())
 
 
 def assert_equal(params: list[tc.Tensor], others: list[Any], tolerance: float) -> None:
     for p, q in zip(params, others, strict=True):
         expected = q.detach().numpy()
-        assert p.data.dtype == expected.dtype
-        np.testing.assert_allclose(p.data, expected, rtol=tolerance, atol=tolerance)
+        assert p.array.dtype == expected.dtype
+        np.testing.assert_allclose(p.array, expected, rtol=tolerance, atol=tolerance)
 
 
 def torch_of(optimizer: str, params: Any, options: dict[str, Any]) -> Any:
@@ -154,7 +154,7 @@ def test_numpy_numbers_as_options_do_not_widen(name: str, options: dict[str, Any
             optimizer.step()
     for p, q in zip(plain, numpy, strict=True):
         assert q.dtype == tc.float32
-        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(p.array, q.array)
 
 
 # ------------------------------------------------------------------------------ what step does
@@ -173,7 +173,7 @@ def test_step_calls_the_closure_with_the_graph_on() -> None:
     with tc.no_grad():
         loss = optimizer.step(closure)
     assert loss.item() == 5.0
-    np.testing.assert_allclose(x.data, [0.8, 1.6], rtol=1e-6)
+    np.testing.assert_allclose(x.array, [0.8, 1.6], rtol=1e-6)
     assert optimizer.step() is None
 
 
@@ -183,9 +183,9 @@ def test_a_backward_through_an_overwritten_parameter_is_an_error(name: str) -> N
     optimizer = getattr(optim, name)([w], lr=0.1)
     late = (w * w).sum()
     (w * 3).sum().backward()
-    array = w.data
+    array = w.array
     optimizer.step()
-    assert w.data is array  # in place: whoever shares the memory sees it
+    assert w.array is array  # in place: whoever shares the memory sees it
     with pytest.raises(tc.GraphError, match="overwritten in place"):
         late.backward()
 
@@ -195,7 +195,7 @@ def test_zero_grad() -> None:
     optimizer = optim.SGD(params, lr=0.1)
     set_grads(params, 0)
     optimizer.zero_grad(set_to_none=False)
-    assert all(not p.grad.data.any() for p in params)
+    assert all(not p.grad.array.any() for p in params)
     optimizer.zero_grad()
     assert all(p.grad is None for p in params)
 
@@ -204,21 +204,21 @@ def test_gradients_are_only_read() -> None:
     for name, options in CASES:
         params = parameters()
         set_grads(params, 0)
-        before = [p.grad.data.copy() for p in params]
+        before = [p.grad.array.copy() for p in params]
         optimizer = getattr(optim, name)(params, **options)
         optimizer.step()
         optimizer.step()
         for p, g in zip(params, before, strict=True):
-            np.testing.assert_array_equal(p.grad.data, g)
+            np.testing.assert_array_equal(p.grad.array, g)
 
 
 def test_parameters_keep_their_layout() -> None:
     w = tc.from_numpy(np.zeros((2, 3, 4, 5), np.float32).transpose(0, 3, 1, 2)).requires_grad_()
-    strides = w.data.strides
+    strides = w.array.strides
     w.grad = tc.ones(w.shape)
     optimizer = optim.Adam([w])
     optimizer.step()
-    assert w.data.strides == strides == optimizer.state[w]["exp_avg"].data.strides
+    assert w.array.strides == strides == optimizer.state[w]["exp_avg"].array.strides
 
 
 def test_repr_lists_the_options() -> None:
@@ -343,7 +343,7 @@ def test_a_loaded_optimizer_continues_bit_for_bit(
     for step in range(5):
         set_grads(straight, step)
         first.step()
-    resumed = [tc.tensor(p.data, requires_grad=True) for p in straight]
+    resumed = [tc.tensor(p.array, requires_grad=True) for p in straight]
     second = make(resumed, lr=7.0)
     io.save(first.state_dict(), tmp_path / "optimizer")
     second.load_state_dict(io.load(tmp_path / "optimizer"))
@@ -353,7 +353,7 @@ def test_a_loaded_optimizer_continues_bit_for_bit(
             set_grads(params, step)
             optimizer.step()
     for p, q in zip(straight, resumed, strict=True):
-        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(p.array, q.array)
 
 
 @needs_torch
@@ -375,14 +375,14 @@ def test_state_moves_to_pytorch_and_back(name: str, options: dict[str, Any]) -> 
     }
     ours.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
     for p, q in zip(params, others, strict=True):
-        p.data[...] = q.detach().numpy()
+        p.array[...] = q.detach().numpy()
     ours_saved = ours.state_dict()
     assert ours_saved["param_groups"][0]["params"] == saved["param_groups"][0]["params"]
     assert {i: set(s) - {"step"} for i, s in ours_saved["state"].items()} == {
         i: set(s) - {"step"} for i, s in saved["state"].items()
     }
     back = {
-        i: {k: torch.from_numpy(v.data.copy()) if hasattr(v, "data") else v for k, v in s.items()}
+        i: {k: torch.from_numpy(v.array.copy()) if hasattr(v, "array") else v for k, v in s.items()}
         for i, s in ours_saved["state"].items()
     }
     theirs.load_state_dict({"state": back, "param_groups": ours_saved["param_groups"]})
@@ -404,10 +404,10 @@ def test_loading_copies_and_casts() -> None:
     second.load_state_dict(first.state_dict())
     loaded, own = second.state[single[0]]["exp_avg"], first.state[params[0]]["exp_avg"]
     assert loaded.dtype == tc.float32
-    np.testing.assert_array_equal(loaded.data, own.data.astype("float32"))
+    np.testing.assert_array_equal(loaded.array, own.array.astype("float32"))
     third = optim.Adam(params)
     third.load_state_dict(first.state_dict())
-    assert not np.shares_memory(third.state[params[0]]["exp_avg"].data, own.data)
+    assert not np.shares_memory(third.state[params[0]]["exp_avg"].array, own.array)
     assert optim.SGD(params).state_dict()["state"] == {}
 
 
@@ -595,7 +595,7 @@ def test_clip_grad_norm_is_pytorchs(norm_type: float, max_norm: float, dtype: st
         assert (p.grad is None) == (q.grad is None)
         if p.grad is not None:
             assert p.grad.dtype == dtype
-            np.testing.assert_allclose(p.grad.data, q.grad.numpy(), rtol=tolerance)
+            np.testing.assert_allclose(p.grad.array, q.grad.numpy(), rtol=tolerance)
 
 
 def test_clip_grad_norm_of_half_precision_does_not_overflow() -> None:
@@ -603,7 +603,7 @@ def test_clip_grad_norm_of_half_precision_does_not_overflow() -> None:
     w.grad = tc.tensor([3000.0, 4000.0], dtype=tc.float16)
     assert optim.clip_grad_norm_(w, 5.0).item() == 5000.0
     assert w.grad.dtype == tc.float16
-    np.testing.assert_allclose(w.grad.data, [3.0, 4.0], rtol=1e-3)
+    np.testing.assert_allclose(w.grad.array, [3.0, 4.0], rtol=1e-3)
 
 
 def test_clip_grad_norm_of_nothing_and_of_nan() -> None:
@@ -611,23 +611,23 @@ def test_clip_grad_norm_of_nothing_and_of_nan() -> None:
     assert optim.clip_grad_norm_(params, 1.0).item() == 0.0
     set_grads(params, 0)
     params[1].grad[0] = math.nan
-    before = params[0].grad.data.copy()
+    before = params[0].grad.array.copy()
     with pytest.raises(RuntimeError, match=r"norm of the gradients is nan: gradients \[1\] of 4"):
         optim.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
-    np.testing.assert_array_equal(params[0].grad.data, before)
+    np.testing.assert_array_equal(params[0].grad.array, before)
     assert math.isnan(optim.clip_grad_norm_(params, 1.0).item())
 
 
 def test_clip_grad_value() -> None:
     params = parameters("float32")
     set_grads(params, 2)
-    expected = [None if p.grad is None else p.grad.data.clip(-0.3, 0.3) for p in params]
+    expected = [None if p.grad is None else p.grad.array.clip(-0.3, 0.3) for p in params]
     optim.clip_grad_value_(params, 0.3)
     for p, g in zip(params, expected, strict=True):
         assert (p.grad is None) == (g is None)
         if g is not None:
             assert p.grad.dtype == tc.float32
-            np.testing.assert_array_equal(p.grad.data, g)
+            np.testing.assert_array_equal(p.grad.array, g)
 
 
 def test_parameters_whose_memory_is_exchanged_between_steps() -> None:
@@ -635,13 +635,13 @@ def test_parameters_whose_memory_is_exchanged_between_steps() -> None:
     p = tc.tensor([1.0, 2.0], requires_grad=True)
     optimizer = optim.SGD([p], lr=0.5, momentum=0.5)
     for _ in range(2):
-        before = p.data
-        p.data = before.copy()
+        before = p.array
+        p.array = before.copy()
         p.grad = tc.tensor([1.0, 1.0])
         optimizer.step()
-        assert (p.data < before).all()
-    np.testing.assert_allclose(p.data, [1 - 0.5 - 0.75, 2 - 0.5 - 0.75])
+        assert (p.array < before).all()
+    np.testing.assert_allclose(p.array, [1 - 0.5 - 0.75, 2 - 0.5 - 0.75])
     optimizer.state[p]["momentum_buffer"] = tc.zeros(2)
     p.grad = tc.tensor([1.0, 1.0])
     optimizer.step()
-    np.testing.assert_allclose(p.data, [-0.75, 0.25])
+    np.testing.assert_allclose(p.array, [-0.75, 0.25])

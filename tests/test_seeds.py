@@ -30,7 +30,7 @@ def reached(layer, shape):
     x = tc.tensor(RNG.uniform(0.5, 1.5, shape), requires_grad=True)
     layer.to(tc.float64)
     layer(x).sum().backward()
-    return (x.grad.data != 0).any((0, 1))
+    return (x.grad.array != 0).any((0, 1))
 
 
 # --- 000, a mental model
@@ -53,7 +53,7 @@ def test_even_kernels_eat_no_side():
     assert str(same).count("padded 1 before and 2 after") == 2
     x, w = drawn(1, 1, 9, 9), drawn(1, 1, 4, 4)
     by_hand = F.conv2d(F.pad(x, (1, 2, 1, 2)), w)
-    np.testing.assert_array_equal(F.conv2d(x, w, padding="same").data, by_hand.data)
+    np.testing.assert_array_equal(F.conv2d(x, w, padding="same").array, by_hand.array)
 
 
 def test_even_kernels_pad_as_pytorch():
@@ -63,7 +63,7 @@ def test_even_kernels_pad_as_pytorch():
         warnings.simplefilter("ignore")  # PyTorch warns once of even kernels
         theirs = torch.nn.functional.conv2d(torch.tensor(x), torch.tensor(w), padding="same")
     ours = F.conv2d(tc.tensor(x), tc.tensor(w), padding="same")
-    np.testing.assert_allclose(ours.data, theirs.numpy(), atol=1e-12)
+    np.testing.assert_allclose(ours.array, theirs.numpy(), atol=1e-12)
 
 
 def test_there_is_an_exact_solution():
@@ -142,7 +142,7 @@ def test_a_transposed_convolution_is_the_adjoint_not_the_inverse():
     assert (y * g).sum().item() == pytest.approx((z * x).sum().item())
     again = F.conv_transpose2d(y, w, stride=3, padding=2)
     assert again.shape == x.shape
-    assert not np.allclose(again.data, x.data)
+    assert not np.allclose(again.array, x.array)
 
 
 @settings(max_examples=25, deadline=None)
@@ -153,7 +153,7 @@ def test_zero_insertion_gives_the_same_numbers(k, stride, padding, dilation, dat
     extra = data.draw(st.integers(0, stride - 1))
     x, w = drawn(2, 3, 4, 5), drawn(3, 2, k, k)
     wide = np.zeros((2, 3, 3 * stride + 1, 4 * stride + 1))
-    wide[:, :, ::stride, ::stride] = x.data
+    wide[:, :, ::stride, ::stride] = x.array
     around = dilation * (k - 1) - padding
     wide = np.pad(wide, ((0, 0), (0, 0), (around, around + extra), (around, around + extra)))
     flipped = tc.flip(w, (2, 3)).transpose(0, 1)
@@ -161,7 +161,7 @@ def test_zero_insertion_gives_the_same_numbers(k, stride, padding, dilation, dat
     direct = F.conv_transpose2d(
         x, w, stride=stride, padding=padding, output_padding=extra, dilation=dilation
     )
-    np.testing.assert_allclose(direct.data, emulated.data)
+    np.testing.assert_allclose(direct.array, emulated.array)
 
 
 def test_dilation_loses_coverage():
@@ -183,13 +183,13 @@ def test_pooling_is_not_rotation_invariant():
     image[0, 0, 0, 1] = image[0, 0, 3, 4] = 1
     x = tc.tensor(image)
     for pool in (nn.MaxPool2d(2), nn.AvgPool2d(2)):
-        y = pool(x).data
-        turned = pool(tc.tensor(np.rot90(image, axes=(2, 3)).copy())).data
+        y = pool(x).array
+        turned = pool(tc.tensor(np.rot90(image, axes=(2, 3)).copy())).array
         assert not np.array_equal(turned, y)
         np.testing.assert_array_equal(turned, np.rot90(y, axes=(2, 3)))
     # nor is it invariant to a shift by one pixel
-    shifted = nn.MaxPool2d(2)(tc.tensor(np.roll(image, 1, 3))).data
-    assert not np.array_equal(shifted, nn.MaxPool2d(2)(x).data)
+    shifted = nn.MaxPool2d(2)(tc.tensor(np.roll(image, 1, 3))).array
+    assert not np.array_equal(shifted, nn.MaxPool2d(2)(x).array)
 
 
 # --- 002, a question and its answer
@@ -210,17 +210,17 @@ def test_the_naive_twin_is_short_and_right():
     fast = F.conv2d(x, w, **options)
     with tc.kernels("naive"):
         slow = F.conv2d(x, w, **options)
-    np.testing.assert_allclose(slow.data, fast.data)
+    np.testing.assert_allclose(slow.array, fast.array)
 
 
 def test_it_is_cross_correlation():
     """Asked: convolution or cross-correlation?  Cross-correlation: the kernel is not flipped."""
     x, w = RNG.standard_normal(9), RNG.standard_normal(3)
-    layer = F.conv1d(tc.tensor(x[None, None]), tc.tensor(w[None, None])).data[0, 0]
+    layer = F.conv1d(tc.tensor(x[None, None]), tc.tensor(w[None, None])).array[0, 0]
     np.testing.assert_allclose(layer, np.correlate(x, w, "valid"))
     assert not np.allclose(layer, np.convolve(x, w, "valid"))
     flipped = tc.flip(tc.tensor(w[None, None]), (2,))
-    convolution = F.conv1d(tc.tensor(x[None, None]), flipped).data[0, 0]
+    convolution = F.conv1d(tc.tensor(x[None, None]), flipped).array[0, 0]
     np.testing.assert_allclose(convolution, np.convolve(x, w, "valid"))
 
 
@@ -253,14 +253,14 @@ def test_groups_have_kernels_of_their_own():
     layer = nn.Conv2d(6, 4, 3, groups=2).double()
     assert layer.weight.shape == (4, 3, 3, 3)
     x = drawn(1, 6, 5, 5)
-    before = layer(x).data.copy()
-    layer.weight.data[2:] += 1  # the second group's
-    after = layer(x).data
+    before = layer(x).array.copy()
+    layer.weight.array[2:] += 1  # the second group's
+    after = layer(x).array
     np.testing.assert_array_equal(after[:, :2], before[:, :2])
     assert (after[:, 2:] != before[:, 2:]).all()
     parts = [F.conv2d(x[:, 3 * i : 3 * i + 3], layer.weight[2 * i : 2 * i + 2]) for i in (0, 1)]
     whole = F.conv2d(x, layer.weight, groups=2)
-    np.testing.assert_allclose(whole.data, tc.cat(parts, 1).data, rtol=1e-10)
+    np.testing.assert_allclose(whole.array, tc.cat(parts, 1).array, rtol=1e-10)
 
 
 def test_curves_have_times_beside_multiply_adds():

@@ -28,7 +28,7 @@ def positive(model):
     """float64 and all weights positive, so that no gradient cancels or vanishes."""
     model.to(tc.float64).eval()
     for parameter in model.parameters():
-        parameter.data[...] = np.abs(parameter.data) + 0.1
+        parameter.array[...] = np.abs(parameter.array) + 0.1
     return model
 
 
@@ -39,7 +39,7 @@ def support(model, shape, at=None):
     g = np.zeros(y.shape)
     g[(slice(None), slice(None), *(at or ()))] = 1
     (dx,) = tc.grad(y, x, tc.tensor(g))
-    return (dx.data != 0).any((0, 1))
+    return (dx.array != 0).any((0, 1))
 
 
 def spikes(layer, shape, axis):
@@ -49,7 +49,7 @@ def spikes(layer, shape, axis):
     for i in range(n):
         x = np.zeros(shape)
         x[(slice(None),) * (2 + axis) + (i,)] = 1
-        y = layer(tc.tensor(x)).data
+        y = layer(tc.tensor(x)).array
         others = tuple(a for a in range(4) if a != 2 + axis)
         rows.append((y > 0).any(others))
     return np.array(rows).T
@@ -130,7 +130,7 @@ def test_every_axis_is_where_gradients_go(layer, size):
 
 def check_axes(layer, shape, bias_free=False):
     if bias_free:
-        layer.bias.data[...] = 0
+        layer.bias.array[...] = 0
     axes = layer_axes(layer, shape)
     for i, axis in enumerate(axes):
         y = layer(tc.zeros(shape, dtype=tc.float64))
@@ -424,7 +424,7 @@ def test_up_to_the_layer_that_fails():
 def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5))
     model[1].eval()
-    before = {k: v.data.copy() for k, v in model.state_dict().items()}
+    before = {k: v.array.copy() for k, v in model.state_dict().items()}
     buffers = {id(b) for b in model.buffers()}
     state = tc.get_rng_state()
     shapes(model, (4, 1, 8, 8))
@@ -433,7 +433,7 @@ def test_the_model_is_left_as_it_was():
     assert [m.training for m in model.modules()] == [True, True, False, True]
     assert buffers == {id(b) for b in model.buffers()}
     for key, value in model.state_dict().items():
-        np.testing.assert_array_equal(value.data, before[key])
+        np.testing.assert_array_equal(value.array, before[key])
     assert not any(module.hooked for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 

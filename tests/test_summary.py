@@ -135,7 +135,7 @@ def test_saved_bytes_are_what_the_graph_holds():
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         y = model(x)
-        held = tracemalloc.get_traced_memory()[0] - before + x.data.nbytes - y.data.nbytes
+        held = tracemalloc.get_traced_memory()[0] - before + x.array.nbytes - y.array.nbytes
         tracemalloc.stop()
     assert found.saved is not None
     assert abs(found.saved - held) < 0.02 * held

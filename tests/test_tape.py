@@ -12,7 +12,7 @@ from tinyconv.see.tape import Tape, record
 
 
 def norm(tensor):
-    return float(np.linalg.norm(tensor.data))
+    return float(np.linalg.norm(tensor.array))
 
 
 def diamond():
@@ -121,7 +121,7 @@ def test_recording_changes_nothing():
                 loss.backward()
         else:
             loss.backward()
-        grads.append([p.grad.data.copy() for p in model.parameters()])
+        grads.append([p.grad.array.copy() for p in model.parameters()])
     for a, b in zip(*grads, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == np.float32

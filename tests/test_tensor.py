@@ -268,10 +268,10 @@ def test_numpys_operators_take_tensors() -> None:
         assert y.tolist() == expected
     assert (a > x).tolist() == [True, True]
     assert np.stack([x.detach(), x.detach()]).shape == (2, 2)
-    with pytest.raises(TypeError, match=r"x.data is the raw array: .*tc.no_grad\(\)"):
-        x.data -= 0.1 * x
-    x.data = a - x.detach()  # not noticed here, for speed
-    with pytest.raises(tc.DTypeError, match=r"has a Tensor as its .data, .*x.data = y.data"):
+    with pytest.raises(TypeError, match=r"x.array is the raw array: .*tc.no_grad\(\)"):
+        x.array -= 0.1 * x
+    x.array = a - x.detach()  # not noticed here, for speed
+    with pytest.raises(tc.DTypeError, match=r"has a Tensor as its .array, .*x.array = y.array"):
         x * 2.0
 
 
@@ -785,7 +785,7 @@ def test_numbers_out() -> None:
 
 def test_numpy_out() -> None:
     x = tc.ones(2)
-    assert np.shares_memory(x.numpy(), x.data)
+    assert np.shares_memory(x.numpy(), x.array)
     assert np.asarray(x).dtype == np.float32
     assert np.array(x, dtype=np.float64).dtype == np.float64
     with pytest.raises(tc.GraphError, match=r"requires grad.*x.detach\(\).numpy\(\)"):
@@ -866,9 +866,9 @@ def test_contiguous() -> None:
         tc.zeros(3).flip(0),
         tc.zeros(1).expand(4),
     ):
-        assert not a.data.flags.c_contiguous
+        assert not a.array.flags.c_contiguous
         b = a.contiguous()
-        assert b.data.flags.c_contiguous
+        assert b.array.flags.c_contiguous
         assert b.tolist() == a.tolist()
     x = tc.zeros(2)
     assert x.contiguous() is x

@@ -194,7 +194,7 @@ def test_statistics_are_numpys():
 def test_values_of_a_run_are_all_known():
     model, x = nn.Sequential(Affine(3, 4), nn.ReLU()), tc.randn(5, 3)
     by_name = {v.label or v.name: v.values for v in trace(model, x, values=True).graph.vertices}
-    weight, bias = model[0].weight.data, model[0].bias.data
+    weight, bias = model[0].weight.array, model[0].bias.array
     product = x.numpy() @ weight
     expected = {
         "input": x.numpy(),
@@ -227,7 +227,7 @@ def test_gradients_are_autograds_and_nothing_is_left_behind():
     assert all(p.grad is None for p in model.parameters())
     loss.backward()  # the graph was kept
     for vertex in traced.graph.of_kind("parameter"):
-        expected = statistics(dict(model.named_parameters())[vertex.name].grad.data)
+        expected = statistics(dict(model.named_parameters())[vertex.name].grad.array)
         np.testing.assert_allclose(vertex.gradient, expected, rtol=1e-5)
     assert all(v.gradient for v in traced.graph.of_kind("operation"))
     assert not any(node.hooks for node in recorded(loss)[0])

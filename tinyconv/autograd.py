@@ -122,12 +122,12 @@ class Node:
 class Variable:
     """What the engine needs of a Tensor; `tinyconv.tensor.Tensor` adds what people call."""
 
-    __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad")
+    __slots__ = ("__weakref__", "array", "grad", "hooks", "node", "requires_grad")
 
     tensor_type: type[Tensor]  # set by tensor.py: the class that operations return
     seq = 0  # a leaf is older than every node
 
-    data: Array
+    array: Array
     grad: Tensor | None
     requires_grad: bool
     node: Node | None  # None for a leaf
@@ -135,15 +135,15 @@ class Variable:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> Any:
-        return self.data.dtype
+        return self.array.dtype
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim
+        return self.array.ndim
 
     @property
     def inputs(self) -> Sequence[Edge | None]:
@@ -170,7 +170,7 @@ class Reads:
 def wrap(data: Array, node: Node | None = None) -> Tensor:
     """A Tensor around an array, no questions asked."""
     out = object.__new__(Variable.tensor_type)
-    out.data = data
+    out.array = data
     out.grad = None
     out.requires_grad = node is not None
     out.node = node
@@ -281,7 +281,7 @@ class Op:
                 if arg.requires_grad:
                     wanted += bit
                     edge = arg.node or arg
-                arg = arg.data
+                arg = arg.array
             arrays.append(arg)
             edges.append(edge)
             bit += bit
@@ -334,7 +334,7 @@ class Op:
             if now["watch"] is not None:
                 now["watch"](node, data)
             result = _new(Variable.tensor_type)  # `wrap` in place: a call less
-            result.data = data
+            result.array = data
             result.grad = result.hooks = None
             result.requires_grad = True
             result.node = node
@@ -413,7 +413,7 @@ class Op:
         for i in tensors:
             if not hasattr(arrays[i], "astype"):  # no array
                 check_operands(self.name, arrays)
-                said = f"operand {i} has a Tensor as its .data, need an array: x.data = y.data"
+                said = f"operand {i} has a Tensor as its .array, need an array: x.array = y.array"
                 raise DTypeError(self.name, said)
         check_devices(self.name, arrays)
         floats = {arrays[i].dtype for i in tensors if arrays[i].dtype.kind == "f"}
@@ -668,10 +668,10 @@ def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:
         if not hasattr(array, "strides"):  # a number, or a shape without values
             tensors.append(array)
         elif isinstance(edge, Variable):
-            if edge.data is not array:
+            if edge.array is not array:
                 raise GraphError(
                     node.op.name,
-                    f"the backward pass{_of(node)} needs its input {i}, whose .data was replaced "
+                    f"the backward pass{_of(node)} needs its input {i}, whose .array was replaced "
                     "after the forward pass. Replace it after backward()",
                 )
             tensors.append(edge)
@@ -725,7 +725,7 @@ def _run_hooks(hooks: Iterable[Callable[[Any], Any]], g: Any) -> Any:
                     "hook",
                     f"it returned a {type(replaced).__name__} {what}, need {g.shape} {g.dtype}",
                 )
-            g = replaced.data if plain else replaced
+            g = replaced.array if plain else replaced
     return g
 
 
@@ -741,20 +741,20 @@ def _seed(output: Variable, gradient: Any, caller: str) -> Any:
             "does, or it was computed under no_grad(). Call x.requires_grad_() before the forward",
         )
     if gradient is None:
-        if output.data.size != 1:
+        if output.array.size != 1:
             raise ShapeError(
                 caller,
                 f"the output has shape {output.shape}; only a scalar has a gradient without being "
                 "told in which direction. Reduce it, y.sum().backward(), or pass a gradient of "
                 f"shape {output.shape}",
             )
-        return array_module(output.data).ones_like(output.data)
+        return array_module(output.array).ones_like(output.array)
     if not hasattr(gradient, "shape"):
         kind = type(gradient).__name__
         raise DTypeError(caller, f"gradient is a {kind}, need a tensor of shape {output.shape}")
     if gradient.shape != output.shape:
         raise ShapeError(caller, f"gradient has shape {gradient.shape}, the output {output.shape}")
-    check_devices(caller, (output.data, gradient.data if is_tensor(gradient) else gradient))
+    check_devices(caller, (output.array, gradient.array if is_tensor(gradient) else gradient))
     if gradient.dtype != output.dtype:
         raise DTypeError(
             caller,
@@ -773,7 +773,7 @@ def _roots(
         if create_graph:
             seed = seed if is_tensor(seed) else wrap(seed)
         else:
-            seed = seed.data if is_tensor(seed) else seed
+            seed = seed.array if is_tensor(seed) else seed
         edge = output.node or output
         roots[edge] = roots[edge] + seed if edge in roots else seed
     return roots
@@ -859,12 +859,12 @@ def _kept(g: Tensor) -> Tensor:
     """
     if g.node is not None:
         return g.clone()
-    few = g.data.size < FEW and type(g.data) is np.ndarray  # quicker than to find out; not on a GPU
+    few = g.array.size < FEW and type(g.array) is np.ndarray  # quicker than to find out; no GPU
     if not few and _alone(g):
         return g
-    if g.data.size < MANY:
-        return wrap(g.data.copy("C"))
-    return wrap(backend_of(g.data).copy(g.data))
+    if g.array.size < MANY:
+        return wrap(g.array.copy("C"))
+    return wrap(backend_of(g.array).copy(g.array))
 
 
 _UNSHARED = np.empty(0)  # for comparison: one variable refers to it
@@ -872,7 +872,7 @@ _UNSHARED = np.empty(0)  # for comparison: one variable refers to it
 
 def _alone(g: Tensor) -> bool:
     """Does nothing but g refer to its row-major array?"""
-    data = [g.data]
+    data = [g.array]
     return data[0].flags.c_contiguous and _unshared(data)
 
 

@@ -65,19 +65,19 @@ class Captured:
             self.outputs = recording.run(self.step, tensors)
             self.recording = recording
         self.recording.launch()
-        return each(self.outputs, lambda t: wrap(t.data.copy()))  # the next step overwrites them
+        return each(self.outputs, lambda t: wrap(t.array.copy()))  # the next step overwrites them
 
     def _buffer(self, i: int, x: Tensor) -> Array:
         if not isinstance(x, Tensor):
             raise DTypeError(NAME, not_a_tensor(f"input {i}", x, "x"))
         if x.requires_grad:
             raise GraphError(NAME, f"input {i} {x.shape} requires grad; x.detach()")
-        if backend_of(x.data) is not self.backend:
+        if backend_of(x.array) is not self.backend:
             raise DeviceError(
                 NAME, f"input {i} {x.shape} is on {x.device}; what is captured runs on a GPU: "
                 'x.to("cuda")'
             )  # fmt: skip
-        return x.data.copy("C")
+        return x.array.copy("C")
 
     def _take(self, inputs: Sequence[Tensor]) -> None:
         """Copy the inputs to where the graphs read them."""
@@ -88,7 +88,7 @@ class Captured:
         for i, (x, buffer) in enumerate(zip(inputs, self.buffers, strict=True)):
             if not isinstance(x, Tensor):
                 raise DTypeError(NAME, not_a_tensor(f"input {i}", x, "x"))
-            if backend_of(x.data) is not self.backend:
+            if backend_of(x.array) is not self.backend:
                 raise DeviceError(
                     NAME, f'input {i} is on {x.device}, it was captured on cuda: x.to("cuda")'
                 )
@@ -103,8 +103,8 @@ class Captured:
                     NAME, f"input {i} is {x.dtype}, the step was captured with {buffer.dtype}; "
                     f"x.to(tc.{buffer.dtype})"
                 )  # fmt: skip
-            if x.data is not buffer:
-                buffer[...] = x.data
+            if x.array is not buffer:
+                buffer[...] = x.array
 
 
 def _backend() -> Backend:

@@ -224,7 +224,7 @@ def _drawn(array: Array, dtype: Any, device: str | None, requires_grad: bool) ->
 
 
 def _like(x: Tensor, dtype: Any, device: str | None) -> dict[str, Any]:
-    return {"dtype": dtype or x.dtype, "device": device or backend_of(x.data).device}
+    return {"dtype": dtype or x.dtype, "device": device or backend_of(x.array).device}
 
 
 def zeros_like(

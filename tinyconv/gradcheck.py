@@ -53,7 +53,7 @@ def gradcheck(
     args = [a.detach().double() if is_tensor(a) and a.is_floating_point() else a for a in args]
     function = _function_of(fn, args, checked)
     rng = np.random.default_rng(seed)
-    points = [args[i].data for i in checked]
+    points = [args[i].array for i in checked]
     names = [f"input {i}" for i in checked]
     with enable_grad():
         for n in range(1, order + 1):
@@ -103,7 +103,7 @@ def _gradients(
 
 
 def _zeros(x: Tensor) -> Tensor:
-    return wrap(backend_of(x.data).xp.zeros_like(x.data))
+    return wrap(backend_of(x.array).xp.zeros_like(x.array))
 
 
 class _Check:
@@ -119,7 +119,7 @@ class _Check:
     ) -> None:
         self.function, self.points, self.rng = function, points, rng
         self.title, self.name = title, name
-        self.ys = [y.data for y in function(*self._leaves())]
+        self.ys = [y.array for y in function(*self._leaves())]
         self.vs = [self._draw(y) for y in self.ys]
         self.grads = self._analytic(create_graph=False)
 
@@ -132,14 +132,14 @@ class _Check:
 
     def _analytic(self, create_graph: bool) -> list[Array]:
         grads = _gradients(self.function, self._leaves(), [wrap(v) for v in self.vs], create_graph)
-        return [g.data for g in grads]
+        return [g.array for g in grads]
 
     def _fail(self, message: str) -> None:
         raise GradcheckError(self.name, f"{self.title}, {message}")
 
     def deterministic(self) -> None:
         for y, again in zip(self.ys, self.function(*self._leaves()), strict=True):
-            if not bool(((y == again.data) | (y != y)).all()):
+            if not bool(((y == again.array) | (y != y)).all()):
                 self._fail("the function is not deterministic: two calls on the same inputs differ")
 
     def both_paths(self) -> None:
@@ -156,7 +156,7 @@ class _Check:
             self.function(*self._leaves(i, -eps * u)),
         )
         difference = sum(
-            float((v * (p.data - m.data)).sum())
+            float((v * (p.array - m.array)).sum())
             for v, p, m in zip(self.vs, plus, minus, strict=True)
         )
         numerical = difference / (2 * eps)

@@ -153,7 +153,7 @@ def _encode(obj: Any, path: tuple[str, ...], tensors: dict[str, Any]) -> Any:
         return obj if math.isfinite(obj) else {"float": struct.pack(">d", obj).hex()}
     if isinstance(obj, Tensor):
         key = _unused(".".join(path) or "tensor", tensors)
-        tensors[key] = np.asarray(backend_of(obj.data).to_numpy(obj.data), order="C")
+        tensors[key] = np.asarray(backend_of(obj.array).to_numpy(obj.array), order="C")
         return {"tensor": key}
     if isinstance(obj, dict):
         pairs = [[_key(k, path), _encode(v, (*path, str(k)), tensors)] for k, v in obj.items()]

@@ -29,7 +29,7 @@ from tinyconv.backend.interchange import shared
 from tinyconv.clock import date_write, owner
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
-from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError
+from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, not_a_tensor
 from tinyconv.ops import (
     elementwise as e,
     index as ix,
@@ -46,8 +46,9 @@ Dim = int | tuple[int, ...] | None
 class Tensor(Variable):
     """An n-dimensional array with reverse-mode automatic differentiation.
 
-    data:           the array (numpy.ndarray, cupy.ndarray); writing into it by hand is not noticed
-                    by backward
+    array:          the numbers (numpy.ndarray, cupy.ndarray); backward does not notice what is
+                    written into it by hand
+    data:           a Tensor without a graph in the same memory, as in PyTorch
     grad:           what backward() accumulated, a Tensor of the same shape, or None
     requires_grad:  are operations on this tensor recorded?
     """
@@ -57,7 +58,7 @@ class Tensor(Variable):
     def __init__(
         self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None
     ) -> None:
-        self.data = as_array(data, dtype, device)
+        self.array = as_array(data, dtype, device)
         self.grad = None
         self.requires_grad = False
         self.node = None
@@ -68,8 +69,27 @@ class Tensor(Variable):
     # --- what it is
 
     @property
+    def data(self) -> Tensor:
+        """A Tensor without a graph in the same memory; assign a Tensor or an array to replace it.
+
+        DTypeError for anything else, and for integers in the place of what requires grad.
+        """
+        return wrap(self.array)
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        array = value.array if isinstance(value, Tensor) else value
+        if not hasattr(array, "strides") or not is_array(array):
+            raise DTypeError("x.data = value", not_a_tensor("the value", value, "value"))
+        if self.requires_grad and array.dtype.kind != "f":
+            raise DTypeError(
+                "x.data = value", f"the value is {array.dtype}, but x requires grad: value.float()"
+            )
+        self.array = array
+
+    @property
     def device(self) -> device_type:
-        return backend_of(self.data).device
+        return backend_of(self.array).device
 
     @property
     def is_cuda(self) -> bool:
@@ -77,7 +97,7 @@ class Tensor(Variable):
 
     @property
     def nbytes(self) -> int:
-        return int(self.data.nbytes)
+        return int(self.array.nbytes)
 
     @property
     def is_leaf(self) -> bool:
@@ -112,13 +132,13 @@ class Tensor(Variable):
         return self.ndim
 
     def numel(self) -> int:
-        return int(self.data.size)
+        return int(self.array.size)
 
     def nelement(self) -> int:
         return self.numel()
 
     def is_floating_point(self) -> bool:
-        return bool(self.data.dtype.kind == "f")
+        return bool(self.array.dtype.kind == "f")
 
     def __len__(self) -> int:
         if not self.shape:
@@ -132,7 +152,7 @@ class Tensor(Variable):
 
     def __repr__(self) -> str:
         body = np.array2string(
-            backend_of(self.data).to_numpy(self.data),
+            backend_of(self.array).to_numpy(self.array),
             separator=", ",
             prefix="tensor(",
             threshold=1000,
@@ -149,16 +169,16 @@ class Tensor(Variable):
 
     def item(self) -> float | int | bool:
         """The value of a tensor with one element, as a Python number."""
-        if self.data.size != 1:
+        if self.array.size != 1:
             raise ShapeError(
                 "item",
                 f"the tensor has shape {self.shape}; only one element makes a number. Reduce it, "
                 "x.mean().item(), or x.tolist()",
             )
-        return self.data.item()
+        return self.array.item()
 
     def tolist(self) -> Any:
-        return self.data.tolist()
+        return self.array.tolist()
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The array itself, without a copy; for a tensor of the graph, detach first.
@@ -172,7 +192,7 @@ class Tensor(Variable):
                 "numpy",
                 "this tensor requires grad and NumPy would lose the graph; use x.detach().numpy()",
             )
-        return self.data
+        return self.array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
@@ -186,19 +206,19 @@ class Tensor(Variable):
                 how, "this tensor requires grad and the other library would lose the graph; use "
                 "x.detach()"
             )
-        return self.data
+        return self.array
 
     def __dlpack__(self, **options: Any) -> Any:
         """DLPack: ``torch.from_dlpack(x)`` and others share this tensor's memory."""
         return self._lent("__dlpack__").__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.data.__dlpack_device__()
+        return self.array.__dlpack_device__()
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """The memory on the GPU, for CuPy, Numba and PyTorch; AttributeError on the CPU."""
-        if not hasattr(self.data, "__cuda_array_interface__"):
+        if not hasattr(self.array, "__cuda_array_interface__"):
             raise AttributeError(f"a tensor on {self.device} has no __cuda_array_interface__")
         return self._lent("__cuda_array_interface__").__cuda_array_interface__
 
@@ -209,8 +229,8 @@ class Tensor(Variable):
             return operation(*inputs)
         if "out" in options:
             raise TypeError(
-                f"np.{ufunc.__name__} cannot write a Tensor into a NumPy array; x.data is the raw "
-                "array: write the Tensor, `with tc.no_grad(): x -= y`, or x.data -= y.data"
+                f"np.{ufunc.__name__} cannot write a Tensor into a NumPy array; x.array is the raw "
+                "array: write the Tensor, `with tc.no_grad(): x -= y`, or x.array -= y.array"
             )
         raise TypeError(
             f"np.{ufunc.__name__} does not take a Tensor; use the operation of tc or of the "
@@ -226,11 +246,11 @@ class Tensor(Variable):
         return np.ndarray.__array_function__(np.empty(0), function, (), args, params)
 
     def __bool__(self) -> bool:
-        if self.data.size != 1:
+        if self.array.size != 1:
             raise ShapeError(
                 "bool", f"the truth value of {self.numel()} elements is ambiguous; .any() or .all()"
             )
-        return bool(self.data.item())
+        return bool(self.array.item())
 
     def __float__(self) -> float:
         return float(self.item())
@@ -239,12 +259,12 @@ class Tensor(Variable):
         return int(self.item())
 
     def __index__(self) -> int:
-        if self.data.dtype.kind not in "iu":
+        if self.array.dtype.kind not in "iu":
             raise DTypeError("index", f"a {self.dtype} tensor cannot be an index")
         return int(self.item())
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.data.size == 1 and spec else repr(self)
+        return format(self.item(), spec) if self.array.size == 1 and spec else repr(self)
 
     __hash__ = Variable.__hash__  # of the object, in C: tensors are keys wherever a graph is walked
 
@@ -252,7 +272,7 @@ class Tensor(Variable):
         if not self.is_leaf:
             raise GraphError("deepcopy", "only leaves can be copied deeply; use x.detach().clone()")
         twin = type(self).__new__(type(self))
-        Tensor.__init__(twin, self.data.copy(), requires_grad=self.requires_grad)
+        Tensor.__init__(twin, self.array.copy(), requires_grad=self.requires_grad)
         twin.grad = None if self.grad is None else self.grad.detach().clone()
         memo[id(self)] = twin
         return twin
@@ -275,7 +295,7 @@ class Tensor(Variable):
 
     def detach(self) -> Tensor:
         """The same memory, cut off from the graph."""
-        return wrap(self.data)
+        return wrap(self.array)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Record the operations on this leaf, or stop; returns the tensor."""
@@ -285,7 +305,7 @@ class Tensor(Variable):
                     "requires_grad_", "only leaves can stop requiring grad; use x.detach()"
                 )
             return self
-        if requires_grad and self.data.dtype.kind != "f":
+        if requires_grad and self.array.dtype.kind != "f":
             raise DTypeError(
                 "requires_grad_",
                 f"only floats have gradients, this tensor is {self.dtype}; use x.float()",
@@ -327,12 +347,12 @@ class Tensor(Variable):
                 f"in-place writes are not recorded, and {kind} takes part. Compute a new tensor "
                 "(x = x + y), or write inside `with tc.no_grad():`",
             )
-        if not getattr(self.data.flags, "writeable", True):
+        if not getattr(self.array.flags, "writeable", True):
             raise GraphError(
                 name, "the memory is read-only, that of an expanded tensor, say; use x.clone()"
             )
-        date_write(self.data)
-        return self.data
+        date_write(self.array)
+        return self.array
 
     def _fitting(self, name: str, other: Any) -> Any:
         """The value of ``other``, which must broadcast to this tensor's shape."""
@@ -412,7 +432,7 @@ class Tensor(Variable):
     def _draw(self, name: str, numbers: Any) -> Tensor:
         if not self.is_floating_point():
             raise DTypeError(name, f"a {self.dtype} tensor cannot hold such numbers; x.float()")
-        self._write(name)[...] = backend_of(self.data).xp.asarray(numbers)
+        self._write(name)[...] = backend_of(self.array).xp.asarray(numbers)
         return self
 
     def zero_(self) -> Tensor:
@@ -455,7 +475,7 @@ class Tensor(Variable):
                 dtype = target
         wanted = self.dtype if dtype is None else as_dtype(dtype)
         x = self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)
-        if device is None or backend_named(device) is backend_of(x.data):
+        if device is None or backend_named(device) is backend_of(x.array):
             return x
         return e.to_device(x, device=device, source=x.device)
 
@@ -488,7 +508,7 @@ class Tensor(Variable):
 
     def contiguous(self) -> Tensor:
         """Row-major memory; the tensor itself if it has it."""
-        return self if self.data.flags.c_contiguous else e.clone(self, order="C")
+        return self if self.array.flags.c_contiguous else e.clone(self, order="C")
 
     # --- operators
 
@@ -586,7 +606,7 @@ class Tensor(Variable):
         return e.bitwise_not(self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return ix.getitem(self, index=_kept_index(index, self.data))
+        return ix.getitem(self, index=_kept_index(index, self.array))
 
     # --- elementwise
 
@@ -777,10 +797,10 @@ class Tensor(Variable):
     def view(self, *shape: Any) -> Tensor:
         """The same memory in another shape; ShapeError where that would need a copy."""
         y = s.reshape(self, shape=_shape(shape))
-        if owner(y.data) is not owner(self.data):
+        if owner(y.array) is not owner(self.array):
             raise ShapeError(
                 "view",
-                f"{self.shape} with strides {self.data.strides} cannot be seen as {y.shape} "
+                f"{self.shape} with strides {self.array.strides} cannot be seen as {y.shape} "
                 f"without a copy; x.reshape({str(y.shape)[1:-1].rstrip(',')}) makes one",
             )
         return y
@@ -908,7 +928,7 @@ _REDUCTIONS = {"sum", "mean", "max", "min", "amax", "amin", "prod", "std", "var"
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """A new array of what ``tc.tensor`` accepts; Python floats become float32."""
     if isinstance(data, Tensor):
-        data = data.data
+        data = data.array
     if hasattr(data, "dtype"):
         if not is_array(data):  # another library's
             on_gpu = hasattr(data, "__cuda_array_interface__")
@@ -941,14 +961,14 @@ def _plain(data: Any, dtypes: set[Any]) -> Any:
     if isinstance(data, (list, tuple)):
         return [_plain(item, dtypes) for item in data]
     if isinstance(data, Tensor):
-        data = backend_of(data.data).to_numpy(data.data)
+        data = backend_of(data.array).to_numpy(data.array)
     if hasattr(data, "dtype"):
         dtypes.add(data.dtype)
     return data
 
 
 def _value(other: Any) -> Any:
-    return other.data if isinstance(other, Tensor) else other
+    return other.array if isinstance(other, Tensor) else other
 
 
 def _raw_index(index: Any, data: Array) -> Any:
@@ -956,7 +976,7 @@ def _raw_index(index: Any, data: Array) -> Any:
     if isinstance(index, tuple):
         return tuple(_raw_index(part, data) for part in index)
     if isinstance(index, Tensor):
-        index = index.data
+        index = index.array
     elif isinstance(index, list):
         array = np.asarray(index, None if index else np.int64)
         return backend_of(data).xp.asarray(array)

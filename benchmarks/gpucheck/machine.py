@@ -113,7 +113,7 @@ def copy(context: Context) -> Row:
 def product(name: str, context: Context) -> Row:
     """Random numbers: a GPU's clock and power depend on the bits that change."""
     n = context.sizes.matrix
-    a = tc.randn(n, n, device="cuda").data.astype(PRECISIONS[name])
+    a = tc.randn(n, n, device="cuda").array.astype(PRECISIONS[name])
     with precision(name):
         seconds = _median(lambda: a @ a, context)
     return {"n": n, "flops": 2 * n**3 / seconds}

@@ -53,7 +53,7 @@ class TensorDataset(Dataset):
         return tuple(t[index] for t in self.tensors)
 
     def __getitems__(self, indices: Indices) -> tuple[Any, ...]:
-        return tuple(t.data[array_module(t.data).asarray(indices)] for t in self.tensors)
+        return tuple(t.array[array_module(t.array).asarray(indices)] for t in self.tensors)
 
 
 class Subset(Dataset):
@@ -132,6 +132,6 @@ def default_collate(samples: list[Any]) -> Any:
     if isinstance(first, str):
         return samples
     if isinstance(first, Tensor):
-        return array_module(first.data).stack([sample.data for sample in samples])
+        return array_module(first.array).stack([sample.array for sample in samples])
     batch = np.stack([np.asarray(sample) for sample in samples])
     return batch.astype(np.float32) if isinstance(first, float) else batch

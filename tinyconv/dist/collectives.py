@@ -74,7 +74,7 @@ def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
             f"it writes {tensor.shape} in place and has no derivative. With one: "
             "y = dist.functional.all_reduce(x); without: dist.all_reduce(x.detach())",
         )
-    result = _reduced(tensor.data, "sum" if op == "mean" else op)
+    result = _reduced(tensor.array, "sum" if op == "mean" else op)
     tensor._write("all_reduce")[...] = result / world().size if op == "mean" else result
     return tensor
 
@@ -85,7 +85,7 @@ def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
     if not 0 <= src < world().size:
         raise ValueError(f"broadcast: src is {src}, the ranks are 0..{world().size - 1}")
     if world().size > 1:
-        array = tensor.data.copy(order="C")
+        array = tensor.array.copy(order="C")
         world().broadcast(array, src)
         tensor._write("broadcast")[...] = array
     return tensor
@@ -117,7 +117,7 @@ def check_identical(module: Module) -> None:
     if world().size == 1:
         return
     names, tensors = zip(*_state(module), strict=True)
-    own = np.array([_checksum(tensor.data) for tensor in tensors])
+    own = np.array([_checksum(tensor.array) for tensor in tensors])
     differs = np.flatnonzero(_reduced(own, "min") != _reduced(own, "max"))
     if len(differs):
         raise DistError(

@@ -41,17 +41,17 @@ def _buckets(grads: Sequence[Tensor], size: float) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     room = size
     for g in grads:
-        if bucket and (g.data.nbytes > room or g.dtype != bucket[0].dtype):
+        if bucket and (g.array.nbytes > room or g.dtype != bucket[0].dtype):
             yield bucket
             bucket, room = [], size
         bucket.append(g)
-        room -= g.data.nbytes
+        room -= g.array.nbytes
     if bucket:
         yield bucket
 
 
 def _average(grads: list[Tensor]) -> None:
-    flat = array_module(grads[0].data).concatenate([g.data.ravel() for g in grads])
+    flat = array_module(grads[0].array).concatenate([g.array.ravel() for g in grads])
     world().all_reduce(flat)
     flat /= world().size
     start = 0

@@ -169,7 +169,7 @@ class SyncBatchNorm(_BatchNorm):
         else:
             y, (mean, var) = sync_batch_norm(input, self.weight, self.bias, eps=self.eps)
         if self.track_running_stats:
-            n = world().size * (input.data.size // input.shape[1])
+            n = world().size * (input.array.size // input.shape[1])
             move(self.running_mean, self.running_var, self.num_batches_tracked, mean, var, n,
                  self.momentum)
         return y
@@ -201,7 +201,7 @@ TAKE_RELU.add(SyncBatchNorm)
 
 def _check_even(input: Tensor) -> None:
     """A mean of means is the mean only if all counts are equal."""
-    n = input.data.size // input.shape[1]
+    n = input.array.size // input.shape[1]
     if differs([n]):
         raise DistError(
             "SyncBatchNorm",

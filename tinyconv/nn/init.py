@@ -26,7 +26,7 @@ _GAINS = {
 
 def _write(tensor: Tensor, values: Any) -> Tensor:
     with no_grad():
-        return tensor.copy_(backend_of(tensor.data).xp.asarray(values))
+        return tensor.copy_(backend_of(tensor.array).xp.asarray(values))
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:

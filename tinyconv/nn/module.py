@@ -33,7 +33,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        self.data = data.data if isinstance(data, Tensor) else as_array(data)
+        self.array = data.array if isinstance(data, Tensor) else as_array(data)
         self.grad = self.node = self.hooks = None
         self.requires_grad = False
         if requires_grad:
@@ -414,7 +414,7 @@ class Module:
             for held in (tensor, tensor.grad):
                 if held is not None:
                     kind = dtype if held.is_floating_point() else None
-                    held.data = held.detach().to(device=device, dtype=kind).data
+                    held.array = held.detach().to(device=device, dtype=kind).array
         return self
 
     def cpu(self) -> Self:

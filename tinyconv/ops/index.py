@@ -186,7 +186,7 @@ def _check_positions(name: str, x: Any, dim: int, index: Any) -> None:
 
 
 def _check_range(name: str, index: Any, size: int) -> None:
-    values = index.data if hasattr(index, "node") else index
+    values = index.array if hasattr(index, "node") else index
     if values.dtype.kind not in "iu":
         raise DTypeError(name, f"index is {values.dtype}; it must hold integers: index.long()")
     if backend_of(values).waits or not values.size:

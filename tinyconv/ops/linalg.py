@@ -198,7 +198,7 @@ def _diagonals(label: str, x: Any) -> tuple[str, Any]:
                 )
             rest = [k for k in range(x.ndim) if k not in (i, j)]
             x = permute(x, dims=(i, j, *rest))
-            xp = array_module(x.data if hasattr(x, "node") else x)
+            xp = array_module(x.array if hasattr(x, "node") else x)
             along = xp.arange(x.shape[0])
             x = x[along, along]
             label = c + "".join(label[k] for k in rest)

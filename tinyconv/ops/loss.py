@@ -47,7 +47,7 @@ def shares(g: Any, x: Any, targets: Any, *, reduction: str, ignore_index: int) -
 
 def _constant(targets: Any) -> Any:
     """The array of targets, which no gradient reaches, and its library."""
-    array = targets.data if is_tensor(targets) else targets
+    array = targets.array if is_tensor(targets) else targets
     return array_module(array), array
 
 

@@ -196,7 +196,7 @@ def prod(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
 def _product_of_others(x: Any, dim: int) -> Any:
     """For each entry along the last axis the product of the others; right also where x is 0."""
     n = x.shape[-1]
-    xp = array_module(x.data if hasattr(x, "node") else x)
+    xp = array_module(x.array if hasattr(x, "node") else x)
     table = broadcast_to(reshape(x, shape=(*x.shape[:-1], 1, n)), shape=(*x.shape[:-1], n, n))
     return prod(where(xp.eye(n, dtype=bool), 1.0, table), dim=-1)
 

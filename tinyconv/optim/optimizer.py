@@ -95,8 +95,8 @@ class Optimizer:
             for p in group["params"]:
                 if p in grads:
                     # dated like any in-place write: a backward that still needs p will object
-                    entry = (p._write(self.name), grads[p].data, self.state[p])
-                    ready[backend_of(p.data)].append(entry)
+                    entry = (p._write(self.name), grads[p].array, self.state[p])
+                    ready[backend_of(p.array)].append(entry)
             for entries in ready.values():
                 self.update_all(entries, **options)
 
@@ -227,7 +227,7 @@ def memory(state: State, key: str, p: Array) -> Array:
     """The array ``state[key]``, in p's shape and dtype; zeros the first time."""
     if key not in state:
         state[key] = wrap(array_module(p).zeros_like(p))
-    return state[key].data
+    return state[key].array
 
 
 def _number(option: Any) -> Any:

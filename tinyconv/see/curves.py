@@ -205,7 +205,7 @@ def curves(
         _point(name, value, layer, x, seconds)
         for (name, value, layer, x), seconds in zip(settings, times, strict=True)
     )
-    return Curves(points, rounds, get_num_threads(), backend_of(settings[0][3].data).choice)
+    return Curves(points, rounds, get_num_threads(), backend_of(settings[0][3].array).choice)
 
 
 def _settings(name: str, input: Shape) -> list[tuple[str, int, nn.Module, Tensor]]:
@@ -238,13 +238,13 @@ def _run_once(layer: nn.Module, x: Tensor) -> tuple[float, float]:
     layer.zero_grad()
     start = time.perf_counter()
     y = layer(x)
-    _wait_for(y.data)
+    _wait_for(y.array)
     middle = time.perf_counter()
     gradient = ones(*y.shape)
     begin = time.perf_counter()
     y.backward(gradient)
     assert x.grad is not None
-    _wait_for(x.grad.data)
+    _wait_for(x.grad.array)
     return middle - start, time.perf_counter() - begin
 
 
@@ -264,7 +264,7 @@ def _point(name: str, value: int, layer: nn.Module, x: Tensor, seconds: Any) -> 
         layer.brief(),
         x.shape,
         output.shape,
-        sum(p.data.size for p in layer.parameters()),
+        sum(p.array.size for p in layer.parameters()),
         sum(map(multiply_adds, seen.nodes())),
         median[0],
         (low[0], high[0]),

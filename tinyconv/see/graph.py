@@ -227,7 +227,7 @@ class _Builder:
         self.details = details
         first_wins = list(names.items())[::-1]
         self.names: dict[Any, str] = {tensor.node or tensor: name for name, tensor in first_wins}
-        self.array_names = {id(tensor.data): name for name, tensor in first_wins}
+        self.array_names = {id(tensor.array): name for name, tensor in first_wins}
 
     def add(self, key: Any, vertex: Vertex) -> int:
         self.vertices.append(vertex)
@@ -282,7 +282,7 @@ class _Builder:
 
     def _operand(self, tensor: Tensor, scope: str) -> int:
         if not tensor.requires_grad:
-            return self._constant(tensor.data, scope)
+            return self._constant(tensor.array, scope)
         known = self.numbers.get(tensor.node or tensor)
         return self.leaf(tensor, scope) if known is None else known
 

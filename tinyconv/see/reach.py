@@ -112,7 +112,7 @@ def _upsample(layer: Any, i: int, n: int) -> Axis:
     """Which neighbours count is asked of the layer's own arithmetic, on a row of unit vectors."""
     pick = [v[i] if isinstance(v, (tuple, list)) else v for v in (layer.size, layer.scale_factor)]
     mode = layer.mode.removeprefix("bi")
-    weights = interpolate(eye(n)[None], pick[0], pick[1], mode, layer.align_corners).data[0]
+    weights = interpolate(eye(n)[None], pick[0], pick[1], mode, layer.align_corners).array[0]
     rows = tuple(tuple(map(int, np.flatnonzero(column))) for column in weights.T)
     return Table(n, rows, f"floor({n}*{pick[1]:g})" if pick[0] is None else "as asked")
 

@@ -69,13 +69,13 @@ def _watched(watch: Callable[[Node, Any], None]) -> Iterator[None]:
 @contextmanager
 def _put_back(buffers: list[Tensor]) -> Iterator[None]:
     state = get_rng_state()
-    before = [buffer.data.copy() for buffer in buffers]
+    before = [buffer.array.copy() for buffer in buffers]
     try:
         yield
     finally:
         set_rng_state(state)
         for buffer, data in zip(buffers, before, strict=True):
-            buffer.data[...] = data  # not an operation: the graph's own saved arrays stay valid
+            buffer.array[...] = data  # not an operation: the graph's own saved arrays stay valid
 
 
 def input_names(function: Any, inputs: tuple[Any, ...]) -> dict[str, Tensor]:

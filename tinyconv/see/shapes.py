@@ -156,7 +156,7 @@ def _layer(call: Call, counts: Counter[str]) -> LayerShape:
     given = None if call.input is None else call.input.shape
     made = None if call.output is None else call.output.shape
     axes = call.layout or ()
-    parameters = sum(p.data.size for p in call.module.parameters())
+    parameters = sum(p.array.size for p in call.module.parameters())
     count = counts[call.path]
     idle = _on_padding(call, count)
     return LayerShape(

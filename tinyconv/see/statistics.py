@@ -59,10 +59,10 @@ def statistics(array: Any) -> Statistics | None:
 
 def kept_values(order: Iterable[Any], names: Mapping[str, Tensor]) -> dict[Any, Statistics]:
     """By node, leaf, or id of a constant array: of all values that the graph still holds."""
-    arrays: dict[Any, Any] = {id(tensor.data): tensor.data for tensor in names.values()}
+    arrays: dict[Any, Any] = {id(tensor.array): tensor.array for tensor in names.values()}
     for edge in order:
         if not isinstance(edge, Node):
-            arrays[edge] = edge.data
+            arrays[edge] = edge.array
             continue
         keys = [edge, *edge.inputs]
         for key, array in zip(keys, edge.saved or [None] * len(keys), strict=True):
@@ -78,7 +78,7 @@ def gradient_statistics(outputs: Sequence[Tensor], order: Iterable[Any]) -> dict
 
     def note(edge: Any) -> Any:
         def hook(g: Tensor) -> None:
-            of_gradient = statistics(g.data)
+            of_gradient = statistics(g.array)
             if of_gradient is not None:
                 found[edge] = of_gradient
 
@@ -92,7 +92,7 @@ def gradient_statistics(outputs: Sequence[Tensor], order: Iterable[Any]) -> dict
             edge.hooks = []
         handles.append(RemovableHandle(edge.hooks, note(edge)))
     try:
-        seeds = [Tensor(array_module(y.data).ones_like(y.data)) for y in outputs]
+        seeds = [Tensor(array_module(y.array).ones_like(y.array)) for y in outputs]
         grad(outputs, leaves, seeds, retain_graph=True)
     except GraphError as error:
         raise GraphError("trace", f"gradients=True: {error}") from error
@@ -109,8 +109,8 @@ def saved_bytes(order: Iterable[Any], names: Mapping[str, Tensor]) -> dict[Node,
     tensors, such as the parameters, does not: it is there anyway.
     """
     edges = list(order)
-    leaves = [edge.data for edge in edges if not isinstance(edge, Node)]
-    named = [tensor.data for tensor in names.values() if tensor.node is None]
+    leaves = [edge.array for edge in edges if not isinstance(edge, Node)]
+    named = [tensor.array for tensor in names.values() if tensor.node is None]
     counted = {id(owner(array)) for array in [*leaves, *named]}
     found: dict[Node, int] = {}
     for node in reversed([edge for edge in edges if isinstance(edge, Node)]):

@@ -179,8 +179,8 @@ def summary(model: nn.Module, shape: Any) -> Summary:
     return Summary(
         rows,
         seen.input.shape,
-        sum(p.data.size for p in parameters),
-        sum(p.data.size for p in parameters if p.requires_grad),
+        sum(p.array.size for p in parameters),
+        sum(p.array.size for p in parameters if p.requires_grad),
         model.training,
         where,
         seen.error,
@@ -205,7 +205,7 @@ def _rows(seen: Probe, products: Counter[str], saved: dict[str, int] | None) -> 
             path,
             module.brief(),
             None if last.output is None else last.output.shape,
-            sum(p.data.size for p in own),
+            sum(p.array.size for p in own),
             products[path],
             None if saved is None else kept,
             None if last.output is None else seen.receptive_field(last.output),
@@ -237,7 +237,7 @@ def _saved(seen: Probe, paths: set[str]) -> dict[str, int] | None:
 def _kept(nodes: Sequence[Node], model: nn.Module, paths: set[str]) -> dict[str, int]:
     """Memory that the nodes keep, each piece once; parameters and buffers are there anyway."""
     state = model._named(("_parameters", "_buffers"), "", True, True)
-    owned = dict(_bounds(t.data) for _, t in state)
+    owned = dict(_bounds(t.array) for _, t in state)
     found: set[tuple[int, int]] = set()
     sizes: Counter[str] = Counter()
     for node in nodes:

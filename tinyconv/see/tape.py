@@ -93,7 +93,7 @@ class Tape:
         if before is None:
             self._add("store", "", name, gradient, gradient, 1)
         else:
-            self._add("store", "", name, gradient, before.data + _array(gradient), 2)
+            self._add("store", "", name, gradient, before.array + _array(gradient), 2)
 
     def _add(self, kind: Any, source: str, target: str, one: Any, total: Any, order: int) -> None:
         norms = _norm(one), _norm(total)
@@ -183,7 +183,7 @@ class record(ContextDecorator):
 
 
 def _array(gradient: Any) -> Any:
-    array = gradient.data if isinstance(gradient, Variable) else gradient
+    array = gradient.array if isinstance(gradient, Variable) else gradient
     return np.asarray(array) if isinstance(array, np.generic) else array
 
 

@@ -126,5 +126,5 @@ def _dropped(name: str, x: Any, p: float, training: bool, shape: tuple[int, ...]
         raise ValueError(f"{name}: p is {p}, a probability lies in 0..1")
     if not training or p == 0:
         return x
-    keep = wrap(backend_of(x.data).kept(x.data, shape, p))
+    keep = wrap(backend_of(x.array).kept(x.array, shape, p))
     return x * (keep.to(x.dtype) * (1 / (1 - p) if p < 1 else 0.0))

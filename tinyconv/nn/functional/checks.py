@@ -100,13 +100,13 @@ def check_positions(
     """
     if x.dtype.kind not in "iu":
         raise DTypeError(name, f"{what} is {x.dtype}, it must hold integers; {what}.long()")
-    if backend_of(x.data).waits or not x.data.size or (x.data.min() >= 0 and x.data.max() < n):
+    if backend_of(x.array).waits or not x.array.size or (x.array.min() >= 0 and x.array.max() < n):
         return
-    at = tuple(int(i[0]) for i in ((x.data < 0) | (x.data >= n)).nonzero())
+    at = tuple(int(i[0]) for i in ((x.array < 0) | (x.array >= n)).nonzero())
     place = f"[{', '.join(map(str, at))}]" if at else ""
-    value = int(x.data[at])
+    value = int(x.array[at])
     text = range_text.format(n=n, last=n - 1)
-    raise ShapeError(name, f"{what}{place} is {value}, but {text}{fix(x.data, value)}")
+    raise ShapeError(name, f"{what}{place} is {value}, but {text}{fix(x.array, value)}")
 
 
 def larger(name: str) -> Callable[[Any, int], str]:

@@ -85,8 +85,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
 @function(sample(ints(2, 3, high=4), 5), sample(ints(4, high=3, low=2)))
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     """Integers (...) -> (..., num_classes) int64 with a 1 at each integer's place."""
-    n = int(tensor.data.max()) + 1 if num_classes == -1 else num_classes
+    n = int(tensor.array.max()) + 1 if num_classes == -1 else num_classes
     check_positions("one_hot", "tensor", tensor, n, "num_classes is {n} (0..{last})",
                     larger("num_classes"))  # fmt: skip
-    xp = array_module(tensor.data)
-    return wrap((tensor.data[..., None] == xp.arange(n)).astype(xp.int64))
+    xp = array_module(tensor.array)
+    return wrap((tensor.array[..., None] == xp.arange(n)).astype(xp.int64))

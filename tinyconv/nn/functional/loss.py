@@ -128,7 +128,7 @@ def _of_classes(logits: Any, target: Any, reduction: str, ignore_index: int) -> 
         logits = permute(logits, dims=(0, *range(2, logits.ndim), 1))
     if logits.ndim != 2:
         logits = reshape(logits, shape=(math.prod(shape), logits.shape[-1]))
-    waits = backend_of(target.data).waits
+    waits = backend_of(target.array).waits
     safe = target if waits else _without(ignore_index, target)[0]
     _check_classes("cross_entropy", safe, logits.shape[1])
     rows = target if target.ndim == 1 else reshape(target, shape=(-1,))
@@ -154,8 +154,8 @@ def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) ->
 
 def _without(ignore_index: int, target: Any) -> tuple[Any, Any]:
     """The target with class 0 where it is to be ignored, and where that is; None: nowhere."""
-    ignored = wrap(target.data == ignore_index)
-    if backend_of(target.data).waits or ignored.data.any():
+    ignored = wrap(target.array == ignore_index)
+    if backend_of(target.array).waits or ignored.array.any():
         return where(ignored, 0, target), ignored
     return target, None
 
@@ -181,11 +181,11 @@ def _check_classes(name: str, target: Any, classes: int) -> None:
 
 def _labels_fix(logits: tuple[int, ...], expected: tuple[int, ...], target: Any) -> str:
     """What to do about labels of another shape."""
-    if math.prod(expected) == target.data.size:
+    if math.prod(expected) == target.array.size:
         return f"; target.reshape({expected})"
     if target.shape == logits:
         return f"; that looks one-hot: target.argmax({len(logits) - 1 if len(logits) < 3 else 1})"
-    if len(expected) == target.ndim == 1 and target.data.size and expected[0] > target.shape[0]:
+    if len(expected) == target.ndim == 1 and target.array.size and expected[0] > target.shape[0]:
         times, rest = divmod(expected[0], target.shape[0])
         if not rest:
             return (f": {times} rows for each label, as after a view(-1, ...) that cuts images "
@@ -209,7 +209,7 @@ def _weighed(loss: Any, used: Any, reduction: str) -> Any:
     if reduction != "mean" or used is None:
         return _reduce(loss, reduction)
     total = sum(used)
-    if backend_of(total.data).waits or total.item():
+    if backend_of(total.array).waits or total.item():
         return sum(loss) / total
     return sum(loss) * math.nan  # nothing to average; NumPy would warn of 0 / 0
 
@@ -234,7 +234,7 @@ def _against_probabilities(
     loss = -sum(weighed * target, dim=axis)
     if reduction != "mean":
         return _reduce(loss, reduction)
-    return sum(loss) / (log_p.data.size // log_p.shape[axis])
+    return sum(loss) / (log_p.array.size // log_p.shape[axis])
 
 
 # --- distances
@@ -243,7 +243,7 @@ def _against_probabilities(
 def _check_same(name: str, input: Any, target: Any) -> None:
     if input.shape != target.shape:
         fix = ""
-        if input.data.size == target.data.size:
+        if input.array.size == target.array.size:
             fix = f". The same numbers: target.reshape({input.shape})"
         raise ShapeError(
             name,
@@ -348,8 +348,8 @@ def binary_cross_entropy(
     The gradient is (p - t) / max(p (1 - p), 1e-12), as in PyTorch.
     """
     _check_probabilities("binary_cross_entropy", input, target)
-    if not (backend_of(input.data).waits or (input.data.min() >= 0 and input.data.max() <= 1)):
-        low, high = input.data.min(), input.data.max()
+    if not (backend_of(input.array).waits or (input.array.min() >= 0 and input.array.max() <= 1)):
+        low, high = input.array.min(), input.array.max()
         raise ShapeError(
             "binary_cross_entropy",
             f"input holds {low:.4g}..{high:.4g}, probabilities lie in 0..1; for logits: "

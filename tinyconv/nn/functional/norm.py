@@ -89,10 +89,10 @@ def tracked_batch_norm(
         operands = input, running_mean, running_var, weight, bias, residual
         arrays = None if context.grad_enabled else _arrays(operands)
         if arrays is not None:
-            return wrap(backend_of(input.data).fixed_norm(*arrays, eps, relu))
+            return wrap(backend_of(input.array).fixed_norm(*arrays, eps, relu))
         fixed = _scale_and_shift(running_mean, running_var, weight, bias, eps)
         return ops.affine_relu(input, *fixed, residual) if relu else ops.affine(input, *fixed)
-    n = input.data.size // max(input.shape[1], 1)
+    n = input.array.size // max(input.shape[1], 1)
     if n <= 1:
         raise ShapeError(
             "batch_norm",
@@ -137,8 +137,8 @@ def _arrays(operands: Sequence[Any]) -> list[Any] | None:
             continue
         if not isinstance(x, Variable):
             return None
-        arrays.append(x.data)
-        if x.data.dtype is not arrays[0].dtype or type(x.data) is not type(arrays[0]):
+        arrays.append(x.array)
+        if x.array.dtype is not arrays[0].dtype or type(x.array) is not type(arrays[0]):
             return None
     return arrays
 

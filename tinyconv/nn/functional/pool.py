@@ -114,8 +114,8 @@ def max_unpool2d(
         )
     else:
         height, width = tuple(output_size)[-2:]
-    unseen = backend_of(indices.data).waits or not indices.data.size
-    top = 0 if unseen else int(indices.data.max())
+    unseen = backend_of(indices.array).waits or not indices.array.size
+    top = 0 if unseen else int(indices.array.max())
     if top >= height * width:
         raise ShapeError(
             "max_unpool2d",
@@ -164,7 +164,7 @@ def avg_pool2d(
         _counted(n, out, k, s, p, count_include_pad)
         for n, out, k, s, p in zip(input.shape[2:], size, kernel, stride, padding, strict=True)
     )
-    xp = array_module(input.data)
+    xp = array_module(input.array)
     return total / wrap(xp.asarray(np.outer(rows, columns), input.dtype))
 
 
@@ -227,7 +227,7 @@ def _averaging(n: int, out: int, like: Any) -> Any:
     table = np.zeros((out, n))
     for i, (start, end) in enumerate(_windows(n, out)):
         table[i, start:end] = 1 / (end - start)
-    return wrap(array_module(like.data).asarray(table, like.dtype))
+    return wrap(array_module(like.array).asarray(table, like.dtype))
 
 
 @function(
@@ -238,11 +238,11 @@ def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = Fal
     """Maxima over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_max_pool2d", input, output_size)
     n, c, height, width = input.shape
-    xp = array_module(input.data)
+    xp = array_module(input.array)
     rows, columns = (_padded_windows(m, out) for m, out in zip((height, width), size, strict=True))
     places = rows[:, None, :, None] * width + columns[None, :, None, :]  # OH, OW, rows, columns
     places = xp.asarray(places.reshape(*size, -1))
-    found = argmax(input.data.reshape(n, c, -1)[:, :, places], dim=-1, keepdim=True)
+    found = argmax(input.array.reshape(n, c, -1)[:, :, places], dim=-1, keepdim=True)
     everywhere = xp.broadcast_to(places, (n, c, *places.shape))
     indices = wrap(gather(everywhere, found, dim=-1)[..., 0])
     values = ops.pool_gather(input, indices)

@@ -57,7 +57,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
                     "mode='replicate' takes any number",
                 )
             positions = _POSITIONS[mode](np.arange(-before, n + after), n)
-            input = input[(slice(None),) * axis + (array_module(input.data).asarray(positions),)]
+            input = input[(slice(None),) * axis + (array_module(input.array).asarray(positions),)]
     return input
 
 
@@ -77,7 +77,7 @@ def _constant(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any
     y = pad_zeros(x, padding=padding)
     if value == 0:
         return y
-    frame = array_module(x.data).full(y.shape, value, x.dtype)
+    frame = array_module(x.array).full(y.shape, value, x.dtype)
     frame[
         tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(y.shape, padding, strict=True))
     ] = 0
@@ -144,7 +144,7 @@ def interpolate(
         if out == n:  # nothing to do, also for a factor such as 1.2 that the size rounds away
             continue
         table = _between(n, out, factor, bool(align_corners))
-        matrix = wrap(array_module(input.data).asarray(table, input.dtype))
+        matrix = wrap(array_module(input.array).asarray(table, input.dtype))
         input = matmul(input, matrix.T) if axis == input.ndim - 1 else matmul(matrix, input)
     return input
 
@@ -159,7 +159,7 @@ def _nearest(x: Any, size: list[int], given: list[float | None]) -> Any:
         n = x.shape[axis]
         scale = np.float32(n / out if factor == out / n else 1 / factor)
         positions = np.minimum((np.arange(out, dtype=np.float32) * scale).astype(np.int64), n - 1)
-        x = x[(slice(None),) * axis + (array_module(x.data).asarray(positions),)]
+        x = x[(slice(None),) * axis + (array_module(x.array).asarray(positions),)]
     return x
 
 
