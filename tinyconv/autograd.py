@@ -28,7 +28,15 @@ from tinyconv.backend.memory import is_lent
 from tinyconv.clock import last_write, tick, written
 from tinyconv.context import context
 from tinyconv.dtypes import float32
-from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
+from tinyconv.errors import (
+    DeviceError,
+    DTypeError,
+    GraphError,
+    ShapeError,
+    TinyconvError,
+    no_axis,
+    where,
+)
 from tinyconv.hints import hints_for
 from tinyconv.samples import Sample
 
@@ -198,10 +206,12 @@ class Op:
         name: str,
         *,
         same: Sequence[int] | None,
+        differentiable: bool,
         samples: Sequence[Sample],
     ) -> None:
         self.forward = forward
         self.name = name
+        self.differentiable = differentiable
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -229,6 +239,8 @@ class Op:
     ) -> None:
         """One VJP per array input (None: no gradient): ``lambda g, y, *inputs, **params: ...``.
 
+        TypeError where one is missing or cannot take these arguments.
+
         g is the gradient of the output y.  Name an argument with a leading underscore when only
         its shape and dtype are read: its values are then not kept for the backward pass.
         A variadic operation has one VJP, ``lambda i, g, y, *inputs, **params``, for input i.
@@ -245,6 +257,7 @@ class Op:
                     f"{self.name}: {vjp.name} cannot be its VJP; that takes an operation of (g, y) "
                     "and a function of one array. Write lambda g, y, *inputs, **params: ..."
                 )
+        self._check_vjps(vjps)
         self.vjps = vjps
         self.fused = fused
         self.samples += samples
@@ -252,6 +265,46 @@ class Op:
             self.same = tuple(i for i, vjp in enumerate(vjps) if vjp is not None)
         self.agree = len(self.same) > 1 or self.variadic
         self.apart = self.arity > max(len(self.same), 1)  # some may have a dtype of their own
+
+    def _check_vjps(self, vjps: Sequence[Vjp | None]) -> None:
+        wanted = 1 if self.variadic else self.arity
+        if not self.differentiable:
+            raise TypeError(f"{self.name} is declared differentiable=False: it takes no VJP")
+        if len(vjps) != wanted:
+            raise TypeError(
+                f"{self.name}: {len(vjps)} VJP{'s' * (len(vjps) != 1)} given, need {wanted}: one "
+                f"per array input ({', '.join(self.operands) or 'variadic: one for all'}), None "
+                "for an input that has no gradient"
+            )
+        if not any(vjps):
+            raise TypeError(
+                f"{self.name}: no input has a VJP. To make the result a constant to the "
+                "derivative, declare it: @tc.op(differentiable=False), without defvjp"
+            )
+        usage = self._usage()
+        for i, vjp in enumerate(vjps):
+            if vjp is None or type(vjp) is Op:
+                continue
+            if not callable(vjp):
+                raise TypeError(f"{self.name}: its VJP {i} is a {type(vjp).__name__}; {usage}")
+            try:
+                takes = inspect.signature(vjp)
+            except ValueError:  # of a function written in C nothing is known
+                continue
+            given = ["g", "y", *self.operands]
+            if self.variadic:
+                given = ["i", "g", "y"] + ["x"] * 3
+            try:
+                takes.bind(*given, **dict.fromkeys(self.keywords))
+            except TypeError as error:
+                said = f"{self.name}: its VJP {i} takes {takes}: {error}; {usage}"
+                raise TypeError(said) from None
+
+    def _usage(self) -> str:
+        """How to write a VJP of this operation."""
+        names = ["i", "g", "y", "*inputs"] if self.variadic else ["g", "y", *self.operands]
+        keywords = ["*", *self.keywords] if self.keywords and not self.variadic else self.keywords
+        return f"write it as lambda {', '.join([*names, *keywords])}: ..."
 
     @overload
     def __call__(self, x: Tensor, /, *args: Any, **params: Any) -> Tensor: ...
@@ -272,6 +325,9 @@ class Op:
                 check_operands(self.name, args)
                 raise
             return out if self.fused is None else out[0]
+        for value in params.values():
+            if isinstance(value, Variable):
+                raise self._keyword_tensor(params)
         arrays: list[Any] = []
         edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
@@ -298,9 +354,12 @@ class Op:
         except ValueError as error:
             raise self._explained(error, arrays) from error
         aux = None
-        if self.fused is not None:
-            data, aux = data
-        shape = data.shape
+        try:
+            if self.fused is not None:
+                data, aux = data
+            shape = data.shape
+        except (AttributeError, TypeError, ValueError):
+            raise self._no_array(data) from None
         if not shape:
             data = _whole(data)  # a NumPy reduction returned a scalar
         now = context.__dict__  # this thread's, looked up once
@@ -310,6 +369,8 @@ class Op:
             try:
                 reads = self._reads[wanted + bit]
             except KeyError:
+                if isinstance(data, Variable):
+                    raise self._no_array(data) from None
                 reads = self._find_reads(wanted, edges)
             start = reads.start
             if start:  # one list: each object more is one for the garbage collector
@@ -339,6 +400,8 @@ class Op:
             result.requires_grad = True
             result.node = node
         else:
+            if wanted and self.differentiable and not self.vjps:
+                self._check_declared(dtype.kind)
             result = wrap(data)
         return result if aux is None else (result, aux)
 
@@ -358,6 +421,42 @@ class Op:
             usage = f"{self.name}{self.__signature__}"
             raise TypeError(f"{where(self.name)}: {error}; it is {usage}") from None
         return tuple(given.pop(name) for name in self.operands), given
+
+    def _keyword_tensor(self, params: dict[str, Any]) -> DTypeError:
+        name = next(name for name, value in params.items() if isinstance(value, Variable))
+        return DTypeError(
+            self.name,
+            f"its keyword {name} is a Tensor, whose gradient would be lost: keywords are numbers "
+            f"and options. Pass a number, {name}={name}.item(), or make {name} an array argument "
+            "of the operation, before the *, with a VJP of its own",
+        )
+
+    def _check_declared(self, kind: str) -> None:
+        """GraphError where a float result would be taken for a constant that nobody declared."""
+        if kind == "f" and context.grad_enabled:
+            usage = self._usage().removeprefix("write it as ")
+            raise GraphError(
+                self.name,
+                "an input requires grad, but this operation has no VJP. Give it one per array "
+                f"input: {self.name}.defvjp({usage}), or declare that its result is a constant to "
+                "the derivative: @tc.op(differentiable=False)",
+            )
+
+    def _no_array(self, data: Any) -> DTypeError:
+        """What the forward returned in the place of an array, and how to return one."""
+        kind = "None" if data is None else f"a {type(data).__name__}"
+        if self.fused is not None:
+            fix = "with fused= it returns (array, auxiliary arrays)"
+        elif data is None:
+            fix = "does it lack a return?"
+        elif isinstance(data, tuple):
+            fix = ("an operation has one output: return xp.stack([a, b]) with "
+                   "xp = array_module(x), and take the parts from the result, y[0] and y[1]")
+        elif isinstance(data, Variable):
+            fix = "it gets arrays and returns one: compute with array_module(x), or return y.array"
+        else:
+            fix = "make an array of it: array_module(x).asarray(...)"
+        return DTypeError(self.name, f"its forward returned {kind}, not an array; {fix}")
 
     def _find_reads(self, wanted: int, edges: list[Edge | None]) -> Reads:
         """What is read when gradients are wanted of the arguments whose bits are set."""
@@ -498,6 +597,7 @@ def op(
     *,
     name: str | None = None,
     same: Sequence[int] | None = None,
+    differentiable: bool = True,
     samples: Sequence[Sample] = (),
 ) -> Callable[[Callable[..., Any]], Op]: ...
 def op(
@@ -505,21 +605,42 @@ def op(
     *,
     name: str | None = None,
     same: Sequence[int] | None = None,
+    differentiable: bool = True,
     samples: Sequence[Sample] = (),
 ) -> Op | Callable[[Callable[..., Any]], Op]:
     """Make an operation of a function on arrays and register it in OPS.
 
     The function takes arrays as positional arguments and everything else as keywords; what it
     returns may share their memory.  same: the positions of the inputs that must agree in dtype
-    (default: those with a VJP).  samples: what to test it with.
+    (default: those with a VJP).  samples: what to test it with.  differentiable=False: the result
+    is a constant to the derivative; without it, a float result needs VJPs (`Op.defvjp`).
+
+    ValueError if another operation has the name; the same function may be defined again.
     """
 
     def register(function: Callable[..., Any]) -> Op:
-        made = Op(function, name or function.__name__, same=same, samples=samples)
+        made = Op(
+            function, name or function.__name__,
+            same=same, differentiable=differentiable, samples=samples,
+        )
+        _check_free(made)
         OPS[made.name] = made
         return made
 
     return register if forward is None else register(forward)
+
+
+def _check_free(made: Op) -> None:
+    """ValueError if the name is taken, save by an earlier version of the same function."""
+    taken = OPS.get(made.name)
+    if taken is None:
+        return
+    old, new = taken.forward, made.forward
+    if old is not new and (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+        raise ValueError(
+            f"{made.name} is the name of an operation already (of {old.__module__}); choose "
+            f"another: @tc.op(name='my_{made.name}')"
+        )
 
 
 # ------------------------------------------------------------------------------------ the walk
@@ -641,24 +762,77 @@ def _vjp(
         ]
     out = []
     params = node.params
-    for i in reads.wanted:
-        edge = links[i]
-        if needed is not None and edge not in needed:
-            continue
-        if op.variadic:
-            share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
-        else:
-            vjp: Any = op.vjps[i]
-            if type(vjp) is Op:
-                share = vjp(g, output) if create_graph else vjp.forward(g, output)
+    i, share = 0, _RAISED
+    try:
+        for i in reads.wanted:
+            edge = links[i]
+            if needed is not None and edge not in needed:
+                continue
+            share = _RAISED
+            if op.variadic:
+                share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
             else:
-                share = vjp(g, output, *values, **params) if params else vjp(g, output, *values)
-        if share.shape != edge.shape:
-            raise ShapeError(
-                op.name, f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}"
-            )
-        out.append((edge, share))
+                vjp: Any = op.vjps[i]
+                if type(vjp) is Op:
+                    share = vjp(g, output) if create_graph else vjp.forward(g, output)
+                else:
+                    share = vjp(g, output, *values, **params) if params else vjp(g, output, *values)
+            if share.shape != edge.shape:
+                raise _misshaped(op, i, share, edge)
+            out.append((edge, share))
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, TinyconvError):
+            if share is _RAISED:
+                error.args = (f"{op.name}: its VJP {i} failed: {error}",)
+            raise
+        raise _vjp_failed(op, i, share, error, [output, *values]) from error
     return out
+
+
+_RAISED: Any = _new(Variable)  # in the place of what a VJP that raised would have returned
+
+
+def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
+    said = f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}"
+    if len(share.shape) > len(edge.shape) or any(n == 1 for n in edge.shape):
+        said += ". If the input was broadcast: unbroadcast(..., x.shape) of tinyconv.ops.shape"
+    elif len(share.shape) < len(edge.shape):
+        said += ". If the forward sums: g.broadcast_to(x.shape) spreads it again"
+    return ShapeError(op.name, said)
+
+
+def _vjp_failed(op: Op, i: int, share: Any, error: Exception, saved: Sequence[Any]) -> Exception:
+    """What is wrong with a VJP that raised Python's or NumPy's exception, and how to write it."""
+    raised = share is _RAISED or hasattr(share, "shape")
+    usage, wrong = op._usage(), "" if raised else type(share).__name__
+    if wrong == "NoneType":
+        said = (f"returned None; does it lack a return? Where an input has no gradient, None stands "
+                f"in the place of the VJP: {op.name}.defvjp(..., None)")
+    elif wrong:
+        said = f"returned a {wrong}, need the gradient of input {i} alone, an array; {usage}"
+    else:
+        said = f"raised {type(error).__name__}: {error}. "
+        said += _lie(op, i, str(error), saved) or (
+            "It is called on plain arrays, and on Tensors with create_graph=True: write it in what "
+            "both have, operators and functions of tc, such as g * (x > 0) or tc.exp(x)"
+        )
+    kind = ShapeError if isinstance(error, (ValueError, IndexError)) else DTypeError
+    return kind(op.name, f"its VJP {i} {said}")
+
+
+def _lie(op: Op, i: int, said: str, saved: Sequence[Any]) -> str:
+    """What to do if an argument was read whose name promises that its values are not."""
+    vjp = op.vjps[0 if op.variadic else i]
+    given = list(inspect.signature(vjp).parameters)[2 if op.variadic else 1 :]  # type: ignore[arg-type]
+    lies = [
+        name for name, value in zip(given, saved, strict=False)
+        if name.startswith("_") and not hasattr(value, "strides") and type(value).__name__ in said
+    ]
+    if not lies:
+        return ""
+    listed = " or ".join(lies)
+    return (f"Does it read the values of {listed}? The underscore promises that it reads the shape "
+            "and dtype alone, so they were not kept: take the underscore away")
 
 
 def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:

@@ -426,13 +426,13 @@ def clone(x: Array, *, order: str = "K") -> Array:
 clone.defvjp(lambda g, _y, _x, *, order: g, samples=[sample((3, 4)), sample((3, 4), order="C")])
 
 
-@op(samples=[sample((3, 4))])
+@op(differentiable=False, samples=[sample((3, 4))])
 def zeros_like(x: Array) -> Array:
     """Zeros of the shape, dtype and device of x."""
     return array_module(x).zeros_like(x)
 
 
-@op(samples=[sample((3, 4))])
+@op(differentiable=False, samples=[sample((3, 4))])
 def ones_like(x: Array) -> Array:
     """Ones of the shape, dtype and device of x."""
     return array_module(x).ones_like(x)
@@ -552,9 +552,9 @@ def isfinite(x: Array) -> Array:
     return array_module(x).isfinite(x)
 
 
-@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+@op(same=(0, 1), differentiable=False, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
 def floor_divide(a: Array, b: Array) -> Array:
-    """floor(a / b)"""
+    """floor(a / b); a constant to the derivative, which is 0 wherever there is one."""
     return a // b
 
 
