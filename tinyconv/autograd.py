@@ -806,7 +806,7 @@ def _vjp_failed(op: Op, i: int, share: Any, error: Exception, saved: Sequence[An
     raised = share is _RAISED or hasattr(share, "shape")
     usage, wrong = op._usage(), "" if raised else type(share).__name__
     if wrong == "NoneType":
-        said = (f"returned None; does it lack a return? Where an input has no gradient, None stands "
+        said = ("returned None; does it lack a return? Where an input has no gradient, None stands "
                 f"in the place of the VJP: {op.name}.defvjp(..., None)")
     elif wrong:
         said = f"returned a {wrong}, need the gradient of input {i} alone, an array; {usage}"

@@ -16,7 +16,7 @@ from tinyconv.dist.collectives import _reduced, all_reduce_sum, differs
 from tinyconv.dist.world import DistError, world
 from tinyconv.nn.functional.norm import move
 from tinyconv.nn.module import Module
-from tinyconv.nn.norm import TAKE_RELU, BatchNorm1d, BatchNorm2d, _BatchNorm
+from tinyconv.nn.norm import BatchNorm1d, BatchNorm2d, _BatchNorm, take_relu
 from tinyconv.ops.elementwise import relu_backward
 from tinyconv.ops.norm import channel_axes, channel_mean, input_rule, whiten
 from tinyconv.ops.reduce import sum
@@ -196,7 +196,7 @@ class SyncBatchNorm(_BatchNorm):
         return made.train(norm.training)
 
 
-TAKE_RELU.add(SyncBatchNorm)
+take_relu(SyncBatchNorm)
 
 
 def _check_even(input: Tensor) -> None:
