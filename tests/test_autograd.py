@@ -375,10 +375,10 @@ def test_a_derivative_that_walks_the_same_graph() -> None:
     del OPS["walks"]
     others: list[tc.Tensor] = []
 
-    def derivative(g: Any, _y: Any, _x: Any) -> Any:
+    def derivative(g: Any, _y: Any, x: Any) -> Any:  # reads x: what reads nothing is not freed
         while others:
             others.pop().backward()
-        return g
+        return g * (x == x)
 
     walks.defvjp(derivative)
     x = leaf(1.0, 1.0)

@@ -25,7 +25,7 @@ from numpy.exceptions import AxisError
 
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
-from tinyconv.clock import last_write, tick, written
+from tinyconv.clock import date_write, last_write, owner, tick, written
 from tinyconv.context import context
 from tinyconv.dtypes import float32
 from tinyconv.errors import (
@@ -130,13 +130,13 @@ class Node:
 class Variable:
     """What the engine needs of a Tensor; `tinyconv.tensor.Tensor` adds what people call."""
 
-    __slots__ = ("__weakref__", "array", "grad", "hooks", "node", "requires_grad")
+    __slots__ = ("__weakref__", "_grad", "array", "hooks", "node", "requires_grad")
 
     tensor_type: type[Tensor]  # set by tensor.py: the class that operations return
     seq = 0  # a leaf is older than every node
 
     array: Array
-    grad: Tensor | None
+    _grad: Tensor | None
     requires_grad: bool
     node: Node | None  # None for a leaf
     hooks: list[Callable[[Any], Any]] | None
@@ -156,6 +156,31 @@ class Variable:
     @property
     def inputs(self) -> Sequence[Edge | None]:
         return () if self.node is None else self.node.inputs
+
+    def _set_grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            _check_grad(self, value)
+        self._grad = value
+
+    # What backward() accumulated; in place, so that whoever holds it sees it.  Another Tensor or
+    # None may be assigned.
+    grad = property(attrgetter("_grad"), _set_grad)
+
+
+def _check_grad(x: Variable, value: Any) -> None:
+    """An error unless the value can be the gradient of x: its shape, dtype and device."""
+    if not isinstance(value, Variable):
+        kind = type(value).__name__
+        raise DTypeError("x.grad = value", f"the value is a {kind}, need a Tensor or None")
+    if value is x:
+        raise GraphError("x.grad = x", "a tensor is not its own gradient; x.grad = x.clone()")
+    if value.shape != x.shape:
+        said = f"the value has shape {value.shape}, x {x.shape}: a gradient has the shape of x"
+        raise ShapeError("x.grad = value", said)
+    if value.dtype != x.dtype:
+        said = f"the value is {value.dtype}, x {x.dtype}; convert it: value.to(tc.{x.dtype})"
+        raise DTypeError("x.grad = value", said)
+    check_devices("x.grad = value", (x.array, value.array))
 
 
 _new = object.__new__
@@ -179,7 +204,7 @@ def wrap(data: Array, node: Node | None = None) -> Tensor:
     """A Tensor around an array, no questions asked."""
     out = object.__new__(Variable.tensor_type)
     out.array = data
-    out.grad = None
+    out._grad = None
     out.requires_grad = node is not None
     out.node = node
     out.hooks = None
@@ -396,7 +421,7 @@ class Op:
                 now["watch"](node, data)
             result = _new(Variable.tensor_type)  # `wrap` in place: a call less
             result.array = data
-            result.grad = result.hooks = None
+            result._grad = result.hooks = None
             result.requires_grad = True
             result.node = node
         else:
@@ -697,7 +722,7 @@ def _walk(
             if node.hooks:
                 g = _run_hooks(node.hooks, g)
             if wanted is not None and node in wanted:
-                finished[node] = _whole(g)
+                finished[node] = _as_of(node, g)
             if needed is not None and needed.isdisjoint(node.inputs):
                 continue  # a target that leads to no other target is neither read nor freed
             for edge, share in _vjp(node, g, needed, create_graph):
@@ -715,17 +740,28 @@ def _walk(
                 if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
-                reads, node.reads = node.reads, None  # first: another thread may walk here, too
-                if reads is not None and reads.start:
-                    node.links = node.links[: reads.start]
-                node.output = node.aux = None
+                reads = node.reads
+                if reads is not None and (reads.output or reads.values or node.aux is not None):
+                    node.reads = None  # first: another thread may walk here, too
+                    if reads.start:
+                        node.links = node.links[: reads.start]
+                    node.output = node.aux = None
             del g
         for leaf in list(pending):
             g = pending.pop(leaf)
             g = _run_hooks(leaf.hooks, g) if leaf.hooks else g
             if wanted is None or leaf in wanted:
-                finished[leaf] = _whole(g)
+                finished[leaf] = _as_of(leaf, g)
     return finished
+
+
+def _as_of(edge: Edge, g: Any) -> Any:
+    """The finished gradient as an array, or a Tensor, of the edge's dtype: a VJP may widen it."""
+    g = _whole(g)
+    dtype = edge.dtype
+    if g.dtype is dtype or g.dtype == dtype:
+        return g
+    return g.to(dtype) if is_tensor(g) else g.astype(dtype)
 
 
 def _added(pending: dict[Edge, Any], edge: Edge, b: Any) -> Any:
@@ -1009,10 +1045,16 @@ def backward(
     retain_graph: bool | None = None,
     create_graph: bool = False,
 ) -> None:
-    """Add the gradient of ``output`` to ``.grad`` of every leaf that it depends on."""
+    """Add the gradient of ``output`` to ``.grad`` of every leaf that it depends on.
+
+    In place where there is one already, so that a reference to it, and a buffer that it is a view
+    of, has the sum; with ``create_graph`` the sum is a new tensor, as in PyTorch.
+    """
     retain = create_graph if retain_graph is None else retain_graph
     roots = _roots([output], [gradient], create_graph, "backward")
     found = _walk(roots, None, retain, create_graph)
+    if gradient is not None:
+        _set_apart(found, gradient)
     tape, capture = context.tape, context.capture
     with grad_mode(create_graph):
         for leaf in list(found):
@@ -1023,7 +1065,36 @@ def backward(
                 tape.store(leaf, g)
             if capture is not None:
                 capture.check_gradient(leaf)
-            leaf.grad = _kept(g) if leaf.grad is None else leaf.grad + g
+            _accumulate(leaf, g)
+
+
+def _accumulate(leaf: Variable, g: Tensor) -> None:
+    held = leaf._grad
+    if held is None:
+        leaf._grad = _kept(g)
+        return
+    into, share = held.array, g.array
+    alike = type(into) is type(share) and (into.shape, into.dtype) == (share.shape, share.dtype)
+    if context.grad_enabled or not alike or not getattr(into.flags, "writeable", True):
+        leaf._grad = held + g
+        return
+    date_write(into)
+    if share.size < WORTH:
+        into += share
+    else:
+        backend_of(into).add_to(into, share)
+
+
+def _set_apart(found: dict[Edge, Any], gradient: Any) -> None:
+    """Copies of the gradients if the walk started with memory of a ``.grad`` that they are added to.
+
+    They may be views of it, which the first addition would change.
+    """
+    memory = owner(gradient.array if is_tensor(gradient) else gradient)
+    held = [leaf._grad for leaf in found if isinstance(leaf, Variable)]
+    if any(grad is not None and owner(grad.array) is memory for grad in held):
+        for leaf, g in found.items():
+            found[leaf] = g if is_tensor(g) else g.copy()
 
 
 def _kept(g: Tensor) -> Tensor:
