@@ -27,7 +27,7 @@ from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
 from tinyconv.clock import date_write, last_write, owner, tick, written
 from tinyconv.context import context
-from tinyconv.dtypes import float32
+from tinyconv.dtypes import float32, int64
 from tinyconv.errors import (
     DeviceError,
     DTypeError,
@@ -35,10 +35,11 @@ from tinyconv.errors import (
     ShapeError,
     TinyconvError,
     no_axis,
+    not_taken,
     where,
 )
 from tinyconv.hints import hints_for
-from tinyconv.samples import Sample
+from tinyconv.samples import Sample, plain
 
 if TYPE_CHECKING:
     from tinyconv.tensor import Tensor
@@ -233,10 +234,14 @@ class Op:
         same: Sequence[int] | None,
         differentiable: bool,
         samples: Sequence[Sample],
+        takes: str = "any",
     ) -> None:
         self.forward = forward
         self.name = name
         self.differentiable = differentiable
+        self.takes = takes
+        self.ruled = takes != "any"
+        self.number = as_number  # how a Python number becomes an operand of integers
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -366,18 +371,25 @@ class Op:
             arrays.append(arg)
             edges.append(edge)
             bit += bit
+        if self.ruled and getattr(arrays[0], "dtype", None) is not float32:
+            arrays = self._admitted(arrays, params)
         if self.agree and (
             len(arrays) != 2
             or type(arrays[0]) is not type(arrays[1])
             or arrays[0].dtype is not arrays[1].dtype
         ):
             arrays = self._agree(arrays)
+        if params:
+            params = plain(params)
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
         try:
             data = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except ValueError as error:
             raise self._explained(error, arrays) from error
+        except (TypeError, OverflowError) as error:
+            refused = self._refused(error, arrays)
+            raise refused or error from error.__cause__
         aux = None
         try:
             if self.fused is not None:
@@ -545,13 +557,42 @@ class Op:
             listed = " and ".join(f"operand {i} is {arrays[i].dtype}" for i in tensors)
             target = min(floats, key=lambda d: abs(d.itemsize - 4))
             raise DTypeError(self.name, f"{listed}; convert one: x.to(tc.{target})")
-        if not floats and any(type(arrays[i]) is float for i in numbers):
-            floats = {float32}
         if floats:
             (target,) = floats
-            for i in tensors:
-                arrays[i] = arrays[i].astype(target, copy=False)
+        elif tensors:
+            target = common_dtype([arrays[i] for i in (*tensors, *numbers)])
+            for i in numbers:
+                arrays[i] = self.number(self.name, arrays[i], target)
+        for i in tensors:
+            arrays[i] = arrays[i].astype(target, copy=False)
         return arrays
+
+    def _admitted(self, arrays: list[Any], params: dict[str, Any]) -> list[Any]:
+        """What `takes` promises; integers as float32 where they are "promoted"."""
+        if params.get("dtype") is not None:  # says what to compute in
+            return arrays
+        places = range(len(arrays)) if self.variadic else self.same or range(len(arrays))
+        if self.takes in ("floats", "promoted") and self.agree:
+            arrays = self._agree(arrays)  # integers beside floats become floats
+        dtypes = {i: arrays[i].dtype for i in places if hasattr(arrays[i], "dtype")}
+        for i, dtype in dtypes.items():
+            if dtype.kind == "b" or (dtype.kind in "iu" and self.takes in ("floats", "promoted")):
+                if self.takes != "promoted":
+                    raise not_taken(self.name, i, dtype)
+                arrays[i] = arrays[i].astype(float32)
+        mixed = self.takes == "alike" and len(set(dtypes.values())) > 1
+        if mixed and all(dtype.kind != "f" for dtype in dtypes.values()):
+            listed = " and ".join(f"operand {i} is {dtype}" for i, dtype in dtypes.items())
+            raise DTypeError(self.name, f"{listed}; convert them: x.long()")
+        return arrays
+
+    def _refused(self, error: Exception, arrays: Sequence[Any]) -> Exception | None:
+        """NumPy's word on integers that a function does not take, or on a number too large."""
+        kinds = [x.dtype.kind for x in arrays if hasattr(x, "dtype")]
+        if isinstance(error, TinyconvError) or ("f" in kinds and type(error) is TypeError):
+            return None
+        listed = " and ".join(str(getattr(x, "dtype", x)) for x in arrays)
+        return DTypeError(self.name, f"operands {listed}: {error}; convert them: x.float()")
 
     def _explained(self, error: ValueError, arrays: Sequence[Any]) -> Exception:
         """NumPy's complaint with the operation's name and the operands' shapes in front."""
@@ -563,6 +604,49 @@ class Op:
         said = _clash(shapes) if "broadcast" in str(error) else ""
         listed = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
         return ShapeError(self.name, f"operands {listed}: {said or error}")
+
+
+def common_dtype(operands: Sequence[Any]) -> Any:
+    """The dtype that PyTorch computes in, of arrays of which at most one kind of float is there.
+
+    Floats come before integers, integers before booleans; within one kind an array with axes
+    counts, then a 0-d one, then a Python number.
+    """
+    ranked: dict[tuple[int, int], Any] = {}
+    for x in operands:
+        dtype = _NUMBERS[type(x)] if not hasattr(x, "dtype") else x.dtype
+        place = (2 if getattr(x, "shape", ()) else 1) if hasattr(x, "dtype") else 0
+        rank = ("biuf".index(dtype.kind) + 1) // 2, place  # i and u are one kind
+        held = ranked.get(rank)
+        ranked[rank] = dtype if held is None else np.promote_types(held, dtype)
+    return np.dtype(ranked[max(ranked)])
+
+
+_NUMBERS = {bool: np.dtype(bool), int: int64, float: float32}
+
+
+def as_number(name: str, value: Any, dtype: Any) -> Any:
+    """A Python number as an operand of this dtype: integers wrap as PyTorch's, uint8 * -1."""
+    if dtype.kind == "f" or type(value) is float:
+        return value
+    if not -(2**63) <= value < 2**64:
+        raise DTypeError(name, f"{value} does not fit into 64 bits; use a float: {float(value)}")
+    if dtype.kind == "b":
+        return bool(value)
+    bits = 8 * dtype.itemsize
+    low = 0 if dtype.kind == "u" else -(2 ** (bits - 1))
+    return (int(value) - low) % 2**bits + low
+
+
+def exact_number(name: str, value: Any, dtype: Any) -> Any:
+    """A number that is written into this dtype; DTypeError where PyTorch finds no room for it."""
+    if dtype.kind in "iu" and not isinstance(value, bool):
+        most = np.iinfo(dtype).max
+        least = -most if dtype.kind == "u" else -most - 1  # PyTorch lets -1 be 255, but not 300
+        if not least <= value <= most:
+            raise DTypeError(name, f"{value} does not fit into {dtype}; convert: x.float()")
+        return as_number(name, int(value), dtype)
+    return bool(value) if dtype.kind == "b" else value
 
 
 def check_operands(name: str, operands: Iterable[Any]) -> None:
@@ -624,6 +708,7 @@ def op(
     same: Sequence[int] | None = None,
     differentiable: bool = True,
     samples: Sequence[Sample] = (),
+    takes: str = "any",
 ) -> Callable[[Callable[..., Any]], Op]: ...
 def op(
     forward: Callable[..., Any] | None = None,
@@ -632,6 +717,7 @@ def op(
     same: Sequence[int] | None = None,
     differentiable: bool = True,
     samples: Sequence[Sample] = (),
+    takes: str = "any",
 ) -> Op | Callable[[Callable[..., Any]], Op]:
     """Make an operation of a function on arrays and register it in OPS.
 
@@ -640,13 +726,17 @@ def op(
     (default: those with a VJP).  samples: what to test it with.  differentiable=False: the result
     is a constant to the derivative; without it, a float result needs VJPs (`Op.defvjp`).
 
+    takes: the element types of those inputs, if they are Tensors.  "any"; "floats": integers and
+    booleans raise a DTypeError; "promoted": they are computed as float32; "numbers": no booleans;
+    "alike": no booleans, nor integers of two dtypes.
+
     ValueError if another operation has the name; the same function may be defined again.
     """
 
     def register(function: Callable[..., Any]) -> Op:
         made = Op(
             function, name or function.__name__,
-            same=same, differentiable=differentiable, samples=samples,
+            same=same, differentiable=differentiable, samples=samples, takes=takes,
         )
         _check_free(made)
         OPS[made.name] = made
@@ -1086,7 +1176,7 @@ def _accumulate(leaf: Variable, g: Tensor) -> None:
 
 
 def _set_apart(found: dict[Edge, Any], gradient: Any) -> None:
-    """Copies of the gradients if the walk started with memory of a ``.grad`` that they are added to.
+    """Copies of the gradients if the walk started with memory of a ``.grad`` that they add to.
 
     They may be views of it, which the first addition would change.
     """

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import op
+from tinyconv.autograd import common_dtype, exact_number, op
 from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
-from tinyconv.dtypes import float32
+from tinyconv.dtypes import bool_, float32, int64, uint8
 from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
@@ -51,7 +51,7 @@ plus.defvjp(
 )
 
 
-@op(name="sub")
+@op(name="sub", takes="numbers")
 def minus(a: Array, b: Array) -> Array:
     """a - b"""
     return a - b
@@ -67,13 +67,22 @@ minus.defvjp(
 @function(sample((3, 4), (4,)), sample((3, 4), (3, 1), alpha=2.5))
 def add(a: Any, b: Any, alpha: float = 1) -> Any:
     """a + alpha * b"""
-    return plus(a, b if alpha == 1 else mul(b, alpha))
+    return plus(a, b if alpha == 1 else _times("add", a, b, alpha))
 
 
 @function(sample((3, 4), (4,)), sample((3, 4), (3, 1), alpha=2.5))
 def sub(a: Any, b: Any, alpha: float = 1) -> Any:
     """a - alpha * b"""
-    return minus(a, b if alpha == 1 else mul(b, alpha))
+    return minus(a, b if alpha == 1 else _times("sub", a, b, alpha))
+
+
+def _times(name: str, a: Any, b: Any, alpha: Any) -> Any:
+    """alpha * b; DTypeError for a factor that would make floats of integers, as in PyTorch."""
+    kinds = [x.dtype.kind for x in (a, b) if hasattr(x, "dtype")]
+    if "f" not in kinds and (isinstance(alpha, float) or set(kinds) == {"b"}):
+        said = f"alpha={alpha} would change their dtype: use x.float()"
+        raise DTypeError(name, f"the operands hold no floats, and {said}")
+    return mul(b, alpha)
 
 
 @op
@@ -89,7 +98,7 @@ mul.defvjp(
 )
 
 
-@op
+@op(takes="promoted")
 def div(a: Array, b: Array) -> Array:
     """a / b; integers are divided as float32."""
     return floating(a) / floating(b)
@@ -102,7 +111,7 @@ div.defvjp(
 )
 
 
-@op
+@op(takes="numbers")
 def neg(x: Array) -> Array:
     """-x"""
     return -x
@@ -113,8 +122,28 @@ neg.defvjp(lambda g, _y, _x: -g, samples=[sample((3, 4))])
 
 @op
 def pow(a: Array, b: Array) -> Array:
-    """a ** b"""
+    """a ** b; booleans have no powers, and integers none by a negative number."""
+    dtype = getattr(a, "dtype", None) or b.dtype
+    if dtype is not float32 and dtype.kind != "f":
+        return _integer_power(a, b)
     return a**b
+
+
+def _integer_power(a: Any, b: Any) -> Array:
+    """In the integers' own dtype; where an array b is negative, 1 / a^-b cut to an integer."""
+    if "b" in (getattr(a, "dtype", int64).kind, getattr(b, "dtype", int64).kind):
+        raise DTypeError("pow", "booleans have no powers; convert: x.long() ** y")
+    if not hasattr(b, "dtype"):
+        if b < 0:
+            raise DTypeError("pow", f"integers have no power {b}: x.float() ** {b}")
+        return a**b
+    xp = array_module(b)
+    a = xp.asarray(a, b.dtype)
+    beyond = xp.where(a == 1, 1, xp.where(a == -1, 1 - 2 * (b % 2), 0))
+    return xp.where(b >= 0, a ** xp.maximum(b, 0), beyond.astype(b.dtype))
+
+
+pow.number = exact_number
 
 
 def _power_rule(g: Any, a: Any, b: Any) -> Any:
@@ -145,7 +174,7 @@ pow.defvjp(
 # --- functions of one variable
 
 
-@op
+@op(takes="promoted")
 def exp(x: Array) -> Array:
     """e^x"""
     return array_module(x).exp(floating(x))
@@ -154,7 +183,7 @@ def exp(x: Array) -> Array:
 exp.defvjp(lambda g, y, _x: g * y, samples=[sample((3, 4)), sample(())])
 
 
-@op
+@op(takes="promoted")
 def log(x: Array) -> Array:
     """Natural logarithm."""
     return array_module(x).log(floating(x))
@@ -163,7 +192,7 @@ def log(x: Array) -> Array:
 log.defvjp(lambda g, _y, x: g / x, samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def log1p(x: Array) -> Array:
     """log(1 + x), accurate for small x."""
     return array_module(x).log1p(floating(x))
@@ -172,7 +201,7 @@ def log1p(x: Array) -> Array:
 log1p.defvjp(lambda g, _y, x: g / (1 + x), samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def sqrt(x: Array) -> Array:
     """Square root."""
     return array_module(x).sqrt(floating(x))
@@ -181,7 +210,7 @@ def sqrt(x: Array) -> Array:
 sqrt.defvjp(lambda g, y, _x: g / (2 * y), samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def rsqrt(x: Array) -> Array:
     """1 / sqrt(x)"""
     return 1 / array_module(x).sqrt(floating(x))
@@ -190,7 +219,7 @@ def rsqrt(x: Array) -> Array:
 rsqrt.defvjp(lambda g, y, _x: g * (-0.5 * y * y * y), samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def sin(x: Array) -> Array:
     """Sine."""
     return array_module(x).sin(floating(x))
@@ -199,7 +228,7 @@ def sin(x: Array) -> Array:
 sin.defvjp(lambda g, _y, x: g * cos(x), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def cos(x: Array) -> Array:
     """Cosine."""
     return array_module(x).cos(floating(x))
@@ -208,7 +237,7 @@ def cos(x: Array) -> Array:
 cos.defvjp(lambda g, _y, x: -g * sin(x), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def tanh(x: Array) -> Array:
     """Hyperbolic tangent."""
     return array_module(x).tanh(floating(x))
@@ -217,7 +246,7 @@ def tanh(x: Array) -> Array:
 tanh.defvjp(lambda g, y, _x: g * (1 - y * y), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x), without overflow on either side."""
     xp = array_module(x)
@@ -229,7 +258,7 @@ def sigmoid(x: Array) -> Array:
 sigmoid.defvjp(lambda g, y, _x: g * (y * (1 - y)), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="floats")
 def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """log(1 + e^(beta x)) / beta; x itself where beta x > threshold, as in PyTorch."""
     xp = array_module(x)
@@ -243,7 +272,7 @@ softplus.defvjp(
 )
 
 
-@op
+@op(takes="promoted")
 def erf(x: Array) -> Array:
     """The error function, 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
     return backend_of(x).erf(floating(x))
@@ -254,7 +283,7 @@ erf.defvjp(lambda g, _y, x: g * (1.1283791670955126 * exp(-x * x)), samples=[sam
 # --- piecewise
 
 
-@op(name="abs")
+@op(name="abs", takes="numbers")
 def abs_(x: Array) -> Array:
     """|x|; the derivative at 0 is 0."""
     return array_module(x).abs(x)
@@ -265,8 +294,8 @@ abs_.defvjp(lambda g, _y, x: g * sign(x), samples=[sample((3, 4))])
 
 @op
 def sign(x: Array) -> Array:
-    """-1, 0 or 1"""
-    return array_module(x).sign(x)
+    """-1, 0 or 1; of booleans themselves."""
+    return x if x.dtype.kind == "b" else array_module(x).sign(x)
 
 
 sign.defvjp(lambda g, _y, _x: zeros_like(g), samples=[sample((3, 4))])
@@ -285,7 +314,7 @@ relu_backward.defvjp(
 )
 
 
-@op
+@op(takes="numbers")
 def relu(x: Array) -> Array:
     """max(x, 0); the derivative at 0 is 0."""
     return backend_of(x).relu(x)
@@ -300,10 +329,19 @@ def _clamp(x: Array, *, min: float | None = None, max: float | None = None) -> A
     if min is None and max is None:
         raise ValueError("min and max are both None; give at least one")
     xp = array_module(x)
-    if isinstance(min, float) or isinstance(max, float):
-        x = floating(x)
+    if x.dtype is not float32 and x.dtype.kind != "f":
+        x, min, max = _integer_limits(x, min, max)
     x = x if min is None else xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
+
+
+def _integer_limits(x: Array, *limits: Any) -> tuple[Any, ...]:
+    """x in the dtype that it has together with the limits, and those in it."""
+    target = common_dtype([x, *(limit for limit in limits if limit is not None)])
+    if target.kind == "b":
+        raise DTypeError("clamp", "booleans have no limits; convert: x.long()")
+    fitting = (v if v is None else exact_number("clamp", v, target) for v in limits)
+    return (x.astype(target, copy=False), *fitting)
 
 
 def _within(x: Any, low: float | None, high: float | None) -> Any:
@@ -364,12 +402,16 @@ minimum.defvjp(
 
 @op(name="where")
 def where(condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition holds, else b."""
+    """a where the condition holds, else b; the condition is boolean, or uint8 as in PyTorch."""
+    kind = getattr(condition, "dtype", bool_)
+    if kind != bool_ and kind != uint8:
+        raise DTypeError("where", f"the condition is {kind}, it must be boolean: x != 0")
     y = array_module(condition).where(condition, a, b)
     numbers = not (hasattr(a, "dtype") or hasattr(b, "dtype"))
     return y.astype(np.float32) if numbers and y.dtype == np.float64 else y
 
 
+where.number = exact_number
 where.defvjp(
     None,
     lambda g, _y, c, _a, _b: unbroadcast(where(c, g, 0.0), _a.shape),
@@ -387,7 +429,21 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     """x with ``value`` where the mask is true."""
     if mask.dtype != bool:
         raise DTypeError("masked_fill", f"the mask is {mask.dtype}; use mask.bool()")
+    if x.dtype.kind != "f":
+        value = _cut("masked_fill", value, x.dtype)
     return where(mask, value, x)
+
+
+def _cut(name: str, value: Any, dtype: Any) -> Any:
+    """What is written into integers or booleans: fractions are cut off, as in PyTorch."""
+    if hasattr(value, "node"):
+        if backend_of(value.array).waits:
+            return to_dtype(value, dtype=dtype)
+        value = value.item()
+    try:
+        return exact_number(name, bool(value) if dtype.kind == "b" else int(value), dtype)
+    except (ValueError, OverflowError):
+        raise DTypeError(name, f"{value} is no {dtype}; convert: x.float()") from None
 
 
 # --- dtype and identity
@@ -552,15 +608,34 @@ def isfinite(x: Array) -> Array:
     return array_module(x).isfinite(x)
 
 
-@op(same=(0, 1), differentiable=False, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+@op(
+    same=(0, 1), differentiable=False, takes="numbers",
+    samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
+)
 def floor_divide(a: Array, b: Array) -> Array:
-    """floor(a / b); a constant to the derivative, which is 0 wherever there is one."""
+    """floor(a / b); a constant to the derivative, which is 0 wherever there is one.
+
+    DTypeError for integers divided by 0, as in PyTorch.
+    """
+    _check_divisor("floor_divide", a, b)
     return a // b
 
 
-@op(same=(0, 1))
+def _check_divisor(name: str, a: Any, b: Any) -> None:
+    """Integers have no infinity, and NumPy's result is 0."""
+    dtype = getattr(a, "dtype", None) or b.dtype
+    if dtype is float32 or dtype.kind == "f":
+        return
+    if hasattr(b, "dtype") and (not b.size or backend_of(b).waits):
+        return
+    if not (b.all() if hasattr(b, "dtype") else b):
+        raise DTypeError(name, "integers cannot be divided by 0; x.float() gives inf or nan")
+
+
+@op(same=(0, 1), takes="numbers")
 def remainder(a: Array, b: Array) -> Array:
-    """a - floor(a / b) b: the sign is the divisor's."""
+    """a - floor(a / b) b: the sign is the divisor's; DTypeError for integers and 0."""
+    _check_divisor("remainder", a, b)
     return a % b
 
 

@@ -23,7 +23,7 @@ from tinyconv.samples import sample
 Mean: TypeAlias = Callable[[Any], Any]  # of each channel; over several machines, say
 
 
-@op
+@op(takes="floats")
 def batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Any:
     """Returns y and, beside the graph, the batch's (mean, biased variance), each (C,)."""
     y, mean, var = backend_of(x).batch_norm(x, weight, bias, eps)
@@ -73,7 +73,7 @@ batch_norm.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def batch_norm_relu(
     x: Array, weight: Array | None, bias: Array | None, residual: Array | None, *, eps: float
 ) -> Any:
@@ -99,7 +99,7 @@ batch_norm_relu.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def affine(x: Array, scale: Array, shift: Array) -> Array:
     """x * scale + shift per channel: what batch norm is once its statistics are fixed."""
     return backend_of(x).affine(x, scale, shift)
@@ -113,7 +113,7 @@ affine.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:
     """relu(x * scale + shift + residual)."""
     return backend_of(x).affine_relu(x, scale, shift, residual)

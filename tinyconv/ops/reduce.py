@@ -147,13 +147,13 @@ amin.defvjp(lambda g, y, x, *, dim, keepdim: _share_of_ties(g, y, x, dim, keepdi
 ALONG = [sample((3, 4)), sample((3, 4), dim=1), sample((2, 3, 4), dim=1, keepdim=True)]
 
 
-@op(samples=ALONG)
+@op(samples=ALONG, takes="numbers")
 def argmax(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     """Where the largest entry is: the first one, int64."""
     return _arg(x.argmax, x, dim, keepdim)
 
 
-@op(samples=ALONG)
+@op(samples=ALONG, takes="numbers")
 def argmin(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     """Where the smallest entry is: the first one, int64."""
     return _arg(x.argmin, x, dim, keepdim)
@@ -170,13 +170,18 @@ TRUTHS = [sample(bools(3, 4)), sample(bools(3, 4), dim=1), sample((2, 3), dim=0,
 @op(samples=TRUTHS)
 def all(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Is every entry true?"""
-    return (x != 0).all(axis=_tupled(dim), keepdims=keepdim)
+    return _truth(x, (x != 0).all(axis=_tupled(dim), keepdims=keepdim))
 
 
 @op(samples=TRUTHS)
 def any(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Is some entry true?"""
-    return (x != 0).any(axis=_tupled(dim), keepdims=keepdim)
+    return _truth(x, (x != 0).any(axis=_tupled(dim), keepdims=keepdim))
+
+
+def _truth(x: Array, y: Any) -> Any:
+    """Boolean; of bytes, which were booleans once, bytes as in PyTorch."""
+    return y.astype(np.uint8) if x.dtype == np.uint8 else y
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -219,7 +224,7 @@ prod.defvjp(
 )
 
 
-@op
+@op(takes="promoted")
 def logsumexp(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """log of the sum of e^x, without overflow."""
     x = floating(x)
@@ -242,7 +247,7 @@ logsumexp.defvjp(
 )
 
 
-@op(name="norm2")
+@op(name="norm2", takes="floats")
 def _norm2(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Euclidean length; the gradient at 0 is 0."""
     x = floating(x)
@@ -318,7 +323,7 @@ def _deviations(
     return x - mean(x, dim=dim, keepdim=True), dim, n
 
 
-@function(*OVER[:-1], sample((3, 4), dim=1, correction=0), sample((3, 4), False))
+@function(*OVER[:-1], sample((3, 4), dim=1, correction=0), sample((3, 4), False), takes="floats")
 def var(
     x: Any,
     dim: Dim = None,
@@ -331,7 +336,7 @@ def var(
     return sum(centred * centred, dim=dim, keepdim=keepdim) / n
 
 
-@function(*OVER[:-1], sample((3, 4), True))
+@function(*OVER[:-1], sample((3, 4), True), takes="floats")
 def std(
     x: Any,
     dim: Dim = None,
@@ -352,6 +357,7 @@ def std(
     sample((3, 4), p=-math.inf),
     sample((3, 4), p=0, dim=0),
     sample((3, 4), "fro"),
+    takes="floats",
 )
 def norm(x: Any, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
     """(sum |x|^p)^(1/p); p = inf is the largest |x|, p = 0 counts the non-zeros, "fro" is 2."""
@@ -382,7 +388,7 @@ ROWS = [
 ]
 
 
-@op
+@op(takes="floats")
 def softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     """e^x / sum e^x along one axis; computed in ``dtype``, by default x's."""
     x = floating(x) if dtype is None else x.astype(dtype)
@@ -397,7 +403,7 @@ softmax.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def log_softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     """log of softmax, without overflow; computed in ``dtype``, by default x's."""
     x = floating(x) if dtype is None else x.astype(dtype)

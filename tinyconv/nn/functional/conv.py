@@ -182,6 +182,7 @@ def _check_groups(name: str, c_in: int, c_out: int, groups: int) -> None:
     sample((2, 4, 7, 6), (4, 2, 3, 2), None, [2, 1], [0, 1], [2, 1], 2),
     sample((2, 2, 5, 6), (3, 2, 4, 2), (3,), padding="same"),
     sample((1, 2, 5, 6), (3, 2, 2, 2), padding="valid"),
+    takes="floats",
 )
 @in_autocast
 def conv2d(
@@ -236,6 +237,7 @@ def _geometry(
 @function(
     sample((2, 3, 7), (4, 3, 3), (4,), 2, 1),
     sample((2, 4, 8), (6, 2, 2), None, 1, "same", 3, 2),
+    takes="floats",
 )
 @in_autocast
 def conv1d(
@@ -264,6 +266,7 @@ def conv1d(
     sample((2, 3, 4, 3), (3, 2, 3, 3), (2,), 2, 1, 1),
     sample((1, 4, 3, 4), (4, 3, 2, 3), None, [1, 2], [0, 1], 0, 2, [2, 1]),
     sample((1, 2, 2, 3), (2, 3, 2, 3), (3,), 1, [1, 0], [2, 1], 1, [3, 2]),
+    takes="floats",
 )
 @in_autocast
 def conv_transpose2d(
@@ -328,7 +331,7 @@ def _transposed(
     return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
 
 
-@function(sample((2, 3, 5), (3, 2, 3), (2,), 2, 1, 1))
+@function(sample((2, 3, 5), (3, 2, 3), (2,), 2, 1, 1), takes="floats")
 @in_autocast
 def conv_transpose1d(
     input: Any,
@@ -361,7 +364,7 @@ def _identity_kernels(channels: int, kernel: Pair, x: Any) -> Any:
     return reshape(one, shape=(-1, 1, *kernel))[[*range(kernel[0] * kernel[1])] * channels]
 
 
-@function(sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]), sample((2, 2, 5, 6), 3, 2))
+@function(sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]), sample((2, 2, 5, 6), 3, 2), takes="floats")
 def unfold(
     input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Any:
@@ -373,7 +376,11 @@ def unfold(
     return reshape(y, shape=(*y.shape[:2], -1))
 
 
-@function(sample((2, 18, 36), [5, 6], [2, 3], 1, [1, 1], 1), sample((2, 18, 4), [5, 6], 3, 1, 0, 2))
+@function(
+    sample((2, 18, 36), [5, 6], [2, 3], 1, [1, 1], 1),
+    sample((2, 18, 4), [5, 6], 3, 1, 0, 2),
+    takes="floats",
+)
 def fold(
     input: Any,
     output_size: Any,

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyconv.autograd import is_tensor, op, wrap
 from tinyconv.backend import backend_of
-from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
+from tinyconv.errors import DTypeError, ShapeError, not_a_tensor, not_taken
 from tinyconv.nn.functional.checks import CASTS, check_positions, check_shape
 from tinyconv.ops.elementwise import abs_, clamp, log, log1p, softplus, where
 from tinyconv.ops.index import _gather as gather
@@ -116,6 +116,8 @@ def _checked(name: str, input: Any, target: Any) -> Any:
             f"input is {input.dtype} and target {target.dtype}: are they "
             f"swapped? {name}(logits, target)",
         )
+    if input.dtype.kind != "f":
+        raise not_taken(name, "input", input.dtype)
     return target
 
 
@@ -260,7 +262,9 @@ def _check_same(name: str, input: Any, target: Any) -> None:
 PAIR = ((3, 4), (3, 4))
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="sum"), sample(*PAIR, reduction="none"))
+@function(
+    sample(*PAIR), sample(*PAIR, reduction="sum"), sample(*PAIR, reduction="none"), takes="floats"
+)
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """(input - target)^2"""
     _check_same("mse_loss", input, target)
@@ -268,14 +272,14 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _reduce(difference * difference, reduction)
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="sum"))
+@function(sample(*PAIR), sample(*PAIR, reduction="sum"), takes="floats")
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """|input - target|"""
     _check_same("l1_loss", input, target)
     return _reduce(abs_(input - target), reduction)
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="none", beta=0.7))
+@function(sample(*PAIR), sample(*PAIR, reduction="none", beta=0.7), takes="floats")
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2."""
     if beta < 0:
@@ -285,7 +289,7 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
     return _reduce(_huber("smooth_l1_loss", input, target, beta) / beta, reduction)
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="none", delta=0.7))
+@function(sample(*PAIR), sample(*PAIR, reduction="none", delta=0.7), takes="floats")
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """d^2 / 2 where d = |input - target| < delta, else delta (d - delta / 2)."""
     if delta <= 0:
@@ -314,7 +318,7 @@ def _logs(p: Any) -> tuple[Any, Any]:
     return where(p > 0, log_p, -100.0), where(p < 1, log1p(-where(p < 1, p, 0.0)), -100.0)
 
 
-@op(name="binary_cross_entropy")
+@op(name="binary_cross_entropy", takes="floats")
 def _binary_cross_entropy(p: Any, t: Any) -> Any:
     """-(t log p + (1 - t) log(1 - p)), entry by entry.
 
@@ -339,6 +343,7 @@ _binary_cross_entropy.defvjp(
 @function(
     sample(PROBABILITIES, PROBABILITIES),
     sample(PROBABILITIES, PROBABILITIES, constants(4), reduction="sum"),
+    takes="floats",
 )
 def binary_cross_entropy(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
@@ -363,6 +368,7 @@ def binary_cross_entropy(
     sample((3, 4), PROBABILITIES),
     sample((3, 4), PROBABILITIES, constants(4), reduction="none"),
     sample((3, 4), PROBABILITIES, reduction="sum", pos_weight=constants(4)),
+    takes="floats",
 )
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None

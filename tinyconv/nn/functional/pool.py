@@ -89,7 +89,7 @@ def max_pool2d(
     return (values, indices) if return_indices else values
 
 
-@function(sample((2, 3, 2, 2), UNPOOLED, 2))
+@function(sample((2, 3, 2, 2), UNPOOLED, 2), takes="floats")
 def max_unpool2d(
     input: Any,
     indices: Any,
@@ -135,6 +135,7 @@ def max_unpool2d(
     sample((2, 3, 7, 6), [3, 2], [2, 1], [1, 1], True, False),
     sample((2, 3, 7, 6), 3, 2, 1, True, True),
     sample((1, 2, 5, 5), 2, 1, divisor_override=3),
+    takes="floats",
 )
 def avg_pool2d(
     input: Any,
@@ -175,7 +176,7 @@ def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.
     return end - start if include_pad else np.minimum(end, n) - np.maximum(start, 0)
 
 
-@function(sample((2, 3, 6, 6), 2, 2), positive((2, 3, 6, 7), 3.0, [2, 3], 2, True))
+@function(sample((2, 3, 6, 6), 2, 2), positive((2, 3, 6, 7), 3.0, [2, 3], 2, True), takes="floats")
 def lp_pool2d(
     input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Any:
@@ -208,7 +209,12 @@ def _target(name: str, x: Any, output_size: Any) -> Pair:
     return height, width
 
 
-@function(sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), [3, 2]), sample((2, 3, 7, 5), (3, None)))
+@function(
+    sample((2, 3, 6, 6), 1),
+    sample((2, 3, 6, 4), [3, 2]),
+    sample((2, 3, 7, 5), (3, None)),
+    takes="floats",
+)
 def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     """Means over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_avg_pool2d", input, output_size)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import wrap
+from tinyconv.autograd import exact_number, wrap
 from tinyconv.backend import array_module
-from tinyconv.errors import ShapeError
+from tinyconv.errors import ShapeError, not_taken
 from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops.linalg import matmul
 from tinyconv.ops.shape import broadcast_to, pad_zeros, permute, reshape
@@ -77,7 +77,8 @@ def _constant(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any
     y = pad_zeros(x, padding=padding)
     if value == 0:
         return y
-    frame = array_module(x.array).full(y.shape, value, x.dtype)
+    number = value if x.dtype.kind == "f" else exact_number("pad", int(value), x.dtype)
+    frame = array_module(x.array).full(y.shape, number, x.dtype)
     frame[
         tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(y.shape, padding, strict=True))
     ] = 0
@@ -140,6 +141,8 @@ def interpolate(
         )
     if mode == "nearest":
         return _nearest(input, size, factors)
+    if input.dtype.kind != "f":
+        raise not_taken("interpolate", "input", input.dtype)
     for axis, (n, out, factor) in enumerate(zip(spatial, size, factors, strict=True), 2):
         if out == n:  # nothing to do, also for a factor such as 1.2 that the size rounds away
             continue
