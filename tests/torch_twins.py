@@ -118,7 +118,16 @@ def _add_relu(y: Any, residual: Any) -> Any:
 
 
 
+def _slope(p: Any, t: Any) -> Any:
+    """The derivative of binary_cross_entropy in p, differentiable in both."""
+    if not p.requires_grad:
+        p = p.detach().requires_grad_()
+    loss = F.binary_cross_entropy(p, t, reduction="sum")
+    return torch.autograd.grad(loss, p, create_graph=True)[0]
+
+
 TWINS: dict[str, Any] = {
+    "binary_cross_entropy_slope": _slope,
     "binary_cross_entropy": lambda p, t: F.binary_cross_entropy(p, t, reduction="none"),
     "add": operator.add,
     "sub": operator.sub,

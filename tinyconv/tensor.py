@@ -646,6 +646,9 @@ class Tensor(Variable):
     def exp(self) -> Tensor:
         return e.exp(self)
 
+    def expm1(self) -> Tensor:
+        return e.expm1(self)
+
     def log(self) -> Tensor:
         return e.log(self)
 

@@ -147,16 +147,17 @@ pow.number = exact_number
 
 
 def _power_rule(g: Any, a: Any, b: Any) -> Any:
-    """b a^(b-1), which is 0 for b = 0 also where a = 0."""
+    """b a^(b-1), which is 0 for b = 0 also where a is 0 or NaN: a^0 is 1 there, too."""
     if not hasattr(b, "shape"):
         return g * (b * a ** (b - 1)) if b != 0 else g * zeros_like(a)
-    return g * where(b == 0, 0.0, b * a ** where(b == 0, 1.0, b - 1))
+    hole = (b == 0) & ((a == 0) | (a != a))  # elsewhere the derivative goes on: 1/a in b at b = 0
+    return g * where(hole, 0.0, b * where(hole, 1.0, a) ** (b - 1))
 
 
 def _exponential_rule(g: Any, y: Any, a: Any) -> Any:
-    """y log a, whose limit is 0 where a = 0."""
-    base = a if hasattr(a, "shape") else y * 0 + a
-    return g * y * log(where(base == 0, 1.0, base))
+    """y log a, whose limit is 0 where a = 0 and y is finite."""
+    base = a if hasattr(a, "shape") else zeros_like(y) + a
+    return g * y * log(where((base == 0) & isfinite(y), 1.0, base))
 
 
 pow.defvjp(
@@ -181,6 +182,15 @@ def exp(x: Array) -> Array:
 
 
 exp.defvjp(lambda g, y, _x: g * y, samples=[sample((3, 4)), sample(())])
+
+
+@op(takes="promoted")
+def expm1(x: Array) -> Array:
+    """e^x - 1, accurate for small x."""
+    return array_module(x).expm1(floating(x))
+
+
+expm1.defvjp(lambda g, y, _x: g * (y + 1), samples=[sample((3, 4))])
 
 
 @op(takes="promoted")
@@ -294,8 +304,12 @@ abs_.defvjp(lambda g, _y, x: g * sign(x), samples=[sample((3, 4))])
 
 @op
 def sign(x: Array) -> Array:
-    """-1, 0 or 1; of booleans themselves."""
-    return x if x.dtype.kind == "b" else array_module(x).sign(x)
+    """-1, 0 or 1, of NaN 0, as in PyTorch; of booleans themselves."""
+    if x.dtype.kind == "b":
+        return x.copy()
+    xp = array_module(x)
+    y = xp.sign(x)
+    return xp.where(x == x, y, 0) if x.dtype.kind == "f" else y  # NumPy's of NaN is NaN
 
 
 sign.defvjp(lambda g, _y, _x: zeros_like(g), samples=[sample((3, 4))])
@@ -376,26 +390,26 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
 
 @op
 def maximum(a: Array, b: Array) -> Array:
-    """The larger of a and b; a tie shares the gradient equally, as in PyTorch."""
+    """The larger of a and b; a tie shares the gradient equally, a NaN gives it to both."""
     return module_of(a, b).maximum(a, b)
 
 
 maximum.defvjp(
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, g, 0.0)), a.shape),
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, g, 0.0)), b.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, 0.0, g)), a.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, 0.0, g)), b.shape),
     samples=BINARY,
 )
 
 
 @op
 def minimum(a: Array, b: Array) -> Array:
-    """The smaller of a and b; a tie shares the gradient equally, as in PyTorch."""
+    """The smaller of a and b; a tie shares the gradient equally, a NaN gives it to both."""
     return module_of(a, b).minimum(a, b)
 
 
 minimum.defvjp(
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, g, 0.0)), a.shape),
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, g, 0.0)), b.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, 0.0, g)), a.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, 0.0, g)), b.shape),
     samples=BINARY,
 )
 

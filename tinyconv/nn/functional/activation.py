@@ -13,7 +13,7 @@ from tinyconv.autograd import wrap
 from tinyconv.backend import backend_of
 from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops import elementwise as ops
-from tinyconv.ops.elementwise import clamp, erf, exp, where
+from tinyconv.ops.elementwise import clamp, erf, expm1, where
 from tinyconv.ops.reduce import log_softmax as _log_softmax, softmax as _softmax
 from tinyconv.samples import function, sample
 
@@ -49,7 +49,7 @@ def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) 
 @function(sample(X), sample(X, 0.7), takes="floats")
 def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     """x where x > 0, else alpha (e^x - 1); inplace is ignored, the result is new."""
-    return where(input > 0, input, alpha * (exp(clamp(input, max=0.0)) - 1))
+    return where(input <= 0, alpha * expm1(clamp(input, max=0.0)), input)  # NaN: slope 1
 
 
 @function(sample(X), sample(X, approximate="tanh"), takes="floats")
@@ -75,8 +75,10 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
 
     inplace is ignored, the result is new.
     """
-    inside = (input > min_val) & (input < max_val)
-    return where(inside, input, clamp(input.detach(), min=min_val, max=max_val))
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}; exchange them")
+    beyond = (input <= min_val) | (input >= max_val)  # NaN is not: its slope is 1, as in PyTorch
+    return where(beyond, clamp(input.detach(), min=min_val, max=max_val), input)
 
 
 @function(sample(X), takes="floats")

@@ -19,6 +19,7 @@ from tinyconv.ops.shape import permute, reshape, squeeze, unsqueeze
 from tinyconv.samples import constants, floats, function, ints, sample
 
 IGNORED = -100
+TINY = 1e-12  # PyTorch's, which keeps the derivatives of binary_cross_entropy finite
 TARGETS = ints(4, high=3)
 PROBABILITIES = floats(3, 4, low=0.05, high=0.95)
 
@@ -299,8 +300,10 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
 
 def _huber(name: str, input: Any, target: Any, delta: float) -> Any:
     _check_same(name, input, target)
-    d = abs_(input - target)
-    return where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+    d = input - target
+    # |d| by its sign would lose the curvature at d = 0, d^2 beyond delta would overflow
+    slope = where(abs_(d) < delta, d, clamp(d.detach(), min=-delta, max=delta))
+    return slope * (d - 0.5 * slope)
 
 
 # --- probabilities
@@ -333,8 +336,24 @@ def _by_target(p: Any) -> Any:
     return log_q - log_p
 
 
+@op(name="binary_cross_entropy_slope")
+def _slope(p: Any, t: Any) -> Any:
+    """(p - t) / (p (1 - p)), finite at 0 and 1: the derivative in p."""
+    return (p - t) / clamp(p * (1 - p), min=TINY)
+
+
+def _curvature(p: Any, t: Any) -> Any:
+    """t / p^2 + (1 - t) / (1 - p)^2, finite at 0 and 1: what no bound on the slope can hide."""
+    return t / (p + TINY) ** 2 + (1 - t) / (1 - p + TINY) ** 2
+
+
+_slope.defvjp(
+    lambda g, _y, p, t: g * _curvature(p, t),
+    lambda g, _y, p, _t: -g / clamp(p * (1 - p), min=TINY),
+    samples=[sample(PROBABILITIES, PROBABILITIES)],
+)
 _binary_cross_entropy.defvjp(
-    lambda g, _y, p, t: g * (p - t) / clamp(p * (1 - p), min=1e-12),
+    lambda g, _y, p, t: g * _slope(p, t),
     lambda g, _y, p, _t: g * _by_target(p),
     samples=[sample(PROBABILITIES, PROBABILITIES)],
 )
