@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from tinyconv.backend.reference import output_size as output_size_of
 from tinyconv.context import context
-from tinyconv.creation import eye
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import (
     check_dtype,
@@ -15,7 +15,7 @@ from tinyconv.nn.functional.checks import (
     in_autocast,
     whole,
 )
-from tinyconv.ops import conv as ops
+from tinyconv.ops import conv as ops, move as moves
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
 from tinyconv.samples import function, sample
 
@@ -355,13 +355,7 @@ def conv_transpose1d(
     return squeeze(y, 2)
 
 
-# --- windows as columns: a convolution with the identity, and its adjoint
-
-
-def _identity_kernels(channels: int, kernel: Pair, x: Any) -> Any:
-    """(C * KH * KW, 1, KH, KW): for each channel, kernels that pick one place each."""
-    one = eye(kernel[0] * kernel[1], dtype=x.dtype, device=x.device)
-    return reshape(one, shape=(-1, 1, *kernel))[[*range(kernel[0] * kernel[1])] * channels]
+# --- windows as columns, and the adjoint
 
 
 @function(sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]), sample((2, 2, 5, 6), 3, 2), takes="floats")
@@ -370,10 +364,21 @@ def unfold(
 ) -> Any:
     """The windows as columns: (N, C, H, W) -> (N, C KH KW, L), L windows in row-major order."""
     check_images("unfold", input)
-    channels = input.shape[1]
-    weight = _identity_kernels(channels, pair(kernel_size, "kernel_size"), input)
-    y = _convolved("unfold", input, weight, None, stride, padding, dilation, channels)
-    return reshape(y, shape=(*y.shape[:2], -1))
+    kernel = pair(kernel_size, "kernel_size")
+    window = _window("unfold", kernel, stride, padding, dilation)
+    _check_fit("unfold", input.shape, kernel, window["padding"], window["dilation"])
+    return moves.unfold(input, **window)
+
+
+def _window(name: str, kernel: Pair, stride: Any, padding: Any, dilation: Any) -> dict[str, Any]:
+    """The checked keywords of `moves.unfold` and `moves.fold`."""
+    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+    top, left = pair(padding, "padding")
+    pads = ((top, top), (left, left))
+    if min(kernel) < 1:
+        raise ShapeError(name, f"kernel_size {kernel} must be at least 1")
+    check_least(name, stride, pads, dilation)
+    return {"kernel_size": kernel, "stride": stride, "padding": pads, "dilation": dilation}
 
 
 @function(
@@ -391,21 +396,12 @@ def fold(
 ) -> Any:
     """Columns added up to an image: `unfold`'s adjoint, (N, C KH KW, L) -> (N, C, H, W)."""
     kernel, size = pair(kernel_size, "kernel_size"), pair(output_size, "output_size")
-    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
-    top, left = pair(padding, "padding")
-    channels, rest = divmod(input.shape[1], kernel[0] * kernel[1])
-    rows, columns = (
-        (n + 2 * p - span(k, d)) // s + 1
-        for n, p, k, d, s in zip(size, (top, left), kernel, dilation, stride, strict=True)
-    )
-    if rest or rows * columns != input.shape[2]:
+    window = _window("fold", kernel, stride, padding, dilation)
+    rows, columns = output_size_of(size, **window)
+    if input.shape[1] % (kernel[0] * kernel[1]) or rows * columns != input.shape[2]:
         raise ShapeError(
             "fold",
             f"input {input.shape}: need (N, C*{kernel[0]}*{kernel[1]}, L) with L = "
             f"{rows}*{columns} = {rows * columns} windows for an output of {size}",
         )
-    y = reshape(input, shape=(*input.shape[:2], rows, columns))
-    return ops.conv2d_input(
-        y, _identity_kernels(channels, kernel, input), input_size=size, stride=stride,
-        padding=((top, top), (left, left)), dilation=dilation, groups=channels,
-    )  # fmt: skip
+    return moves.fold(input, input_size=size, **window)

@@ -15,7 +15,7 @@ from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
 from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign
 from tinyconv.ops.index import _gather as gather
-from tinyconv.ops.linalg import matmul
+from tinyconv.ops.move import band_product, even_band
 from tinyconv.ops.reduce import argmax, mean
 from tinyconv.samples import function, positive, sample
 
@@ -165,8 +165,7 @@ def avg_pool2d(
         _counted(n, out, k, s, p, count_include_pad)
         for n, out, k, s, p in zip(input.shape[2:], size, kernel, stride, padding, strict=True)
     )
-    xp = array_module(input.array)
-    return total / wrap(xp.asarray(np.outer(rows, columns), input.dtype))
+    return total / _host(np.outer(rows, columns), input)
 
 
 def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.ndarray[Any, Any]:
@@ -222,18 +221,14 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
         return mean(input, dim=(2, 3), keepdim=True)
     if all(n % out == 0 for n, out in zip(input.shape[2:], size, strict=True)):
         return avg_pool2d(input, (input.shape[2] // size[0], input.shape[3] // size[1]))
-    rows, columns = (
-        _averaging(n, out, input) for n, out in zip(input.shape[2:], size, strict=True)
-    )
-    return matmul(matmul(rows, input), columns.T)
+    rows, columns = (even_band(n, out) for n, out in zip(input.shape[2:], size, strict=True))
+    total = band_product(band_product(input, band=rows, dim=2), band=columns, dim=3)
+    return total / _host(np.outer(rows.counts, columns.counts), input)
 
 
-def _averaging(n: int, out: int, like: Any) -> Any:
-    """(out, n): row i holds 1 / length over window i."""
-    table = np.zeros((out, n))
-    for i, (start, end) in enumerate(_windows(n, out)):
-        table[i, start:end] = 1 / (end - start)
-    return wrap(array_module(like.array).asarray(table, like.dtype))
+def _host(values: np.ndarray[Any, Any], like: Any) -> Any:
+    """A table worked out here, where the input is and of its dtype."""
+    return wrap(array_module(like.array).asarray(values, like.dtype))
 
 
 @function(

@@ -10,9 +10,10 @@ import numpy as np
 
 from tinyconv.autograd import exact_number, wrap
 from tinyconv.backend import array_module
+from tinyconv.dtypes import float64
 from tinyconv.errors import ShapeError, not_taken
 from tinyconv.nn.functional.checks import check_images
-from tinyconv.ops.linalg import matmul
+from tinyconv.ops.move import band_product, linear_band
 from tinyconv.ops.shape import broadcast_to, pad_zeros, permute, reshape
 from tinyconv.samples import function, sample
 
@@ -146,9 +147,9 @@ def interpolate(
     for axis, (n, out, factor) in enumerate(zip(spatial, size, factors, strict=True), 2):
         if out == n:  # nothing to do, also for a factor such as 1.2 that the size rounds away
             continue
-        table = _between(n, out, factor, bool(align_corners))
-        matrix = wrap(array_module(input.array).asarray(table, input.dtype))
-        input = matmul(input, matrix.T) if axis == input.ndim - 1 else matmul(matrix, input)
+        double = input.dtype == float64
+        band = linear_band(n, out, factor, bool(align_corners), double)
+        input = band_product(input, band=band, dim=axis)
     return input
 
 
@@ -173,21 +174,6 @@ def _repeated(x: Any, times: list[int]) -> Any:
     wide = [k for n, t in zip(spatial, times, strict=True) for k in (n, t)]
     y = broadcast_to(reshape(x, shape=(*lead, *apart)), shape=(*lead, *wide))
     return reshape(y, shape=(*lead, *(n * t for n, t in zip(spatial, times, strict=True))))
-
-
-def _between(n: int, out: int, factor: float | None, align_corners: bool) -> np.ndarray[Any, Any]:
-    """(out, n): the weights of the two neighbours of each new pixel's centre."""
-    i = np.arange(out)
-    if align_corners:
-        at = i * ((n - 1) / (out - 1) if out > 1 else 0.0)
-    else:
-        at = np.maximum((i + 0.5) * (n / out if factor is None else 1 / factor) - 0.5, 0)
-    low = np.minimum(np.floor(at).astype(int), n - 1)
-    share = at - low
-    table = np.zeros((out, n))
-    table[i, low] += 1 - share
-    table[i, np.minimum(low + 1, n - 1)] += share
-    return table
 
 
 # --- rearranging
