@@ -252,16 +252,15 @@ def batch_norm(
     digit where the mean is large.  Of float16 the statistics are float32: a variance overflows.
     """
     axes, channel = _channel_axes(x)
-    dtype = sums.wide_dtype(x.dtype)
-    exact = sums.mean(x, axes, False, np.float64)
-    var = sums.var(x, axes, False, sums.count(x.shape, axes), dtype)
-    mean, scale = sums.cast(exact, dtype), _reciprocal_std(var, eps)
+    mean, d = sums.deviations(x, axes)
+    var = sums.mean(d * d, axes, True, None)
+    scale = _reciprocal_std(var, eps)
     if weight is not None:
-        scale = scale * weight
-    # What rounding takes from the mean that is subtracted goes to the shift.
-    shift = (mean - exact) * scale if bias is None else (mean - exact) * scale + bias
-    y = (x - channel(mean)) * channel(scale) + channel(sums.cast(shift, dtype))
-    return sums.cast(y, x.dtype), mean, var
+        scale = scale * channel(weight)
+    y = d * scale
+    if bias is not None:
+        y = y + channel(bias)
+    return sums.cast(y, x.dtype), mean.reshape(-1), var.reshape(-1)
 
 
 def batch_norm_backward(
@@ -353,7 +352,7 @@ def _channel_axes(x: Array) -> tuple[tuple[int, ...], Any]:
 
 
 def _reciprocal_std(var: Array, eps: float) -> Array:
-    return 1 / array_module(var).sqrt(var + eps)
+    return (var + eps) ** -0.5
 
 
 def kept(x: Array, shape: tuple[int, ...], p: float) -> Array:

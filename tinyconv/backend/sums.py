@@ -20,6 +20,8 @@ FEW = 16  # numbers that may be added one by one
 FEW_HALVES = 2**12  # the same of float16 in float32
 LONG = 2**12  # terms of a matrix product from which on they are added in pieces
 VECTOR = 2**9  # the same of a product with a vector, which BLAS adds one by one
+TREE = 2**11  # numbers that CuPy adds up well, of which each of 16 threads has a share
+LONG_TREE = 2**14  # the same where neighbours in memory are added, by 512 threads
 Axes = int | tuple[int, ...] | None
 
 
@@ -62,11 +64,22 @@ def cast(x: Array, dtype: Any) -> Array:
         return x.astype(dtype)
 
 
+def _is_tree(x: Array, axis: Axes, dtype: Any) -> bool:
+    """Does a GPU add these up in a tree, a few to each thread?  Then one launch is enough."""
+    if type(x) is np.ndarray or x.dtype.char not in "fd" or x.size == 0:
+        return False
+    along = x.ndim > 0 and x.ndim - 1 in axes_of(axis, x.ndim) and x.strides[-1] == x.itemsize
+    few = count(x.shape, axis) <= (LONG_TREE if along else TREE)
+    return few and np.dtype(dtype or x.dtype).char in "fd"
+
+
 def sum(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """The sum over an axis, some, or all (None), in `dtype` or x's; integers add up to int64."""
     result = np.dtype(dtype) if dtype is not None else total_dtype(x)
     if result.kind != "f":
         return cast(x, result).sum(axis=axis, keepdims=keepdims, dtype=result)
+    if _is_tree(x, axis, result):
+        return x.sum(axis=axis, keepdims=keepdims, dtype=result)
     if x.dtype != np.float64:
         return cast(x.sum(axis=axis, keepdims=keepdims, dtype=np.float64), result)
     if count(x.shape, axis) <= FEW:
@@ -87,21 +100,28 @@ def _in_blocks(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 
 def mean(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """The mean over an axis, some, or all (None), in `dtype` or x's; of nothing it is NaN."""
+    if _is_tree(x, axis, dtype):
+        return x.mean(axis=axis, keepdims=keepdims, dtype=dtype)
     n = count(x.shape, axis)
     return cast(sum(x, axis, keepdims, np.float64) / (n or math.nan), dtype or x.dtype)
 
 
-def var(x: Array, axis: Axes, keepdims: bool, freedom: float, dtype: Any) -> Array:
-    """The sum of squared deviations from the mean over `freedom`; all in float64, but the result.
+def deviations(x: Array, axis: Axes) -> tuple[Array, Array]:
+    """The mean, with the reduced axes at length 1, and x minus it; of float16 both are float32.
 
-    The mean that is subtracted is rounded, so a little of it is left in the deviations: what that
-    adds to their squares is taken out.
+    What is subtracted first is a mean that was rounded, so that a little of it is left.
     """
+    x = wide(x)
+    rounded = mean(x, axis, True, None)
+    d = x - rounded
+    return rounded, d - mean(d, axis, True, None)
+
+
+def var(x: Array, axis: Axes, keepdims: bool, freedom: float, dtype: Any) -> Array:
+    """The sum of squared deviations from the mean over `freedom`, in `dtype`."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # infinities
-        d = x - mean(x, axis, True, np.float64)
-        left = sum(d, axis, keepdims, None)
-        squares = sum(d * d, axis, keepdims, None) - left * left / (count(x.shape, axis) or math.nan)
-        return cast(array_module(x).maximum(squares, 0) / (freedom or math.nan), dtype)
+        _, d = deviations(x, axis)
+        return cast(sum(d * d, axis, keepdims, np.float64) / (freedom or math.nan), dtype)
 
 
 def cumsum(x: Array, axis: int) -> Array:

@@ -59,9 +59,9 @@ def input_rule(g: Any, x: Any, weight: Any, eps: float, mean: Mean = channel_mea
     return as_dtype(r * (g - mean(g) - xhat * mean(g * xhat)), x.dtype)
 
 
-def weight_rule(g: Any, x: Any, eps: float) -> Any:
+def weight_rule(g: Any, x: Any, eps: float, mean: Mean = channel_mean) -> Any:
     """The gradient of the weight."""
-    return as_dtype(sum(widened(g) * whiten(x, eps)[0], dim=channel_axes(x)), x.dtype)
+    return as_dtype(sum(widened(g) * whiten(x, eps, mean)[0], dim=channel_axes(x)), x.dtype)
 
 
 batch_norm.defvjp(
