@@ -3,7 +3,9 @@
 Binary operations broadcast as NumPy's do; `unbroadcast` is broadcasting's adjoint.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from tinyconv.dtypes import bool_, float32, int64, uint8
 from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def module_of(a: Any, b: Any) -> Any:
@@ -473,6 +478,28 @@ to_dtype.defvjp(
     lambda g, _y, _x, *, dtype: to_dtype(g, dtype=_x.dtype),
     samples=[sample((3, 4), dtype=np.float64)],
 )
+
+
+def widened(x: Any) -> Any:
+    """float16 as float32, whose squares and sums do not overflow; anything else as it is."""
+    return to_dtype(x, dtype=np.dtype(np.float32)) if getattr(x, "dtype", 0) == "float16" else x
+
+
+def as_dtype(x: Any, dtype: Any) -> Any:
+    """x, converted where its dtype is another one."""
+    return x if x.dtype == dtype else to_dtype(x, dtype=dtype)
+
+
+def in_float32(function: F) -> F:
+    """A function whose intermediate results float16 cannot hold: computed in float32 for it."""
+
+    @functools.wraps(function)
+    def call(input: Any, *args: Any, **options: Any) -> Any:
+        if getattr(input, "dtype", None) != "float16":
+            return function(input, *args, **options)
+        return as_dtype(function(widened(input), *args, **options), input.dtype)
+
+    return cast(F, call)
 
 
 @op

@@ -45,7 +45,9 @@ _LOCAL = (
     "log1p", "maximum", "minimum", "mul", "neg", "pow", "relu", "rsqrt", "sigmoid", "sin",
     "softplus", "sqrt", "sub", "tanh", "to_dtype", "where",
 )  # fmt: skip
-_ALONG = ("softmax", "log_softmax", "sum", "mean", "amax", "amin", "cumsum")
+_ALONG = (
+    "softmax", "log_softmax", "sum", "mean", "var", "std", "amax", "amin", "cumsum",
+)  # fmt: skip
 
 
 # --- layers

@@ -12,7 +12,7 @@ from tinyconv.context import context
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
-from tinyconv.ops.elementwise import maximum, sqrt
+from tinyconv.ops.elementwise import in_float32, maximum, sqrt
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import constants, function, sample
@@ -261,6 +261,7 @@ def instance_norm(
 
 
 @function(sample((3, 4)), sample((3, 4), 1.5, 0), takes="floats")
+@in_float32
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
     """x / max(|x|_p, eps) along ``dim``."""
     return input / maximum(norm(input, p, dim, keepdim=True), eps)

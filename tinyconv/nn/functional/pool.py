@@ -13,7 +13,7 @@ from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_images, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
-from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign
+from tinyconv.ops.elementwise import abs_, in_float32, maximum, ones_like, pow, relu, sign
 from tinyconv.ops.index import _gather as gather
 from tinyconv.ops.move import band_product, even_band
 from tinyconv.ops.reduce import argmax, mean
@@ -137,6 +137,7 @@ def max_unpool2d(
     sample((1, 2, 5, 5), 2, 1, divisor_override=3),
     takes="floats",
 )
+@in_float32
 def avg_pool2d(
     input: Any,
     kernel_size: Any,
@@ -176,6 +177,7 @@ def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.
 
 
 @function(sample((2, 3, 6, 6), 2, 2), positive((2, 3, 6, 7), 3.0, [2, 3], 2, True), takes="floats")
+@in_float32
 def lp_pool2d(
     input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Any:
@@ -214,6 +216,7 @@ def _target(name: str, x: Any, output_size: Any) -> Pair:
     sample((2, 3, 7, 5), (3, None)),
     takes="floats",
 )
+@in_float32
 def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     """Means over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_avg_pool2d", input, output_size)
