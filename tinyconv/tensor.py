@@ -439,16 +439,19 @@ class Tensor(Variable):
         return self.fill_(0)
 
     def fill_(self, value: float) -> Tensor:
-        self._write("fill_")[...] = value
+        data = self._write("fill_")
+        data[...] = _written("fill_", value, data)
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
         data = self._write("x[...] = value", value)
-        raw = _raw_index(index, data)
-        check_devices("x[...] = value", (data, _value(value)))
+        first, arrays = ix.split_index(index, data)
+        value = _written("x[...] = value", value, data)
         try:
-            data[raw] = _value(value)
-        except IndexError as error:
+            if first is not None:  # a view, for an Ellipsis is in it
+                data = data[(*first, Ellipsis) if Ellipsis not in first else first]
+            data[Ellipsis if arrays is None else arrays] = value
+        except (IndexError, TypeError) as error:
             raise ix.bad_index(self.shape, error) from None
         except ValueError as error:
             raise ShapeError("x[...] = value", f"{self.shape}: {error}") from None
@@ -606,7 +609,11 @@ class Tensor(Variable):
         return e.bitwise_not(self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return ix.getitem(self, index=_kept_index(index, self.array))
+        first, arrays = ix.split_index(index, self.array)
+        if arrays is None:
+            return ix.getitem(self, index=first)
+        x = self if first is None else ix.getitem(self, index=first)
+        return ix.getitem(x, index=_kept(arrays))
 
     # --- elementwise
 
@@ -971,26 +978,26 @@ def _value(other: Any) -> Any:
     return other.array if isinstance(other, Tensor) else other
 
 
-def _raw_index(index: Any, data: Array) -> Any:
-    """An index into ``data`` with arrays in the place of Tensors and lists."""
+def _written(name: str, value: Any, data: Array) -> Any:
+    """A value as it is written into ``data``: numbers that its dtype has no room for raise."""
+    value = _value(value)
+    if isinstance(value, (bool, int, float, np.generic)):
+        return e.written_number(name, value, data.dtype)
+    if isinstance(value, (list, tuple)):
+        return as_array(value, data.dtype)
+    check_devices(name, (data, value))
+    shape = getattr(value, "shape", ())
+    if shape and shape[0] == 1:  # NumPy wants a mask's value without leading ones
+        ones = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+        value = value.reshape(shape[ones:])
+    return value
+
+
+def _kept(index: Any) -> Any:
+    """An index that later writes cannot change: the backward pass reads it again."""
     if isinstance(index, tuple):
-        return tuple(_raw_index(part, data) for part in index)
-    if isinstance(index, Tensor):
-        index = index.array
-    elif isinstance(index, list):
-        array = np.asarray(index, None if index else np.int64)
-        return backend_of(data).xp.asarray(array)
-    if hasattr(index, "strides") and type(index) is not type(data):
-        check_devices("x[...]", (data, index))
-    return index
-
-
-def _kept_index(index: Any, data: Array) -> Any:
-    """A raw index that later writes cannot change: the backward pass reads it again."""
-    raw = _raw_index(index, data)
-    parts = raw if isinstance(raw, tuple) else (raw,)
-    kept = tuple(part.copy() if hasattr(part, "dtype") else part for part in parts)
-    return kept if isinstance(raw, tuple) else kept[0]
+        return tuple(part.copy() if hasattr(part, "dtype") else part for part in index)
+    return index.copy() if hasattr(index, "dtype") else index
 
 
 def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:

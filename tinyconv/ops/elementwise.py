@@ -430,20 +430,27 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     if mask.dtype != bool:
         raise DTypeError("masked_fill", f"the mask is {mask.dtype}; use mask.bool()")
     if x.dtype.kind != "f":
-        value = _cut("masked_fill", value, x.dtype)
+        value = written_number("masked_fill", value, x.dtype)
     return where(mask, value, x)
 
 
-def _cut(name: str, value: Any, dtype: Any) -> Any:
-    """What is written into integers or booleans: fractions are cut off, as in PyTorch."""
+def written_number(name: str, value: Any, dtype: Any) -> Any:
+    """A number as it is written into a tensor: integers cut fractions off, as in PyTorch.
+
+    DTypeError where there is no room for it.
+    """
     if hasattr(value, "node"):
         if backend_of(value.array).waits:
             return to_dtype(value, dtype=dtype)
         value = value.item()
-    try:
-        return exact_number(name, bool(value) if dtype.kind == "b" else int(value), dtype)
-    except (ValueError, OverflowError):
-        raise DTypeError(name, f"{value} is no {dtype}; convert: x.float()") from None
+    value = value.item() if isinstance(value, np.generic) else value
+    if dtype.kind == "f":
+        return value
+    if dtype.kind == "b":
+        return bool(value)
+    if isinstance(value, float) and not ((value >= 0 or dtype.kind == "i") and abs(value) < 2**63):
+        raise DTypeError(name, f"{value} does not fit into {dtype}; convert: x.float()")
+    return exact_number(name, int(value), dtype)
 
 
 # --- dtype and identity
