@@ -949,8 +949,17 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         array = _regular(_plain(data, dtypes))
         is_python_float = array.dtype == float64 and float64 not in dtypes
         found = float32 if is_python_float else array.dtype
+        if dtype is not None and array.size:
+            _check_room(array, as_dtype(dtype))
     kind = as_dtype(found if dtype is None else dtype)
     return backend.xp.asarray(array.astype(kind, copy=False))
+
+
+def _check_room(array: Array, kind: Any) -> None:
+    """DTypeError for Python's numbers that an integer dtype cannot hold, as in PyTorch."""
+    if kind.kind in "iu" and array.dtype.kind in "fiu":
+        for value in (array.min(), array.max()):
+            e.written_number("tensor", value, kind)
 
 
 def _regular(data: Any) -> Array:
@@ -1004,4 +1013,7 @@ def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
-    return tuple(map(int, sizes))
+    try:
+        return tuple(map(operator.index, sizes))
+    except TypeError:
+        raise DTypeError("size", f"{sizes} must be made of integers; // divides into one") from None
