@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from calls import Call
 
+import tinyconv as tc
 from tinyconv.autograd import OPS
 from tinyconv.errors import DTypeError, TinyconvError
 from tinyconv.samples import FUNCTIONS, Draw, Sample
@@ -86,6 +87,88 @@ def differences(function: Any, sample: Sample, dtypes: Sequence[Any], peer: Any)
 
 def asked(call: Call, peer: Any) -> Any:
     return tried(call.on, [torch.tensor(a) for a in call.arrays], peer, to_torch)
+
+
+OPERATORS = ["+", "-", "*", "/", "**", "//", "%", "&", "|", "^", "==", "!=", "<", "<=", ">", ">="]
+LEFT = {
+    "int64": [7, -7, 0], "uint8": [200, 3, 0], "int8": [-128, 100, 5], "bool": [True, False, True],
+    "float32": [7.5, -3.0, 0.25],
+}  # fmt: skip
+RIGHT = [
+    2, 0, -1, 300, 257, -300, 2.5, -0.5, True, False, float("nan"), 2**40, 2**70,
+    np.float64(2.5), np.int64(3), np.int64(-1), np.float32(0.5),
+    *[([3, 2, 1], kind) for kind in ("int64", "int32", "uint8", "int8", "float32")],
+    ([2, 0, 1], "int64"), ([-1, 0, 2], "int8"), ([True, False, True], "bool"),
+    *[(2, kind) for kind in ("int64", "uint8", "bool", "float32")],
+]  # fmt: skip
+
+
+def operand(m: Any, value: Any) -> Any:
+    """A number, or a tensor of (numbers, dtype)."""
+    return m.tensor(value[0], dtype=getattr(m, value[1])) if isinstance(value, tuple) else value
+
+
+def agree(ours: Any, theirs: Any) -> None:
+    """PyTorch's tensor, or a refusal of tinyconv's."""
+    if isinstance(ours, Exception):
+        assert isinstance(ours, TinyconvError), (ours, theirs)
+    elif not isinstance(theirs, Exception):
+        assert compared([ours], [theirs]) == ""
+    else:  # beyond what PyTorch has: then as it is for floats
+        assert ours.dtype.kind in "biuf"
+
+
+# what PyTorch has and tinyconv refuses: bool ** True, and numbers that wrap before they are powers
+REFUSED = {("bool", "**"), ("uint8", "**"), ("int8", "**")}
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("sign", OPERATORS)
+def test_operators_promote_as_pytorch(sign: str, left: str) -> None:
+    for right in RIGHT:
+        for order in ("x {} y", "y {} x"):
+
+            def value(m: Any, order: str = order, right: Any = right) -> Any:
+                known = {"x": operand(m, (LEFT[left], left)), "y": operand(m, right)}
+                return eval(order.format(sign), known)
+
+            ours, theirs = tried(value, tc), tried(value, torch)
+            agree(ours, theirs)
+            refused = isinstance(ours, Exception) and not isinstance(theirs, Exception)
+            assert not refused or (left, sign) in REFUSED or not_ours(right), (right, ours, theirs)
+
+
+def not_ours(right: Any) -> bool:
+    """Numbers whose meaning is PyTorch's own."""
+    return isinstance(right, (int, tuple)) and (isinstance(right, tuple) or abs(right) > 2**63)
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("sign", [*OPERATORS[:10]])
+def test_operators_in_place(sign: str, left: str) -> None:
+    for right in RIGHT:
+
+        def value(m: Any, right: Any = right) -> Any:
+            x = operand(m, (LEFT[left], left))
+            known = {"q": x, "y": operand(m, right)}
+            exec(f"q {sign}= y", known)
+            assert known["q"] is x
+            return x
+
+        agree(tried(value, tc), tried(value, torch))
+
+
+def test_operators_in_place_pass_gradients_on() -> None:
+    x = tc.tensor([2.0, 3.0], requires_grad=True)
+    y = x * 1
+    y **= 3
+    y.sum().backward()
+    assert x.grad.tolist() == [12, 27]
+    z = tc.ones(2, 2)
+    same = z
+    z @= tc.ones(2, 2)
+    assert same is z
+    assert z.tolist() == [[2, 2], [2, 2]]
 
 
 def compared(ours: list[Any], theirs: list[Any], dtypes: bool = True) -> str:

@@ -226,6 +226,10 @@ class Tensor(Variable):
         """``np.ones(2) * t`` is recorded as ``t * ...`` is; no other ufunc takes a Tensor."""
         operation = _OPERATORS.get(ufunc)
         if operation is not None and method == "__call__" and not options:
+            scalars = (type(x) is np.ndarray and not x.ndim for x in inputs)  # np.float64(2) == t
+            inputs = tuple(
+                x.item() if one else x for x, one in zip(inputs, scalars, strict=True)
+            )
             return operation(*inputs)
         if "out" in options:
             raise TypeError(
@@ -376,31 +380,50 @@ class Tensor(Variable):
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
         """self += alpha * other"""
-        return self._update("add_", operator.iadd, other, alpha)
+        return self._update("add_", operator.iadd, e.add, other, alpha)
 
     def sub_(self, other: Any, alpha: float = 1) -> Tensor:
         """self -= alpha * other"""
-        return self._update("sub_", operator.isub, other, alpha)
+        return self._update("sub_", operator.isub, e.sub, other, alpha)
 
     def mul_(self, other: Any) -> Tensor:
         """self *= other"""
-        return self._update("mul_", operator.imul, other)
+        return self._update("mul_", operator.imul, e.mul, other)
 
     def div_(self, other: Any) -> Tensor:
         """self /= other"""
-        return self._update("div_", operator.itruediv, other)
+        return self._update("div_", operator.itruediv, e.div, other)
 
-    def _update(self, name: str, assign: Any, other: Any, alpha: float = 1) -> Tensor:
+    def _update(
+        self, name: str, assign: Any, operation: Any, other: Any, alpha: float | None = None
+    ) -> Tensor:
+        """What ``operation`` gives, written over this tensor; DTypeError where that needs floats.
+
+        assign: the same in place in memory, for floats.
+        """
         value = self._fitting(name, other)
         data = self._write(name, other)
         check_devices(name, (data, value))
         try:
-            assign(data, value if alpha == 1 else value * alpha)
-        except TypeError:
+            if data.dtype.kind != "f":
+                value = wrap(value) if isinstance(other, Tensor) else value
+                made = operation(wrap(data), value, *(() if alpha is None else (alpha,)))
+                data[...] = _narrowed(name, made.array, data.dtype)
+            else:
+                assign(data, value if alpha in (None, 1) else value * alpha)
+        except TypeError as error:
+            if isinstance(error, DTypeError):
+                raise
             kind = getattr(value, "dtype", type(value).__name__)
-            said = f"the result of {self.dtype} and {kind} is no {self.dtype}; convert: x.float()"
+            said = f"{self.dtype} and {kind} have no such result; convert: x.long()"
             raise DTypeError(name, said) from None
         return self
+
+    def _in_place(self, assign: Any, operation: Any, other: Any) -> Tensor:
+        """``x op= y``: written over x, but x = x op y where a gradient passes."""
+        if self._is_passed(other):
+            return operation(self, other)
+        return self._update(f"x {operation.name}= y", assign, operation, other)
 
     def _is_passed(self, other: Any) -> bool:
         """Does the graph go on through ``x += y``?  Then it means x = x + y."""
@@ -420,6 +443,32 @@ class Tensor(Variable):
 
     def __itruediv__(self, other: Any) -> Tensor:
         return e.div(self, other) if self._is_passed(other) else self.div_(other)
+
+    def __ipow__(self, other: Any) -> Tensor:  # type: ignore[misc]
+        return self._in_place(operator.ipow, e.pow, other)
+
+    def __imod__(self, other: Any) -> Tensor:
+        return self._in_place(operator.imod, e.remainder, other)
+
+    def __ifloordiv__(self, other: Any) -> Tensor:
+        return self._in_place(operator.ifloordiv, e.floor_divide, other)
+
+    def __iand__(self, other: Any) -> Tensor:
+        return self._in_place(operator.iand, e.bitwise_and, other)
+
+    def __ior__(self, other: Any) -> Tensor:
+        return self._in_place(operator.ior, e.bitwise_or, other)
+
+    def __ixor__(self, other: Any) -> Tensor:
+        return self._in_place(operator.ixor, e.bitwise_xor, other)
+
+    def __imatmul__(self, other: Any) -> Tensor:
+        if self._is_passed(other):
+            return la.matmul(self, other)
+        y = la.matmul(self.detach(), other)
+        if y.shape != self.shape:
+            raise ShapeError("x @= y", f"the product is {y.shape}, x is {self.shape}")
+        return self.copy_(y)
 
     def normal_(self, mean: float = 0.0, std: float = 1.0) -> Tensor:
         """Normal numbers from the one random stream."""
@@ -1000,6 +1049,14 @@ def _written(name: str, value: Any, data: Array) -> Any:
         ones = next((i for i, n in enumerate(shape) if n != 1), len(shape))
         value = value.reshape(shape[ones:])
     return value
+
+
+def _narrowed(name: str, made: Array, dtype: Any) -> Array:
+    """What is written over integers or booleans; DTypeError for floats, and integers over bools."""
+    if made.dtype.kind == "f" or (dtype.kind == "b" and made.dtype.kind != "b"):
+        said = f"the result is {made.dtype} and no {dtype}; convert: x.float(), or x.long()"
+        raise DTypeError(name, said)
+    return made
 
 
 def _kept(index: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from tinyconv.autograd import common_dtype, exact_number, op
 from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
 from tinyconv.dtypes import bool_, float32, int64, uint8
-from tinyconv.errors import DTypeError
+from tinyconv.errors import DTypeError, not_taken
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
 
@@ -104,6 +104,7 @@ def div(a: Array, b: Array) -> Array:
     return floating(a) / floating(b)
 
 
+div.number = lambda _name, value, _dtype: value  # of a quotient in floats: nothing wraps
 div.defvjp(
     lambda g, _y, _a, b: unbroadcast(g / b, _a.shape),
     lambda g, y, _a, b: unbroadcast(-g * y / b, b.shape),
@@ -143,7 +144,13 @@ def _integer_power(a: Any, b: Any) -> Array:
     return xp.where(b >= 0, a ** xp.maximum(b, 0), beyond.astype(b.dtype))
 
 
-pow.number = exact_number
+def _of_power(name: str, value: Any, dtype: Any) -> Any:
+    if dtype.kind == "u" and value < 0:
+        raise DTypeError(name, f"{dtype} has no {value}: x.float() ** y")
+    return exact_number(name, value, dtype)
+
+
+pow.number = _of_power
 
 
 def _power_rule(g: Any, a: Any, b: Any) -> Any:
@@ -615,7 +622,7 @@ def isfinite(x: Array) -> Array:
     return array_module(x).isfinite(x)
 
 
-@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)], takes="numbers")
+@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
 def floor_divide(a: Array, b: Array) -> Array:
     """floor(a / b); DTypeError for integers divided by 0, as in PyTorch."""
     _check_divisor("floor_divide", a, b)
@@ -623,17 +630,19 @@ def floor_divide(a: Array, b: Array) -> Array:
 
 
 def _check_divisor(name: str, a: Any, b: Any) -> None:
-    """Integers have no infinity, and NumPy's result is 0."""
+    """Integers have no infinity, and NumPy's result is 0; booleans are not divided."""
     dtype = getattr(a, "dtype", None) or b.dtype
     if dtype is float32 or dtype.kind == "f":
         return
+    if dtype.kind == "b":
+        raise not_taken(name, 0, dtype)
     if hasattr(b, "dtype") and (not b.size or backend_of(b).waits):
         return
     if not (b.all() if hasattr(b, "dtype") else b):
         raise DTypeError(name, "integers cannot be divided by 0; x.float() gives inf or nan")
 
 
-@op(same=(0, 1), takes="numbers")
+@op(same=(0, 1))
 def remainder(a: Array, b: Array) -> Array:
     """a - floor(a / b) b: the sign is the divisor's; DTypeError for integers and 0."""
     _check_divisor("remainder", a, b)
