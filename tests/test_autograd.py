@@ -1091,10 +1091,10 @@ def test_retain_grad(no_collector: None) -> None:
 
 
 def test_an_argument_without_a_vjp_may_be_the_only_one_that_wants_a_gradient() -> None:
-    masked = tc.op(lambda mask, x: mask * x, name="masked")
-    masked.defvjp(None, lambda g, _y, mask, _x: g * mask)
-    y = masked(tc.tensor([1.0, 0.0], requires_grad=True), tc.ones(2))
-    assert y.tolist() == [1, 0]
+    kept = tc.op(lambda condition, x: x * (condition != 0), name="kept")
+    kept.defvjp(None, lambda g, _y, condition, _x: kept(condition, g))
+    condition = tc.tensor([1.0, 0.0], requires_grad=True)
+    assert kept(condition, tc.ones(2)).tolist() == [1, 0]
 
 
 def test_an_operation_as_a_vjp_takes_the_gradient_and_the_output() -> None:
