@@ -94,9 +94,7 @@ def _band_product(x: Any, *, band: Any, dim: int) -> Any:
     """The table that the band stands for."""
     table = torch.zeros(len(band.starts), band.columns, dtype=x.dtype)
     for i, (start, count) in enumerate(zip(band.starts, band.counts, strict=True)):
-        table[i, start : start + count] = (
-            1.0 if band.weights is None else torch.tensor(band.weights[i, :count], dtype=x.dtype)
-        )
+        table[i, start : start + count] = torch.tensor(band.weights[i, :count], dtype=x.dtype)
     return torch.movedim(torch.movedim(x, dim, -1) @ table.T, -1, dim)
 
 
