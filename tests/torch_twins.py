@@ -158,7 +158,7 @@ TWINS: dict[str, Any] = {
     "sum_to": lambda x, *, shape: x.sum_to_size(shape),
     "broadcast_to": lambda x, *, shape: torch.broadcast_to(x, shape),
     "cat": lambda *xs, dim: torch.cat(xs, dim),
-    "pad_zeros": lambda x, *, padding: _pad(x, padding),
+    "pad_zeros": lambda x, *, padding, value=None: _pad(x, padding, value or 0.0),
     "getitem": lambda x, *, index: x[index],
     "put_add": _put_add,
     "gather": lambda x, index, *, dim: torch.gather(x, dim, index),

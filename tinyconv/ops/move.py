@@ -108,6 +108,14 @@ def linear_band(
     return Band(size, low, 1 + pair, weights)
 
 
+@lru_cache(maxsize=512)
+def nearest_band(size: int, out: int, scale: float) -> Band:
+    """One entry a row: that at i * scale, rounded down."""
+    starts = (np.arange(out, dtype=np.float32) * np.float32(scale)).astype(np.int64)
+    ones = np.ones((out, 1))
+    return Band(size, np.minimum(starts, size - 1), np.ones(out, np.int64), ones)
+
+
 band_product.samples += [
     sample((2, 4, 3), band=linear_band(4, 7, None, False, True), dim=1),
     sample((2, 7), band=linear_band(7, 3, None, True, True), dim=1),

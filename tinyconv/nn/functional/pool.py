@@ -12,7 +12,7 @@ from tinyconv.autograd import wrap
 from tinyconv.backend import array_module
 from tinyconv.context import context
 from tinyconv.errors import DTypeError, ShapeError
-from tinyconv.nn.functional.checks import check_images, whole
+from tinyconv.nn.functional.checks import check_images, or_one, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
 from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign, where
@@ -77,7 +77,10 @@ def _check_filled(name: str, x: Any) -> None:
     sample((2, 3, 6, 6), 2),
     sample((2, 3, 7, 6), [3, 2], [2, 1], 1, [1, 2], True),
     sample((1, 2, 5, 5), 3, return_indices=True),
+    sample((2, 4, 4), 2, return_indices=True),
+    sample((1, 2, 2, 2), 3, 2, 0, 1, True),
 )
+@or_one(4)
 def max_pool2d(
     input: Any,
     kernel_size: Any,
@@ -129,7 +132,8 @@ def _seen(x: Any, indices: Any, blind: np.ndarray[Any, Any]) -> tuple[Any, Any]:
     return where(hidden, wrap(least), ops.pool_gather(x, indices)), indices
 
 
-@function(sample((2, 3, 2, 2), UNPOOLED, 2))
+@function(sample((2, 3, 2, 2), UNPOOLED, 2), sample((3, 2, 2), UNPOOLED[0], 2))
+@or_one(4, tensors=2)
 def max_unpool2d(
     input: Any,
     indices: Any,
@@ -185,7 +189,7 @@ def _check_places(indices: Any, height: int, width: int) -> None:
     least, top = int(array.min()), int(array.max())
     if least < 0 or top >= height * width:
         size = math.isqrt(top) + 1
-        fix = f"; say which size was pooled, output_size={(size, size)} perhaps" * (least >= 0)
+        fix = f"; say which size was pooled, at least output_size={(size, size)}" * (least >= 0)
         raise ShapeError(
             "max_unpool2d",
             f"an index is {least if least < 0 else top}, the places of {height} x {width} are "
@@ -201,7 +205,10 @@ def _check_places(indices: Any, height: int, width: int) -> None:
     sample((2, 3, 7, 6), [3, 2], [2, 1], [1, 1], True, False),
     sample((2, 3, 7, 6), 3, 2, 1, True, True),
     sample((1, 2, 5, 5), 2, 1, divisor_override=3),
+    sample((2, 4, 4), 2),
+    sample((1, 2, 3, 2), 4, 3, 1, True, False),
 )
+@or_one(4)
 def avg_pool2d(
     input: Any,
     kernel_size: Any,
@@ -240,7 +247,12 @@ def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.
     return end - start if include_pad else np.minimum(end, n) - np.maximum(start, 0)
 
 
-@function(sample((2, 3, 6, 6), 2, 2), positive((2, 3, 6, 7), 3.0, [2, 3], 2, True))
+@function(
+    sample((2, 3, 6, 6), 2, 2),
+    positive((2, 3, 6, 7), 3.0, [2, 3], 2, True),
+    positive((2, 4, 4), 2, 2),
+)
+@or_one(4)
 def lp_pool2d(
     input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Any:
@@ -275,13 +287,20 @@ def _target(name: str, x: Any, output_size: Any) -> Pair:
     return height, width
 
 
-@function(sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), [3, 2]), sample((2, 3, 7, 5), (3, None)))
+@function(
+    sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), [3, 2]), sample((2, 3, 7, 5), (3, None)),
+    sample((2, 5, 4), 3), sample((1, 2, 5, 4), [8, 4]),
+)  # fmt: skip
+@or_one(4)
 def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     """Means over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_avg_pool2d", input, output_size)
     if size == (1, 1):
         return mean(input, dim=(2, 3), keepdim=True)
-    if all(n % out == 0 for n, out in zip(input.shape[2:], size, strict=True)):
+    if 0 in input.shape[2:]:
+        raise ShapeError("adaptive_avg_pool2d", f"input {input.shape} has no pixels")
+    even = all(n % out == 0 for n, out in zip(input.shape[2:], size, strict=True))
+    if even and input.shape[1]:
         return avg_pool2d(input, (input.shape[2] // size[0], input.shape[3] // size[1]))
     rows, columns = (even_band(n, out) for n, out in zip(input.shape[2:], size, strict=True))
     return band_product(band_product(input, band=rows, dim=2), band=columns, dim=3)
@@ -295,7 +314,9 @@ def _host(values: np.ndarray[Any, Any], like: Any) -> Any:
 @function(
     sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), [3, 2]),
     sample((2, 3, 7, 5), (3, None)), sample((1, 2, 7, 5), [3, 2], True),
+    sample((2, 5, 4), 3, True),
 )  # fmt: skip
+@or_one(4)
 def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
     """Maxima over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_max_pool2d", input, output_size)
