@@ -138,11 +138,6 @@ TABLE: dict[str, tuple[str, str]] = {
         ("conv1 Conv2d(1->8, k3): input (28, 28) is 2-D, need (N,C,H,W). "
          "One grey image: «x[None, None]»"),
     ),
-    "one colour image": (
-        "x = randn(3, 28, 28); Net(conv1=Conv2d(3, 8, 3))(«x»)",
-        ("conv1 Conv2d(3->8, k3): input (3, 28, 28) is 3-D, need (N,C,H,W). A batch of one: "
-         "«x[None]»"),
-    ),
     "flattened images": (
         "x = randn(64, 784); Net()(«x»)",
         ("conv1 Conv2d(1->8, k3): input (64, 784) is 2-D, need (N,C,H,W). Flattened images: "
@@ -474,10 +469,10 @@ TABLE: dict[str, tuple[str, str]] = {
         ("stage.1 MaxPool2d(k3, s3): the window spans 1*(3-1)+1 = 3 > 2 + 2*0 = 2; use a kernel of"
          " at most «2»"),
     ),
-    "pool of one image": (
-        "x = randn(4, 8, 8); stage(MaxPool2d(2))(«x»)",
-        ("stage.0 MaxPool2d(k2, s2): input (4, 8, 8) is 3-D, need (N,C,H,W). A batch of one: "
-         "«x[None]»"),
+    "pool of one grey image": (
+        "x = randn(8, 8); stage(MaxPool2d(2))(«x»)",
+        ("stage.0 MaxPool2d(k2, s2): input (8, 8) is 2-D, need (N,C,H,W). One grey image: "
+         "«x[None, None]»"),
     ),
     "adaptive pool of nothing": (
         "stage(AdaptiveAvgPool2d(«0»))(maps)",

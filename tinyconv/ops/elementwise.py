@@ -13,7 +13,7 @@ from tinyconv.autograd import common_dtype, exact_number, op
 from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
 from tinyconv.dtypes import bool_, float32, int64, uint8
 from tinyconv.errors import DTypeError, not_taken
-from tinyconv.ops.shape import unbroadcast
+from tinyconv.ops.shape import clone as clone, unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
 
 
@@ -526,15 +526,6 @@ to_device.defvjp(
     lambda g, _y, _x, *, device, source: to_device(g, device=source, source=device),
     samples=[sample((3, 4), device="cpu", source="cpu")],
 )
-
-
-@op
-def clone(x: Array, *, order: str = "K") -> Array:
-    """A copy; order "K" keeps the memory layout, "C" makes it row-major."""
-    return x.copy(order)
-
-
-clone.defvjp(lambda g, _y, _x, *, order: g, samples=[sample((3, 4)), sample((3, 4), order="C")])
 
 
 @op(differentiable=False, samples=[sample((3, 4))])

@@ -19,6 +19,7 @@ MODULES = {
     "add_to": "elementwise",
     "relu": "elementwise",
     "relu_backward": "elementwise",
+    "band_product": "band",
     "adam": "optim",
     "sgd": "optim",
     "conv2d": "conv",

@@ -115,12 +115,13 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
 
 
 def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Whole channels, (H, W) planes of an (N, C, H, W) input, are dropped.
+    """Whole channels, (H, W) planes of an (N, C, H, W) or (C, H, W) input, are dropped.
 
     inplace is ignored: the input is never overwritten.
     """
-    check_images("dropout2d", input)
-    return _dropped("dropout2d", input, p, training, (*input.shape[:2], 1, 1))
+    if input.ndim != 3:
+        check_images("dropout2d", input)
+    return _dropped("dropout2d", input, p, training, (*input.shape[:-2], 1, 1))
 
 
 def _dropped(name: str, x: Any, p: float, training: bool, shape: tuple[int, ...]) -> Any:
