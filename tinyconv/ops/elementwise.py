@@ -16,7 +16,6 @@ from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
