@@ -20,14 +20,15 @@ import numpy as np
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled.jit import kernel, reassociating_kernel
 from tinyconv.backend.compiled.team import parallel, share_out
+from tinyconv.backend.memory import empty
 from tinyconv.backend.sums import Axes, axes_of, total_dtype
 
 PARTS = 16  # of a long sum; the same for any number of threads, and so are its bits
-RUN = 512  # numbers that are added up in vector registers
+RUN = 2048  # numbers that are added up in vector registers
 SHORT = 64  # numbers from which on a row is a run
-LENGTH = 256  # numbers of a row of columns, at least
+LENGTH = 512  # numbers of a row of columns, at least
 TILE = 1024  # at most
-ROWS = 16  # fours of rows whose sums are short
+ROWS = 16  # that are added up in x's precision
 WHOLE = 8 * RUN  # numbers from which on one sum is cut into parts
 
 
@@ -35,20 +36,20 @@ WHOLE = 8 * RUN  # numbers from which on one sum is cut into parts
 
 
 @reassociating_kernel
-def _run(x):
-    """The sum of a few hundred neighbours, in float64, several at a time."""
-    total = 0.0
-    for i in range(len(x)):
-        total += x[i]
+def _run(x, start, stop):
+    """The sum of neighbours in their own precision, some sixty side by side."""
+    total = x.dtype.type(0)
+    for i in range(start, stop):
+        total += x[np.uintp(i)]  # an index that cannot be negative, or it would not vectorise
     return total
 
 
 @kernel
 def _add(total, carry, value):
-    """total + value, and carry + what that rounds off."""
+    """total + value, and carry + what that rounds off (Knuth's TwoSum)."""
     after = total + value
-    lost = (total - after) + value if abs(total) >= abs(value) else (value - after) + total
-    return after, carry + lost
+    taken = after - total
+    return after, carry + ((total - (after - taken)) + (value - taken))
 
 
 @kernel
@@ -58,102 +59,106 @@ def _settled(total, carry):
 
 
 @kernel
-def _long(x):
-    """The sum of any number of neighbours."""
+def _long(x, first, last):
+    """The sum of any number of neighbours, first:last of a vector."""
     total, carry = 0.0, 0.0
-    for start in range(0, len(x), RUN):
-        total, carry = _add(total, carry, _run(x[start : start + RUN]))
+    for start in range(first, last, RUN):
+        total, carry = _add(total, carry, np.float64(_run(x, start, min(start + RUN, last))))
     return _settled(total, carry)
 
 
 @parallel
-def _rows(x, divisor, y, thread, piece, start, stop):
-    """x (K,R) to y (K,)."""
-    length = x.shape[1]
+def _rows(x, length, divisor, y, thread, piece, start, stop):
+    """x (K*R,) to y (K,), divided."""
     if length < SHORT:
         for i in range(start, stop):
             total = 0.0
-            for j in range(length):
-                total += x[i, j]
+            for j in range(i * length, (i + 1) * length):
+                total += x[np.uintp(j)]
             y[i] = total / divisor
     else:
         for i in range(start, stop):
-            y[i] = _long(x[i]) / divisor
+            y[i] = _long(x, i * length, (i + 1) * length) / divisor
 
 
 @parallel
-def _parts(x, sums, thread, piece, start, stop):
-    """x (R,) in PARTS pieces to sums (PARTS,)."""
-    size = len(x)
+def _parts(x, length, sums, thread, piece, start, stop):
+    """x (K*R,) to sums (K*PARTS,)."""
     for i in range(start, stop):
-        sums[i] = _long(x[size * i // PARTS : size * (i + 1) // PARTS])
+        base, part = i // PARTS * length, i % PARTS
+        first, last = length * part // PARTS, length * (part + 1) // PARTS
+        sums[i] = _long(x, base + first, base + last)
 
 
 @kernel
-def _add_rows(x, first, last, stride, length, total):
-    """Add the rows first:last of x, which start `stride` apart, to a row of totals."""
-    i = first
-    while i + 4 <= last:
-        a, b = x[i * stride :][:length], x[(i + 1) * stride :][:length]
-        c, d = x[(i + 2) * stride :][:length], x[(i + 3) * stride :][:length]
-        for k in range(length):
-            total[k] += (np.float64(a[k]) + b[k]) + (np.float64(c[k]) + d[k])
-        i += 4
-    while i < last:
-        a = x[i * stride :][:length]
-        for k in range(length):
-            total[k] += a[k]
-        i += 1
-
-
-@kernel
-def _column(x, rows, stride, length, total, short, carry):
-    """The sums (length,) of rows that start `stride` apart in the vector x, in `total`."""
+def _column(x, rows, stride, total, short, carry):
+    """The sums of rows that start `stride` apart in the vector x; all others are one row each."""
+    length = len(total)
     total[:] = 0
-    if carry is None:
-        _add_rows(x, 0, rows, stride, length, total)
+    if carry is not None:
+        carry[:] = 0
+    if rows <= ROWS:
+        for i in range(rows):
+            row = x[i * stride :][:length]
+            for k in range(length):
+                total[k] += row[k]
         return
-    carry[:] = 0
-    for first in range(0, rows, 4 * ROWS):
+    for first in range(0, rows, ROWS):
         short[:] = 0
-        _add_rows(x, first, min(first + 4 * ROWS, rows), stride, length, short)
+        for i in range(first, min(first + ROWS, rows)):
+            row = x[i * stride :][:length]
+            for k in range(length):
+                short[k] += row[k]
+        if carry is None:
+            for k in range(length):
+                total[k] += short[k]
+        else:
+            for k in range(length):
+                total[k], carry[k] = _add(total[k], carry[k], short[k])
+    if carry is not None:
         for k in range(length):
-            total[k], carry[k] = _add(total[k], carry[k], short[k])
-    for k in range(length):
-        total[k] = _settled(total[k], carry[k])
+            total[k] = _settled(total[k], carry[k])
+
+
+@kernel
+def _write(total, divisor, y):
+    if divisor == 1:  # dividing takes longer than all additions where there are few
+        for k in range(len(y)):
+            y[k] = total[k]
+    else:
+        for k in range(len(y)):
+            y[k] = total[k] / divisor
 
 
 @parallel
-def _columns(x, grid, sums, exact, thread, piece, start, stop):
+def _columns(x, grid, divisor, sums, exact, thread, piece, start, stop):
     """x (O*R*I,) to sums (O*parts*I,); grid: R, I, parts, tile and how many rows of I are one.
 
     exact: float64, which needs a carry; True or None.
     """
     rows, inner, parts, tile, together = grid
     tiles = -(-inner // tile)
-    length = tile * together
-    total = np.empty(length)
-    short = None if exact is None else np.empty(length)
-    carry = None if exact is None else np.empty(length)
+    total, short = np.empty(tile * together), np.empty(tile * together, x.dtype)
+    carry = None if exact is None else np.empty(tile * together)
     for block in range(start, stop):
         outer, part, at = block // (parts * tiles), block // tiles % parts, block % tiles * tile
         first, last = rows * part // parts, rows * (part + 1) // parts
         size = min(tile, inner - at)
         source = x[(outer * rows + first) * inner + at :]
         target = sums[(outer * parts + part) * inner + at :][:size]
-        whole = (last - first) // together
+        length, whole = size * together, (last - first) // together
+        left = None if carry is None else carry[:length]
+        _column(source, whole, inner * together, total[:length], short[:length], left)
         if together == 1:
-            some = total[:size]
-            if exact is None:
-                _column(source, whole, inner, size, some, None, None)
-            else:
-                _column(source, whole, inner, size, some, short[:size], carry[:size])
-            target[:] = some
+            _write(total, divisor, target)
             continue
-        _column(source, whole, inner * together, length, total, short, carry)
-        rest = source[whole * together * inner : (last - first) * inner]
         for k in range(size):
-            target[k] = _long(total[k::size]) + _long(rest[k::size])
+            value, lost = 0.0, 0.0
+            for i in range(k, length, size):
+                value, lost = _add(value, lost, total[i])
+            for i in range(whole * length + k, (last - first) * inner, inner):
+                value, lost = _add(value, lost, np.float64(source[i]))
+            target[k] = _settled(value, lost) / divisor
 
 
 @kernel
@@ -262,21 +267,24 @@ def _reduced(x: Array, axis: Axes, keepdims: bool, dtype: Any, divisor: float) -
 def _one(x: Array, rows: int, inner: int, dtype: Any, divisor: float) -> Array:
     """x (O*R*I,) to (O*I,) divided by `divisor`."""
     outer = x.size // (rows * inner)
-    y = np.empty(outer * inner, dtype)
+    y = empty((outer * inner,), dtype)
     if inner == 1 and (outer >= PARTS or rows < WHOLE):
-        _rows(share_out(outer, x.size), x.reshape(outer, rows), float(divisor), y)
+        _rows(share_out(outer, x.size), x, rows, float(divisor), y)
         return y
-    if inner == 1 and outer == 1:
-        parts, totals = PARTS, np.empty(PARTS)
-        _parts(share_out(PARTS, x.size), x, totals)
+    if inner == 1:
+        parts, totals = PARTS, np.empty(outer * PARTS)
+        _parts(share_out(outer * PARTS, x.size), x, rows, totals)
     else:
         tile = min(inner, TILE)
         together = 1 if inner >= LENGTH else -(-LENGTH // inner)
         blocks = outer * -(-inner // tile)
         parts = max(1, min(-(-PARTS // blocks), rows // (4 * together)))
-        totals = np.empty(outer * parts * inner)
+        totals = y if parts == 1 else np.empty(outer * parts * inner)
         grid = rows, inner, parts, tile, together
         exact = True if x.dtype == np.float64 else None
-        _columns(share_out(blocks * parts, x.size), x, grid, totals, exact)
+        share, part = share_out(blocks * parts, x.size), float(divisor if parts == 1 else 1)
+        _columns(share, x, grid, part, totals, exact)
+        if parts == 1:
+            return y
     _fold(totals, parts, float(divisor), y.reshape(outer, inner))
     return y
