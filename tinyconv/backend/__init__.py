@@ -116,9 +116,12 @@ class Backend:
         if not getattr(small, "complete", False):
             return large
 
-        # Not one with *args for both, which takes as long as a NumPy call on a few numbers.
-        if len(inspect.signature(small).parameters) == 1:
+        # Not one with *args for all, which takes as long as a NumPy call on a few numbers.
+        operands = len(inspect.signature(small).parameters)
+        if operands == 1:
             return lambda x: small(x) if x.size < least else large(x)
+        if operands == 4:
+            return lambda x, y, z, w: small(x, y, z, w) if x.size < least else large(x, y, z, w)
         return lambda x, y: small(x, y) if x.size < least else large(x, y)
 
     def _first_that_covers(

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import reference, sums
+from tinyconv.backend import reference
 from tinyconv.backend.array import Array, complete
 from tinyconv.backend.memory import empty, empty_like, memory_order
 from tinyconv.backend.reference import Padding, Pair

@@ -16,7 +16,6 @@ from tinyconv.errors import DTypeError, not_taken
 from tinyconv.ops.shape import clone as clone, unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -85,9 +85,14 @@ class _Notice(event.Listener):
 event.register("numba:compile", _Notice())
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def reassociating_kernel(function: Callable[..., Any]) -> Any:
+    """A `kernel` whose sums may be taken in another order, so in several vectors side by side."""
+    return kernel(function, fastmath={"reassoc"})
+
+
+def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function at its first call, for good; it runs without the interpreter's lock."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
     with suppress(RuntimeError):  # no folder can be written: compile in each process
         dispatcher._cache = _Cache(function)
     return dispatcher
