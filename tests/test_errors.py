@@ -573,8 +573,8 @@ TABLE: dict[str, tuple[str, str]] = {
     # --- the graph and the optimizer
     "backward twice": (
         "net = Net(); y = net(images).sum(); y.«backward()»; y.backward()",
-        ("sum: this graph was already walked and freed. Run the forward pass again, or keep the "
-         "graph with «backward(retain_graph=True)» the first time"),
+        ("matmul: this graph of fc was already walked and freed. Run the forward pass again, or "
+         "keep the graph with «backward(retain_graph=True)» the first time"),
     ),
     "overwritten": (
         ("w = randn(3, requires_grad=True); x = w * 2; y = (x * x).sum()\n"

@@ -825,7 +825,7 @@ def _vjp(
     return out
 
 
-_RAISED: Any = _new(Variable)  # in the place of what a VJP that raised would have returned
+_RAISED: Any = object()  # in the place of what a VJP that raised would have returned
 
 
 def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
@@ -1086,7 +1086,7 @@ def _accumulate(leaf: Variable, g: Tensor) -> None:
 
 
 def _set_apart(found: dict[Edge, Any], gradient: Any) -> None:
-    """Copies of the gradients if the walk started with memory of a ``.grad`` that they are added to.
+    """Copies of the gradients if the walk started with memory of a ``.grad`` that is added to.
 
     They may be views of it, which the first addition would change.
     """
@@ -1121,10 +1121,11 @@ def _alone(g: Tensor) -> bool:
     return data[0].flags.c_contiguous and _unshared(data)
 
 
-def _unshared(array: list[Array]) -> bool:
+def _unshared(array: list[Array], more: int = 0) -> bool:
     """Does only one more than this list refer to the array in it, and nothing but the array to its
 
     base?  That is the one of which an array is a reshaped view: it must have memory of its own.
+    more: how many further references to the array are known.
     """
     base = [array[0].base]
     if base[0] is None:
@@ -1137,7 +1138,14 @@ def _unshared(array: list[Array]) -> bool:
     unshared = [_UNSHARED]
     # counted alike: in a list each, and referred to once more
     counts = [sys.getrefcount(held[0]) for held in (unshared, array, base) if held[0] is not None]
+    counts[1] -= more
     return max(counts) == counts[0]
+
+
+def is_seen(x: Variable) -> bool:
+    """May anything but x, and the node that computed it, refer to the memory of x?"""
+    data = [x.array]
+    return not _unshared(data, int(x.node is not None and x.node.output is data[0]))
 
 
 # ------------------------------------------------------------------------------------- modes
