@@ -996,11 +996,12 @@ def test_augmented_assignment(assign: Any, plain: Any, other: Any) -> None:
         assert assign(w, other) is w
     assert w.tolist() == expected.tolist()
     assert w.requires_grad
-    # in the graph: x = x + y
+    # in the graph: the tensor becomes the result, under each of its names
     w = leaf(1.0, 2.0)
     y = before = w * 1
     y = assign(y, other)
-    assert before.tolist() == [1.0, 2.0]
+    assert y is before
+    assert y.tolist() == expected.tolist()
     (found,) = tc.grad((y * y).sum(), w)
     (wanted,) = tc.grad((plain(w, other) * plain(w, other)).sum(), w)
     assert found.tolist() == wanted.tolist()

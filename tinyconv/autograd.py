@@ -915,7 +915,7 @@ def _vjp(
     return out
 
 
-_RAISED: Any = _new(Variable)  # in the place of what a VJP that raised would have returned
+_RAISED: Any = object()  # in the place of what a VJP that raised would have returned
 
 
 def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
@@ -1211,10 +1211,11 @@ def _alone(g: Tensor) -> bool:
     return data[0].flags.c_contiguous and _unshared(data)
 
 
-def _unshared(array: list[Array]) -> bool:
+def _unshared(array: list[Array], more: int = 0) -> bool:
     """Does only one more than this list refer to the array in it, and nothing but the array to its
 
     base?  That is the one of which an array is a reshaped view: it must have memory of its own.
+    more: how many further references to the array are known.
     """
     base = [array[0].base]
     if base[0] is None:
@@ -1227,7 +1228,14 @@ def _unshared(array: list[Array]) -> bool:
     unshared = [_UNSHARED]
     # counted alike: in a list each, and referred to once more
     counts = [sys.getrefcount(held[0]) for held in (unshared, array, base) if held[0] is not None]
+    counts[1] -= more
     return max(counts) == counts[0]
+
+
+def is_seen(x: Variable) -> bool:
+    """May anything but x, and the node that computed it, refer to the memory of x?"""
+    data = [x.array]
+    return not _unshared(data, int(x.node is not None and x.node.output is data[0]))
 
 
 # ------------------------------------------------------------------------------------- modes

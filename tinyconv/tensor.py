@@ -7,7 +7,6 @@ argument order and meaning are torch.Tensor's.
 from __future__ import annotations
 
 import operator
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, overload
 
@@ -30,6 +29,7 @@ from tinyconv.clock import date_write, owner
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
 from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, not_a_tensor
+from tinyconv.inplace import KeepGrad, become
 from tinyconv.ops import (
     elementwise as e,
     index as ix,
@@ -330,7 +330,7 @@ class Tensor(Variable):
         if edge.hooks is None:
             edge.hooks = []
         handle = RemovableHandle(edge.hooks, hook)
-        edge.hooks.sort(key=lambda found: type(found) is _KeepGrad)  # that one sees the result
+        edge.hooks.sort(key=lambda found: type(found) is KeepGrad)  # that one sees the result
         return handle
 
     # --- in place: for training loops; guarded, and noticed by a later backward
@@ -339,9 +339,9 @@ class Tensor(Variable):
         """Keep the gradient of this intermediate result in ``.grad`` too, as a leaf's is."""
         kept = self.node.hooks or () if self.node else ()
         if not (self.is_leaf and self.requires_grad) and not any(
-            type(h) is _KeepGrad for h in kept
+            type(h) is KeepGrad for h in kept
         ):
-            self.register_hook(_KeepGrad(self))
+            self.register_hook(KeepGrad(self))
 
     def _write(self, name: str, *others: Any) -> Array:
         if context.grad_enabled and (
@@ -428,23 +428,23 @@ class Tensor(Variable):
         return self._update(f"x {operation.name}= y", assign, operation, other)
 
     def _is_passed(self, other: Any) -> bool:
-        """Does the graph go on through ``x += y``?  Then it means x = x + y."""
+        """Is ``x += y`` recorded?  Else it is a write like any other."""
         return context.grad_enabled and (
             self.node is not None
             or (not self.requires_grad and getattr(other, "requires_grad", False))
         )
 
     def __iadd__(self, other: Any) -> Tensor:
-        return e.plus.apply(self, other) if self._is_passed(other) else self.add_(other)
+        return become("+=", self, e.plus, other) if self._is_passed(other) else self.add_(other)
 
     def __isub__(self, other: Any) -> Tensor:
-        return e.minus(self, other) if self._is_passed(other) else self.sub_(other)
+        return become("-=", self, e.minus, other) if self._is_passed(other) else self.sub_(other)
 
     def __imul__(self, other: Any) -> Tensor:
-        return e.mul.apply(self, other) if self._is_passed(other) else self.mul_(other)
+        return become("*=", self, e.mul, other) if self._is_passed(other) else self.mul_(other)
 
     def __itruediv__(self, other: Any) -> Tensor:
-        return e.div(self, other) if self._is_passed(other) else self.div_(other)
+        return become("/=", self, e.div, other) if self._is_passed(other) else self.div_(other)
 
     def __ipow__(self, other: Any) -> Tensor:  # type: ignore[misc]
         return self._in_place(operator.ipow, e.pow, other)
@@ -965,18 +965,6 @@ class Tensor(Variable):
 
     def int(self) -> Tensor:  # the last: above it, `int` in an annotation is Python's
         return self.to(int32)
-
-
-class _KeepGrad:
-    """The hook of `Tensor.retain_grad`; holding the tensor itself would close a cycle."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = weakref.ref(tensor)
-
-    def __call__(self, g: Tensor) -> None:
-        tensor = self.tensor()
-        if tensor is not None:
-            tensor._grad = g.clone() if tensor._grad is None else tensor._grad + g
 
 
 Variable.tensor_type = Tensor
