@@ -28,6 +28,7 @@ import numpy as np
 from tinyconv.backend import blocked, compiled, fused, naive, reference, special
 from tinyconv.backend.array import Array, array_module, register_array_type
 from tinyconv.backend.device import device
+from tinyconv.errors import READ_ONLY, GraphError
 
 __all__ = [
     "BACKENDS",
@@ -43,6 +44,10 @@ __all__ = [
     "moved",
     "register_array_type",
 ]
+
+
+# Kernels that write into arrays that they are given, and which arguments those are.
+WRITTEN = {"adam": (0, 2, 3, 4), "add_to": (0,), "move_statistics": (0, 1, 4), "sgd": (0, 2)}
 
 
 class Backend:
@@ -106,11 +111,29 @@ class Backend:
         chosen = first if alone else self._first_that_covers(kernel, found)
         if least := getattr(first, "least", 0):
             chosen = self._by_size(least, [*found.values()][1], chosen)
+        if kernel in WRITTEN:
+            chosen = self._refusing_read_only(kernel, chosen)
         self._found.append(kernel)
         self.__dict__[kernel] = chosen
         if self.layers is not layers:  # another thread made another choice meanwhile
             self.__dict__.pop(kernel, None)
         return chosen
+
+    @staticmethod
+    def _refusing_read_only(name: str, chosen: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiled kernels write to an address: a read-only memory map would end the process."""
+        places = WRITTEN[name]
+
+        def kernel(*args: Any, **params: Any) -> Any:
+            for i in places:
+                given = args[i]
+                for x in given if type(given) is list else (given,):
+                    # CuPy's arrays have no such flag: none of them is read-only
+                    if x is not None and not getattr(x.flags, "writeable", True):
+                        raise GraphError(name, READ_ONLY)
+            return chosen(*args, **params)
+
+        return kernel
 
     @staticmethod
     def _by_size(least: int, small: Callable[..., Any], large: Callable[..., Any]) -> Any:

@@ -13,7 +13,6 @@ locked where a handler raises inside of them.
 """
 
 import _thread
-
 import ctypes
 import functools
 import itertools
@@ -22,7 +21,7 @@ import operator
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from queue import SimpleQueue
