@@ -28,7 +28,7 @@ from tinyconv.backend.interchange import shared
 from tinyconv.clock import date_write, owner
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
-from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, not_a_tensor
+from tinyconv.errors import READ_ONLY, DeviceError, DTypeError, GraphError, ShapeError, not_a_tensor
 from tinyconv.inplace import KeepGrad, become
 from tinyconv.ops import (
     elementwise as e,
@@ -354,9 +354,7 @@ class Tensor(Variable):
                 "(x = x + y), or write inside `with tc.no_grad():`",
             )
         if not getattr(self.array.flags, "writeable", True):
-            raise GraphError(
-                name, "the memory is read-only, that of an expanded tensor, say; use x.clone()"
-            )
+            raise GraphError(name, READ_ONLY)
         date_write(self.array)
         return self.array
 
