@@ -341,8 +341,9 @@ def test_batch_norm_in_half_precision(module: Backend) -> None:
     x, g = draw(4, 3, 5, 6, dtype="float16"), draw(4, 3, 5, 6, dtype="float16", seed=1)
     expected = module.batch_norm(x.astype("f8"), None, None, 1e-3)
     actual = module.batch_norm(x, None, None, 1e-3)
-    for a, e in zip(actual, expected, strict=True):
-        assert_close(a, e, "float16")
+    assert_close(actual[0], expected[0], "float16")
+    for a, e in zip(actual[1:], expected[1:], strict=True):
+        assert_close(a, e, "float32")  # float16 has no room for the variance of large numbers
     for a, e in zip(
         module.batch_norm_backward(g, x, None, *actual[1:], 1e-3),
         module.batch_norm_backward(g.astype("f8"), x.astype("f8"), None, *expected[1:], 1e-3),

@@ -82,6 +82,24 @@ def _window_sum_input(g: Any, *, input_size: Any, **window: Any) -> Any:
     return vjp(lambda x: _window_sum(x, **window), x, g)
 
 
+def _unfold(x: Any, *, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Any:
+    return F.unfold(_pad(x, padding), kernel_size, dilation, 0, stride)
+
+
+def _channels(g: Any, *, kernel_size: Any, **_window: Any) -> int:
+    return g.shape[1] // (kernel_size[0] * kernel_size[1])
+
+
+def _band_product(x: Any, *, band: Any, dim: int) -> Any:
+    """The table that the band stands for."""
+    table = torch.zeros(len(band.starts), band.columns, dtype=x.dtype)
+    for i, (start, count) in enumerate(zip(band.starts, band.counts, strict=True)):
+        table[i, start : start + count] = (
+            1.0 if band.weights is None else torch.tensor(band.weights[i, :count], dtype=x.dtype)
+        )
+    return torch.movedim(torch.movedim(x, dim, -1) @ table.T, -1, dim)
+
+
 def _put_add(g: Any, *, index: Any, shape: Any) -> Any:
     at = np.arange(np.prod(shape)).reshape(shape)[_numpy_index(index)]
     return (
@@ -118,7 +136,16 @@ def _add_relu(y: Any, residual: Any) -> Any:
 
 
 
+def _slope(p: Any, t: Any) -> Any:
+    """The derivative of binary_cross_entropy in p, differentiable in both."""
+    if not p.requires_grad:
+        p = p.detach().requires_grad_()
+    loss = F.binary_cross_entropy(p, t, reduction="sum")
+    return torch.autograd.grad(loss, p, create_graph=True)[0]
+
+
 TWINS: dict[str, Any] = {
+    "binary_cross_entropy_slope": _slope,
     "binary_cross_entropy": lambda p, t: F.binary_cross_entropy(p, t, reduction="none"),
     "add": operator.add,
     "sub": operator.sub,
@@ -164,6 +191,12 @@ TWINS: dict[str, Any] = {
         .scatter_add(2, i.flatten(2), g.flatten(2))
         .reshape(*g.shape[:2], *input_size)
     ),
+    "unfold": _unfold,
+    "fold": lambda g, *, input_size, **window: vjp(
+        lambda x: _unfold(x, **window), torch.zeros(len(g), _channels(g, **window), *input_size,
+                                                    dtype=g.dtype), g
+    ),
+    "band_product": _band_product,
     "window_sum": _window_sum,
     "window_sum_input": _window_sum_input,
     "batch_norm": lambda x, w, b, *, eps: F.batch_norm(x, None, None, w, b, training=True, eps=eps),

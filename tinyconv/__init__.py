@@ -101,6 +101,7 @@ from tinyconv.ops.elementwise import (
     eq as eq,
     erf as erf,
     exp as exp,
+    expm1 as expm1,
     floor_divide as floor_divide,
     ge as ge,
     gt as gt,

@@ -25,12 +25,21 @@ from numpy.exceptions import AxisError
 
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
-from tinyconv.clock import last_write, tick, written
+from tinyconv.clock import date_write, last_write, owner, tick, written
 from tinyconv.context import context
-from tinyconv.dtypes import float32
-from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, no_axis, where
+from tinyconv.dtypes import float32, int64
+from tinyconv.errors import (
+    DeviceError,
+    DTypeError,
+    GraphError,
+    ShapeError,
+    TinyconvError,
+    no_axis,
+    not_taken,
+    where,
+)
 from tinyconv.hints import hints_for
-from tinyconv.samples import Sample
+from tinyconv.samples import Sample, plain
 
 if TYPE_CHECKING:
     from tinyconv.tensor import Tensor
@@ -122,13 +131,13 @@ class Node:
 class Variable:
     """What the engine needs of a Tensor; `tinyconv.tensor.Tensor` adds what people call."""
 
-    __slots__ = ("__weakref__", "array", "grad", "hooks", "node", "requires_grad")
+    __slots__ = ("__weakref__", "_grad", "array", "hooks", "node", "requires_grad")
 
     tensor_type: type[Tensor]  # set by tensor.py: the class that operations return
     seq = 0  # a leaf is older than every node
 
     array: Array
-    grad: Tensor | None
+    _grad: Tensor | None
     requires_grad: bool
     node: Node | None  # None for a leaf
     hooks: list[Callable[[Any], Any]] | None
@@ -148,6 +157,31 @@ class Variable:
     @property
     def inputs(self) -> Sequence[Edge | None]:
         return () if self.node is None else self.node.inputs
+
+    def _set_grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            _check_grad(self, value)
+        self._grad = value
+
+    # What backward() accumulated; in place, so that whoever holds it sees it.  Another Tensor or
+    # None may be assigned.
+    grad = property(attrgetter("_grad"), _set_grad)
+
+
+def _check_grad(x: Variable, value: Any) -> None:
+    """An error unless the value can be the gradient of x: its shape, dtype and device."""
+    if not isinstance(value, Variable):
+        kind = type(value).__name__
+        raise DTypeError("x.grad = value", f"the value is a {kind}, need a Tensor or None")
+    if value is x:
+        raise GraphError("x.grad = x", "a tensor is not its own gradient; x.grad = x.clone()")
+    if value.shape != x.shape:
+        said = f"the value has shape {value.shape}, x {x.shape}: a gradient has the shape of x"
+        raise ShapeError("x.grad = value", said)
+    if value.dtype != x.dtype:
+        said = f"the value is {value.dtype}, x {x.dtype}; convert it: value.to(tc.{x.dtype})"
+        raise DTypeError("x.grad = value", said)
+    check_devices("x.grad = value", (x.array, value.array))
 
 
 _new = object.__new__
@@ -171,7 +205,7 @@ def wrap(data: Array, node: Node | None = None) -> Tensor:
     """A Tensor around an array, no questions asked."""
     out = object.__new__(Variable.tensor_type)
     out.array = data
-    out.grad = None
+    out._grad = None
     out.requires_grad = node is not None
     out.node = node
     out.hooks = None
@@ -198,10 +232,16 @@ class Op:
         name: str,
         *,
         same: Sequence[int] | None,
+        differentiable: bool,
         samples: Sequence[Sample],
+        takes: str = "any",
     ) -> None:
         self.forward = forward
         self.name = name
+        self.differentiable = differentiable
+        self.takes = takes
+        self.ruled = takes != "any"
+        self.number = as_number  # how a Python number becomes an operand of integers
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -229,6 +269,8 @@ class Op:
     ) -> None:
         """One VJP per array input (None: no gradient): ``lambda g, y, *inputs, **params: ...``.
 
+        TypeError where one is missing or cannot take these arguments.
+
         g is the gradient of the output y.  Name an argument with a leading underscore when only
         its shape and dtype are read: its values are then not kept for the backward pass.
         A variadic operation has one VJP, ``lambda i, g, y, *inputs, **params``, for input i.
@@ -245,6 +287,7 @@ class Op:
                     f"{self.name}: {vjp.name} cannot be its VJP; that takes an operation of (g, y) "
                     "and a function of one array. Write lambda g, y, *inputs, **params: ..."
                 )
+        self._check_vjps(vjps)
         self.vjps = vjps
         self.fused = fused
         self.samples += samples
@@ -252,6 +295,46 @@ class Op:
             self.same = tuple(i for i, vjp in enumerate(vjps) if vjp is not None)
         self.agree = len(self.same) > 1 or self.variadic
         self.apart = self.arity > max(len(self.same), 1)  # some may have a dtype of their own
+
+    def _check_vjps(self, vjps: Sequence[Vjp | None]) -> None:
+        wanted = 1 if self.variadic else self.arity
+        if not self.differentiable:
+            raise TypeError(f"{self.name} is declared differentiable=False: it takes no VJP")
+        if len(vjps) != wanted:
+            raise TypeError(
+                f"{self.name}: {len(vjps)} VJP{'s' * (len(vjps) != 1)} given, need {wanted}: one "
+                f"per array input ({', '.join(self.operands) or 'variadic: one for all'}), None "
+                "for an input that has no gradient"
+            )
+        if not any(vjps):
+            raise TypeError(
+                f"{self.name}: no input has a VJP. To make the result a constant to the "
+                "derivative, declare it: @tc.op(differentiable=False), without defvjp"
+            )
+        usage = self._usage()
+        for i, vjp in enumerate(vjps):
+            if vjp is None or type(vjp) is Op:
+                continue
+            if not callable(vjp):
+                raise TypeError(f"{self.name}: its VJP {i} is a {type(vjp).__name__}; {usage}")
+            try:
+                takes = inspect.signature(vjp)
+            except ValueError:  # of a function written in C nothing is known
+                continue
+            given = ["g", "y", *self.operands]
+            if self.variadic:
+                given = ["i", "g", "y"] + ["x"] * 3
+            try:
+                takes.bind(*given, **dict.fromkeys(self.keywords))
+            except TypeError as error:
+                said = f"{self.name}: its VJP {i} takes {takes}: {error}; {usage}"
+                raise TypeError(said) from None
+
+    def _usage(self) -> str:
+        """How to write a VJP of this operation."""
+        names = ["i", "g", "y", "*inputs"] if self.variadic else ["g", "y", *self.operands]
+        keywords = ["*", *self.keywords] if self.keywords and not self.variadic else self.keywords
+        return f"write it as lambda {', '.join([*names, *keywords])}: ..."
 
     @overload
     def __call__(self, x: Tensor, /, *args: Any, **params: Any) -> Tensor: ...
@@ -272,6 +355,9 @@ class Op:
                 check_operands(self.name, args)
                 raise
             return out if self.fused is None else out[0]
+        for value in params.values():
+            if isinstance(value, Variable):
+                raise self._keyword_tensor(params)
         arrays: list[Any] = []
         edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
@@ -285,22 +371,32 @@ class Op:
             arrays.append(arg)
             edges.append(edge)
             bit += bit
+        if self.ruled and getattr(arrays[0], "dtype", None) is not float32:
+            arrays = self._admitted(arrays, params)
         if self.agree and (
             len(arrays) != 2
             or type(arrays[0]) is not type(arrays[1])
             or arrays[0].dtype is not arrays[1].dtype
         ):
             arrays = self._agree(arrays)
+        if params:
+            params = plain(params)
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
         try:
             data = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except ValueError as error:
             raise self._explained(error, arrays) from error
+        except (TypeError, OverflowError) as error:
+            refused = self._refused(error, arrays)
+            raise refused or error from error.__cause__
         aux = None
-        if self.fused is not None:
-            data, aux = data
-        shape = data.shape
+        try:
+            if self.fused is not None:
+                data, aux = data
+            shape = data.shape
+        except (AttributeError, TypeError, ValueError):
+            raise self._no_array(data) from None
         if not shape:
             data = _whole(data)  # a NumPy reduction returned a scalar
         now = context.__dict__  # this thread's, looked up once
@@ -310,6 +406,8 @@ class Op:
             try:
                 reads = self._reads[wanted + bit]
             except KeyError:
+                if isinstance(data, Variable):
+                    raise self._no_array(data) from None
                 reads = self._find_reads(wanted, edges)
             start = reads.start
             if start:  # one list: each object more is one for the garbage collector
@@ -335,10 +433,12 @@ class Op:
                 now["watch"](node, data)
             result = _new(Variable.tensor_type)  # `wrap` in place: a call less
             result.array = data
-            result.grad = result.hooks = None
+            result._grad = result.hooks = None
             result.requires_grad = True
             result.node = node
         else:
+            if wanted and self.differentiable and not self.vjps:
+                self._check_declared(dtype.kind)
             result = wrap(data)
         return result if aux is None else (result, aux)
 
@@ -358,6 +458,42 @@ class Op:
             usage = f"{self.name}{self.__signature__}"
             raise TypeError(f"{where(self.name)}: {error}; it is {usage}") from None
         return tuple(given.pop(name) for name in self.operands), given
+
+    def _keyword_tensor(self, params: dict[str, Any]) -> DTypeError:
+        name = next(name for name, value in params.items() if isinstance(value, Variable))
+        return DTypeError(
+            self.name,
+            f"its keyword {name} is a Tensor, whose gradient would be lost: keywords are numbers "
+            f"and options. Pass a number, {name}={name}.item(), or make {name} an array argument "
+            "of the operation, before the *, with a VJP of its own",
+        )
+
+    def _check_declared(self, kind: str) -> None:
+        """GraphError where a float result would be taken for a constant that nobody declared."""
+        if kind == "f" and context.grad_enabled:
+            usage = self._usage().removeprefix("write it as ")
+            raise GraphError(
+                self.name,
+                "an input requires grad, but this operation has no VJP. Give it one per array "
+                f"input: {self.name}.defvjp({usage}), or declare that its result is a constant to "
+                "the derivative: @tc.op(differentiable=False)",
+            )
+
+    def _no_array(self, data: Any) -> DTypeError:
+        """What the forward returned in the place of an array, and how to return one."""
+        kind = "None" if data is None else f"a {type(data).__name__}"
+        if self.fused is not None:
+            fix = "with fused= it returns (array, auxiliary arrays)"
+        elif data is None:
+            fix = "does it lack a return?"
+        elif isinstance(data, tuple):
+            fix = ("an operation has one output: return xp.stack([a, b]) with "
+                   "xp = array_module(x), and take the parts from the result, y[0] and y[1]")
+        elif isinstance(data, Variable):
+            fix = "it gets arrays and returns one: compute with array_module(x), or return y.array"
+        else:
+            fix = "make an array of it: array_module(x).asarray(...)"
+        return DTypeError(self.name, f"its forward returned {kind}, not an array; {fix}")
 
     def _find_reads(self, wanted: int, edges: list[Edge | None]) -> Reads:
         """What is read when gradients are wanted of the arguments whose bits are set."""
@@ -421,13 +557,42 @@ class Op:
             listed = " and ".join(f"operand {i} is {arrays[i].dtype}" for i in tensors)
             target = min(floats, key=lambda d: abs(d.itemsize - 4))
             raise DTypeError(self.name, f"{listed}; convert one: x.to(tc.{target})")
-        if not floats and any(type(arrays[i]) is float for i in numbers):
-            floats = {float32}
         if floats:
             (target,) = floats
-            for i in tensors:
-                arrays[i] = arrays[i].astype(target, copy=False)
+        elif tensors:
+            target = common_dtype([arrays[i] for i in (*tensors, *numbers)])
+            for i in numbers:
+                arrays[i] = self.number(self.name, arrays[i], target)
+        for i in tensors:
+            arrays[i] = arrays[i].astype(target, copy=False)
         return arrays
+
+    def _admitted(self, arrays: list[Any], params: dict[str, Any]) -> list[Any]:
+        """What `takes` promises; integers as float32 where they are "promoted"."""
+        if params.get("dtype") is not None:  # says what to compute in
+            return arrays
+        places = range(len(arrays)) if self.variadic else self.same or range(len(arrays))
+        if self.takes in ("floats", "promoted") and self.agree:
+            arrays = self._agree(arrays)  # integers beside floats become floats
+        dtypes = {i: arrays[i].dtype for i in places if hasattr(arrays[i], "dtype")}
+        for i, dtype in dtypes.items():
+            if dtype.kind == "b" or (dtype.kind in "iu" and self.takes in ("floats", "promoted")):
+                if self.takes != "promoted":
+                    raise not_taken(self.name, i, dtype)
+                arrays[i] = arrays[i].astype(float32)
+        mixed = self.takes == "alike" and len(set(dtypes.values())) > 1
+        if mixed and all(dtype.kind != "f" for dtype in dtypes.values()):
+            listed = " and ".join(f"operand {i} is {dtype}" for i, dtype in dtypes.items())
+            raise DTypeError(self.name, f"{listed}; convert them: x.long()")
+        return arrays
+
+    def _refused(self, error: Exception, arrays: Sequence[Any]) -> Exception | None:
+        """NumPy's word on integers that a function does not take, or on a number too large."""
+        kinds = [x.dtype.kind for x in arrays if hasattr(x, "dtype")]
+        if isinstance(error, TinyconvError) or ("f" in kinds and type(error) is TypeError):
+            return None
+        listed = " and ".join(str(getattr(x, "dtype", x)) for x in arrays)
+        return DTypeError(self.name, f"operands {listed}: {error}; convert them: x.float()")
 
     def _explained(self, error: ValueError, arrays: Sequence[Any]) -> Exception:
         """NumPy's complaint with the operation's name and the operands' shapes in front."""
@@ -439,6 +604,49 @@ class Op:
         said = _clash(shapes) if "broadcast" in str(error) else ""
         listed = " and ".join(str(getattr(a, "shape", a)) for a in arrays)
         return ShapeError(self.name, f"operands {listed}: {said or error}")
+
+
+def common_dtype(operands: Sequence[Any]) -> Any:
+    """The dtype that PyTorch computes in, of arrays of which at most one kind of float is there.
+
+    Floats come before integers, integers before booleans; within one kind an array with axes
+    counts, then a 0-d one, then a Python number.
+    """
+    ranked: dict[tuple[int, int], Any] = {}
+    for x in operands:
+        dtype = _NUMBERS[type(x)] if not hasattr(x, "dtype") else x.dtype
+        place = (2 if getattr(x, "shape", ()) else 1) if hasattr(x, "dtype") else 0
+        rank = ("biuf".index(dtype.kind) + 1) // 2, place  # i and u are one kind
+        held = ranked.get(rank)
+        ranked[rank] = dtype if held is None else np.promote_types(held, dtype)
+    return np.dtype(ranked[max(ranked)])
+
+
+_NUMBERS = {bool: np.dtype(bool), int: int64, float: float32}
+
+
+def as_number(name: str, value: Any, dtype: Any) -> Any:
+    """A Python number as an operand of this dtype: integers wrap as PyTorch's, uint8 * -1."""
+    if dtype.kind == "f" or type(value) is float:
+        return value
+    if not -(2**63) <= value < 2**64:
+        raise DTypeError(name, f"{value} does not fit into 64 bits; use a float: {float(value)}")
+    if dtype.kind == "b":
+        return bool(value)
+    bits = 8 * dtype.itemsize
+    low = 0 if dtype.kind == "u" else -(2 ** (bits - 1))
+    return (int(value) - low) % 2**bits + low
+
+
+def exact_number(name: str, value: Any, dtype: Any) -> Any:
+    """A number that is written into this dtype; DTypeError where PyTorch finds no room for it."""
+    if dtype.kind in "iu" and not isinstance(value, bool):
+        most = np.iinfo(dtype).max
+        least = -most if dtype.kind == "u" else -most - 1  # PyTorch lets -1 be 255, but not 300
+        if not least <= value <= most:
+            raise DTypeError(name, f"{value} does not fit into {dtype}; convert: x.float()")
+        return as_number(name, int(value), dtype)
+    return bool(value) if dtype.kind == "b" else value
 
 
 def check_operands(name: str, operands: Iterable[Any]) -> None:
@@ -498,28 +706,56 @@ def op(
     *,
     name: str | None = None,
     same: Sequence[int] | None = None,
+    differentiable: bool = True,
     samples: Sequence[Sample] = (),
+    takes: str = "any",
 ) -> Callable[[Callable[..., Any]], Op]: ...
 def op(
     forward: Callable[..., Any] | None = None,
     *,
     name: str | None = None,
     same: Sequence[int] | None = None,
+    differentiable: bool = True,
     samples: Sequence[Sample] = (),
+    takes: str = "any",
 ) -> Op | Callable[[Callable[..., Any]], Op]:
     """Make an operation of a function on arrays and register it in OPS.
 
     The function takes arrays as positional arguments and everything else as keywords; what it
     returns may share their memory.  same: the positions of the inputs that must agree in dtype
-    (default: those with a VJP).  samples: what to test it with.
+    (default: those with a VJP).  samples: what to test it with.  differentiable=False: the result
+    is a constant to the derivative; without it, a float result needs VJPs (`Op.defvjp`).
+
+    takes: the element types of those inputs, if they are Tensors.  "any"; "floats": integers and
+    booleans raise a DTypeError; "promoted": they are computed as float32; "numbers": no booleans;
+    "alike": no booleans, nor integers of two dtypes.
+
+    ValueError if another operation has the name; the same function may be defined again.
     """
 
     def register(function: Callable[..., Any]) -> Op:
-        made = Op(function, name or function.__name__, same=same, samples=samples)
+        made = Op(
+            function, name or function.__name__,
+            same=same, differentiable=differentiable, samples=samples, takes=takes,
+        )
+        _check_free(made)
         OPS[made.name] = made
         return made
 
     return register if forward is None else register(forward)
+
+
+def _check_free(made: Op) -> None:
+    """ValueError if the name is taken, save by an earlier version of the same function."""
+    taken = OPS.get(made.name)
+    if taken is None:
+        return
+    old, new = taken.forward, made.forward
+    if old is not new and (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+        raise ValueError(
+            f"{made.name} is the name of an operation already (of {old.__module__}); choose "
+            f"another: @tc.op(name='my_{made.name}')"
+        )
 
 
 # ------------------------------------------------------------------------------------ the walk
@@ -576,7 +812,7 @@ def _walk(
             if node.hooks:
                 g = _run_hooks(node.hooks, g)
             if wanted is not None and node in wanted:
-                finished[node] = _whole(g)
+                finished[node] = _as_of(node, g)
             if needed is not None and needed.isdisjoint(node.inputs):
                 continue  # a target that leads to no other target is neither read nor freed
             for edge, share in _vjp(node, g, needed, create_graph):
@@ -594,17 +830,28 @@ def _walk(
                 if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
-                reads, node.reads = node.reads, None  # first: another thread may walk here, too
-                if reads is not None and reads.start:
-                    node.links = node.links[: reads.start]
-                node.output = node.aux = None
+                reads = node.reads
+                if reads is not None and (reads.output or reads.values or node.aux is not None):
+                    node.reads = None  # first: another thread may walk here, too
+                    if reads.start:
+                        node.links = node.links[: reads.start]
+                    node.output = node.aux = None
             del g
         for leaf in list(pending):
             g = pending.pop(leaf)
             g = _run_hooks(leaf.hooks, g) if leaf.hooks else g
             if wanted is None or leaf in wanted:
-                finished[leaf] = _whole(g)
+                finished[leaf] = _as_of(leaf, g)
     return finished
+
+
+def _as_of(edge: Edge, g: Any) -> Any:
+    """The finished gradient as an array, or a Tensor, of the edge's dtype: a VJP may widen it."""
+    g = _whole(g)
+    dtype = edge.dtype
+    if g.dtype is dtype or g.dtype == dtype:
+        return g
+    return g.to(dtype) if is_tensor(g) else g.astype(dtype)
 
 
 def _added(pending: dict[Edge, Any], edge: Edge, b: Any) -> Any:
@@ -641,24 +888,77 @@ def _vjp(
         ]
     out = []
     params = node.params
-    for i in reads.wanted:
-        edge = links[i]
-        if needed is not None and edge not in needed:
-            continue
-        if op.variadic:
-            share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
-        else:
-            vjp: Any = op.vjps[i]
-            if type(vjp) is Op:
-                share = vjp(g, output) if create_graph else vjp.forward(g, output)
+    i, share = 0, _RAISED
+    try:
+        for i in reads.wanted:
+            edge = links[i]
+            if needed is not None and edge not in needed:
+                continue
+            share = _RAISED
+            if op.variadic:
+                share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
             else:
-                share = vjp(g, output, *values, **params) if params else vjp(g, output, *values)
-        if share.shape != edge.shape:
-            raise ShapeError(
-                op.name, f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}"
-            )
-        out.append((edge, share))
+                vjp: Any = op.vjps[i]
+                if type(vjp) is Op:
+                    share = vjp(g, output) if create_graph else vjp.forward(g, output)
+                else:
+                    share = vjp(g, output, *values, **params) if params else vjp(g, output, *values)
+            if share.shape != edge.shape:
+                raise _misshaped(op, i, share, edge)
+            out.append((edge, share))
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, TinyconvError):
+            if share is _RAISED:
+                error.args = (f"{op.name}: its VJP {i} failed: {error}",)
+            raise
+        raise _vjp_failed(op, i, share, error, [output, *values]) from error
     return out
+
+
+_RAISED: Any = _new(Variable)  # in the place of what a VJP that raised would have returned
+
+
+def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
+    said = f"its VJP {i} returned {share.shape} for an input of shape {edge.shape}"
+    if len(share.shape) > len(edge.shape) or any(n == 1 for n in edge.shape):
+        said += ". If the input was broadcast: unbroadcast(..., x.shape) of tinyconv.ops.shape"
+    elif len(share.shape) < len(edge.shape):
+        said += ". If the forward sums: g.broadcast_to(x.shape) spreads it again"
+    return ShapeError(op.name, said)
+
+
+def _vjp_failed(op: Op, i: int, share: Any, error: Exception, saved: Sequence[Any]) -> Exception:
+    """What is wrong with a VJP that raised Python's or NumPy's exception, and how to write it."""
+    raised = share is _RAISED or hasattr(share, "shape")
+    usage, wrong = op._usage(), "" if raised else type(share).__name__
+    if wrong == "NoneType":
+        said = ("returned None; does it lack a return? Where an input has no gradient, None stands "
+                f"in the place of the VJP: {op.name}.defvjp(..., None)")
+    elif wrong:
+        said = f"returned a {wrong}, need the gradient of input {i} alone, an array; {usage}"
+    else:
+        said = f"raised {type(error).__name__}: {error}. "
+        said += _lie(op, i, str(error), saved) or (
+            "It is called on plain arrays, and on Tensors with create_graph=True: write it in what "
+            "both have, operators and functions of tc, such as g * (x > 0) or tc.exp(x)"
+        )
+    kind = ShapeError if isinstance(error, (ValueError, IndexError)) else DTypeError
+    return kind(op.name, f"its VJP {i} {said}")
+
+
+def _lie(op: Op, i: int, said: str, saved: Sequence[Any]) -> str:
+    """What to do if an argument was read whose name promises that its values are not."""
+    vjp = op.vjps[0 if op.variadic else i]
+    given = list(inspect.signature(vjp).parameters)[2 if op.variadic else 1 :]  # type: ignore[arg-type]
+    lies = [
+        name for name, value in zip(given, saved, strict=False)
+        if name.startswith("_") and not hasattr(value, "strides") and type(value).__name__ in said
+    ]
+    if not lies:
+        return ""
+    listed = " or ".join(lies)
+    return (f"Does it read the values of {listed}? The underscore promises that it reads the shape "
+            "and dtype alone, so they were not kept: take the underscore away")
 
 
 def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:
@@ -835,10 +1135,16 @@ def backward(
     retain_graph: bool | None = None,
     create_graph: bool = False,
 ) -> None:
-    """Add the gradient of ``output`` to ``.grad`` of every leaf that it depends on."""
+    """Add the gradient of ``output`` to ``.grad`` of every leaf that it depends on.
+
+    In place where there is one already, so that a reference to it, and a buffer that it is a view
+    of, has the sum; with ``create_graph`` the sum is a new tensor, as in PyTorch.
+    """
     retain = create_graph if retain_graph is None else retain_graph
     roots = _roots([output], [gradient], create_graph, "backward")
     found = _walk(roots, None, retain, create_graph)
+    if gradient is not None:
+        _set_apart(found, gradient)
     tape, capture = context.tape, context.capture
     with grad_mode(create_graph):
         for leaf in list(found):
@@ -849,7 +1155,36 @@ def backward(
                 tape.store(leaf, g)
             if capture is not None:
                 capture.check_gradient(leaf)
-            leaf.grad = _kept(g) if leaf.grad is None else leaf.grad + g
+            _accumulate(leaf, g)
+
+
+def _accumulate(leaf: Variable, g: Tensor) -> None:
+    held = leaf._grad
+    if held is None:
+        leaf._grad = _kept(g)
+        return
+    into, share = held.array, g.array
+    alike = type(into) is type(share) and (into.shape, into.dtype) == (share.shape, share.dtype)
+    if context.grad_enabled or not alike or not getattr(into.flags, "writeable", True):
+        leaf._grad = held + g
+        return
+    date_write(into)
+    if share.size < WORTH:
+        into += share
+    else:
+        backend_of(into).add_to(into, share)
+
+
+def _set_apart(found: dict[Edge, Any], gradient: Any) -> None:
+    """Copies of the gradients if the walk started with memory of a ``.grad`` that they add to.
+
+    They may be views of it, which the first addition would change.
+    """
+    memory = owner(gradient.array if is_tensor(gradient) else gradient)
+    held = [leaf._grad for leaf in found if isinstance(leaf, Variable)]
+    if any(grad is not None and owner(grad.array) is memory for grad in held):
+        for leaf, g in found.items():
+            found[leaf] = g if is_tensor(g) else g.copy()
 
 
 def _kept(g: Tensor) -> Tensor:

@@ -65,3 +65,11 @@ def no_axis(name: str, shape: tuple[int, ...], dim: int) -> DimError:
     n = len(shape)
     known = f"{-n}..{n - 1}" if n else "none"
     return DimError(name, f"dim {dim} is not an axis of {shape}; the axes are {known}")
+
+
+def not_taken(name: str, what: int | str, dtype: Any) -> DTypeError:
+    """The error for integers or booleans where an operation has no meaning for them."""
+    which = f"operand {what}" if isinstance(what, int) else what
+    fix = "x.float()" if isinstance(what, int) else f"{what}.float()"
+    kind = "numbers, not booleans" if dtype.kind == "b" else "floats"
+    return DTypeError(name, f"{which} is {dtype}, it must hold {kind}; convert: {fix}")

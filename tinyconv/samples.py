@@ -17,7 +17,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from tinyconv.errors import DTypeError, TinyconvError, not_a_tensor
+from tinyconv.dtypes import float32
+from tinyconv.errors import DTypeError, TinyconvError, not_a_tensor, not_taken
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,40 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[Sample]]] = {}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def function(*samples: Sample, name: str | None = None) -> Callable[[F], F]:
+def plain(params: dict[str, Any]) -> dict[str, Any]:
+    """The same with Python's numbers in the place of NumPy's scalars, which would widen float32."""
+    for value in params.values():
+        if isinstance(value, np.generic):
+            return {name: _plain(value) for name, value in params.items()}
+    return params
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def function(*samples: Sample, name: str | None = None, takes: str = "any") -> Callable[[F], F]:
     """Register a function on Tensors under its name, with what to test it with.
 
     A list, say, where a sample has a Tensor gets an error that says so, not Python's.
+    takes: as for `autograd.op`, of the arguments for which the samples draw floats; "floats" is
+    met if one of them holds floats, for that one decides.
     """
 
     def register(f: F) -> F:
         key = name or f.__name__
+        ruled = takes != "any"
 
         @functools.wraps(f)
         def registered(*args: Any, **params: Any) -> Any:
+            if ruled and not (args and getattr(args[0], "dtype", None) is float32):
+                _check_floats(key, f, samples, args, params)
+            for value in args:
+                if isinstance(value, np.generic):
+                    args = tuple(_plain(value) for value in args)
+                    break
+            if params:
+                params = plain(params)
             try:
                 return f(*args, **params)
             except (AttributeError, TypeError) as error:
@@ -152,10 +176,32 @@ def function(*samples: Sample, name: str | None = None) -> Callable[[F], F]:
     return register
 
 
+def _check_floats(
+    key: str, f: Any, samples: Sequence[Sample], args: Sequence[Any], params: Mapping[str, Any]
+) -> None:
+    """DTypeError where no argument for which the samples draw floats holds any."""
+    if params.get("dtype") is not None:  # says what to compute in
+        return
+    held = [
+        (what, value)
+        for what, value in _operands(f, samples, args, params, "float")
+        if hasattr(value, "requires_grad")
+    ]
+    if held and all(value.dtype.kind in "biu" for _, value in held):
+        raise not_taken(key, held[0][0], held[0][1].dtype)
+
+
 def _operands(
-    f: Callable[..., Any], samples: Sequence[Sample], args: Sequence[Any], params: Mapping[str, Any]
+    f: Callable[..., Any],
+    samples: Sequence[Sample],
+    args: Sequence[Any],
+    params: Mapping[str, Any],
+    kind: str = "",
 ) -> Iterator[tuple[str, Any]]:
-    """What a call passes where a sample has an array, with the argument's name."""
+    """What a call passes where a sample has an array, with the argument's name.
+
+    kind: only where all samples that have an array draw this kind.
+    """
     parameters = list(inspect.signature(f).parameters.values())
     ends = len(parameters) - 1
     given = [(parameters[min(i, ends)], i, value) for i, value in enumerate(args)]
@@ -164,6 +210,8 @@ def _operands(
     for parameter, i, value in given:
         drawn = [s.args[i] if i < len(s.args) else s.params.get(parameter.name) for s in samples]
         left_out = value is None and any(d is None for d in drawn)
+        if kind and {getattr(d, "kind", "") for d in drawn if d is not None} != {kind}:
+            continue
         if not left_out and any(isinstance(d, (Draw, np.ndarray)) for d in drawn):
             several = parameter.kind is parameter.VAR_POSITIONAL
             yield f"{parameter.name}[{i - ends}]" if several else parameter.name, value

@@ -59,7 +59,7 @@ class Tensor(Variable):
         self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None
     ) -> None:
         self.array = as_array(data, dtype, device)
-        self.grad = None
+        self._grad = None
         self.requires_grad = False
         self.node = None
         self.hooks = None
@@ -325,7 +325,9 @@ class Tensor(Variable):
         edge = self.node or self
         if edge.hooks is None:
             edge.hooks = []
-        return RemovableHandle(edge.hooks, hook)
+        handle = RemovableHandle(edge.hooks, hook)
+        edge.hooks.sort(key=lambda found: type(found) is _KeepGrad)  # that one sees the result
+        return handle
 
     # --- in place: for training loops; guarded, and noticed by a later backward
 
@@ -434,6 +436,16 @@ class Tensor(Variable):
             raise DTypeError(name, f"a {self.dtype} tensor cannot hold such numbers; x.float()")
         self._write(name)[...] = backend_of(self.array).xp.asarray(numbers)
         return self
+
+    def _zero_grad(self, set_to_none: bool) -> None:
+        """Forget the gradient, or set it to zero where it stands."""
+        held = self._grad
+        if held is None or set_to_none:
+            self._grad = None
+            return
+        held.node = None
+        held.requires_grad = False
+        held.zero_()
 
     def zero_(self) -> Tensor:
         return self.fill_(0)
@@ -633,6 +645,9 @@ class Tensor(Variable):
 
     def exp(self) -> Tensor:
         return e.exp(self)
+
+    def expm1(self) -> Tensor:
+        return e.expm1(self)
 
     def log(self) -> Tensor:
         return e.log(self)
@@ -905,7 +920,7 @@ class _KeepGrad:
     def __call__(self, g: Tensor) -> None:
         tensor = self.tensor()
         if tensor is not None:
-            tensor.grad = g.clone() if tensor.grad is None else tensor.grad + g
+            tensor._grad = g.clone() if tensor._grad is None else tensor._grad + g
 
 
 Variable.tensor_type = Tensor

@@ -7,7 +7,7 @@ reference, written once in plain ``xp`` code, stands behind all of them.
 
     compiled    register tiles, compiled by Numba where that is installed
     blocked     plain NumPy, block by block so that each stays in cache
-    reference   the mathematics; `fused` and `special` have more of it
+    reference   the mathematics; `fused`, `special` and `sums` have more of it
     naive       loops over every multiply-add
 
 CuPy's backend is `tinyconv.backend.cuda`; nothing imports CuPy before it is asked for.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import blocked, compiled, fused, naive, reference, special
+from tinyconv.backend import blocked, compiled, fused, naive, reference, special, sums
 from tinyconv.backend.array import Array, array_module, register_array_type
 from tinyconv.backend.device import device
 
@@ -142,7 +142,7 @@ class Backend:
         return kernel
 
 
-_PLAIN = [reference, fused, special]
+_PLAIN = [reference, fused, special, sums]
 CPU = Backend(
     "cpu",
     np,

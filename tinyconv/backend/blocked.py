@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import reference
+from tinyconv.backend import reference, sums
 from tinyconv.backend.array import Array, complete
 from tinyconv.backend.memory import empty, empty_like, memory_order
 from tinyconv.backend.reference import Padding, Pair
@@ -375,29 +375,6 @@ def _correlate_weight(
     blocks = _blocks(N, OH, OW * max(K, O))
     totals = in_spans(job, blocks, N * OH * OW * max(K, O), per_thread)
     return sum(totals[1:], totals[0]).reshape(*kernel_size, C, O)
-
-
-@complete
-def mean(x: Array, axis: Any, keepdims: bool, dtype: Any) -> Array:
-    """See `reference.mean`.
-
-    Over the pixels of channels-last images it is a matrix product, which is quicker than NumPy's
-    reduction; over those of one channel that is quick, too, and more accurate.
-    """
-    if dtype is not None or x.ndim != 4 or axis not in IMAGE_AXES or x.dtype.char not in "fd":
-        return reference.mean(x, axis, keepdims, dtype)
-    N, C, H, W = x.shape
-    pixels = x.transpose(0, 2, 3, 1)
-    if C == 1 or not (pixels.flags.c_contiguous and x.size):
-        return reference.mean(x, axis, keepdims, dtype)
-    total = _ones(H * W, x.dtype) @ pixels.reshape(N, H * W, C)
-    total /= H * W
-    return total.reshape(N, C, 1, 1) if keepdims else total
-
-
-@functools.lru_cache(maxsize=64)
-def _ones(n: int, dtype: Any) -> Array:
-    return np.ones(n, dtype)
 
 
 # ------------------------------------------------------------------- batch norm and ReLU

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.backend import sums
 from tinyconv.backend.array import Array, array_module
 
 
@@ -24,21 +25,21 @@ def cross_entropy(
     logsum, (R,); and for a mean how many rows count, () int64.
     """
     xp = array_module(x)
+    dtype, x = x.dtype, sums.wide(x)
     largest = x.max(1)
-    logsums = xp.log(xp.exp(x - largest[:, None]).sum(1))
+    logsums = xp.log(sums.sum(xp.exp(x - largest[:, None]), 1, False, None))
     known, safe = _classes(x, targets)
     at_target = xp.take_along_axis(x, safe[:, None], 1)[:, 0]
     losses = xp.where(known, largest - at_target + logsums, xp.nan)
     losses = xp.where(targets == ignore_index, 0, losses)
     if reduction == "none":
-        return losses, largest, logsums, None
-    wide = np.promote_types(x.dtype, np.float32)  # a sum of halves ends at 65504
-    total = losses.sum(dtype=wide)
+        return sums.cast(losses, dtype), largest, logsums, None
+    total = sums.sum(losses, None, False, np.float64)
     if reduction == "sum":
-        return total.astype(x.dtype, copy=False), largest, logsums, None
+        return sums.cast(total, dtype), largest, logsums, None
     rows = (targets != ignore_index).sum()
     with np.errstate(invalid="ignore"):  # the mean of nothing is NaN
-        return (total / rows).astype(x.dtype), largest, logsums, rows
+        return sums.cast(total / rows, dtype), largest, logsums, rows
 
 
 def cross_entropy_backward(
@@ -56,15 +57,16 @@ def cross_entropy_backward(
     rows: what g is divided by, if it is that of a mean.
     """
     xp = array_module(x)
+    dtype, x = x.dtype, sums.wide(x)
     known, safe = _classes(x, targets)
     if rows is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
-            g = g / rows
+            g = sums.wide(g) / rows
     g = xp.where(targets == ignore_index, 0, xp.where(known, g, xp.nan)).astype(x.dtype, copy=False)
     dx = xp.exp(x - (largest + logsums)[:, None])
     dx *= g[:, None]
     dx[xp.arange(len(x)), safe] -= g
-    return dx
+    return sums.cast(dx, dtype)
 
 
 def _classes(x: Array, targets: Array) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyconv.backend.array import Array, array_module
 from tinyconv.backend.reference import output_size
+from tinyconv.backend.sums import cast, wide_dtype
 
 Index = tuple[int, ...]
 Triples = Iterator[tuple[Index, Index, Index]]
@@ -36,25 +37,25 @@ def conv2d(x: Array, w: Array, **geometry: Any) -> Array:
     """The convolution, y (N,O,OH,OW)."""
     how = (geometry[name] for name in ("stride", "dilation", "padding"))
     size = output_size(x.shape[2:], w.shape[2:], *how)
-    y = array_module(x).zeros((len(x), len(w), *size), x.dtype)
+    y = array_module(x).zeros((len(x), len(w), *size), wide_dtype(x.dtype))
     for i, j, k in multiply_adds(y.shape, x.shape[2:], w.shape, **geometry):
         y[i] += x[j] * w[k]
-    return y
+    return cast(y, x.dtype)
 
 
 def conv2d_input(g: Array, w: Array, *, input_size: Index, **geometry: Any) -> Array:
     """The gradient of x (N,C,H,W), given that of y."""
     channels = w.shape[1] * geometry["groups"]
-    dx = array_module(g).zeros((len(g), channels, *input_size), g.dtype)
+    dx = array_module(g).zeros((len(g), channels, *input_size), wide_dtype(g.dtype))
     for i, j, k in multiply_adds(g.shape, input_size, w.shape, **geometry):
         dx[j] += g[i] * w[k]
-    return dx
+    return cast(dx, g.dtype)
 
 
 def conv2d_weight(x: Array, g: Array, *, kernel_size: Index, **geometry: Any) -> Array:
     """The gradient of w (O,C/groups,KH,KW), given that of y."""
     channels = x.shape[1] // geometry["groups"]
-    dw = array_module(x).zeros((g.shape[1], channels, *kernel_size), x.dtype)
+    dw = array_module(x).zeros((g.shape[1], channels, *kernel_size), wide_dtype(x.dtype))
     for i, j, k in multiply_adds(g.shape, x.shape[2:], dw.shape, **geometry):
         dw[k] += x[j] * g[i]
-    return dw
+    return cast(dw, x.dtype)

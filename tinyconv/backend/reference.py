@@ -10,6 +10,9 @@ import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from tinyconv.backend import sums
 from tinyconv.backend.array import Array, array_module
 from tinyconv.random import generator
 
@@ -70,10 +73,11 @@ def fold(
     N, C, OH, OW, *kernel_size = patches.shape
     (top, bottom), (left, right) = padding
     H, W = input_size
-    x = array_module(patches).zeros((N, C, top + H + bottom, left + W + right), patches.dtype)
+    wide = sums.wide_dtype(patches.dtype, math.prod(kernel_size))
+    x = array_module(patches).zeros((N, C, top + H + bottom, left + W + right), wide)
     for (kh, kw), (rows, cols) in taps((OH, OW), tuple(kernel_size), stride, dilation):
         x[:, :, rows, cols] += patches[..., kh, kw]
-    return x[:, :, top : top + H, left : left + W]
+    return sums.cast(x[:, :, top : top + H, left : left + W], patches.dtype)
 
 
 # --------------------------------------------------------------------------- convolution
@@ -128,14 +132,9 @@ def conv2d_weight(
     return dw.reshape(g.shape[1], x.shape[1] // groups, *kernel_size)
 
 
-def mean(x: Array, axis: Any, keepdims: bool, dtype: Any) -> Array:
-    """The mean over an axis, some, or all (None)."""
-    return x.mean(axis=axis, keepdims=keepdims, dtype=dtype)
-
-
 def matmul(a: Array, b: Array) -> Array:
     """a (...,M,K) @ b (...,K,N); the leading axes broadcast."""
-    return a @ b
+    return sums.product(a, b)
 
 
 # Matrices of a convolution, one per group, with all pixels of the batch as columns: on a GPU the
@@ -167,7 +166,7 @@ def _images(rows: Array, shape: tuple[int, int, int, int]) -> Array:
 
 def _matmul(a: Array, b: Array) -> Array:
     # CuPy sends 2-D products to cuBLAS without copies, 3-D ones with.
-    return (a[0] @ b[0])[None] if len(a) == 1 else a @ b
+    return sums.product(a[0], b[0])[None] if len(a) == 1 else sums.product(a, b)
 
 
 # ------------------------------------------------------------------------------- pooling
@@ -221,12 +220,16 @@ def pool_scatter(
 
 def add_at(out: Array, index: Any, values: Array) -> None:
     """out[index] += values, where a place that the index names twice gets both."""
-    array_module(out).add.at(out, index, values)
+    dtype = sums.wide_dtype(out.dtype, values.size)
+    total = sums.cast(out, dtype)
+    array_module(out).add.at(total, index, sums.cast(values, dtype))
+    if total is not out:
+        out[...] = total
 
 
 def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
     """The sum of every window (N,C,OH,OW)."""
-    return windows(pad(x, padding), kernel_size, stride, (1, 1)).sum((4, 5), dtype=x.dtype)
+    return sums.sum(windows(pad(x, padding), kernel_size, stride, (1, 1)), (4, 5), False, x.dtype)
 
 
 def window_sum_input(
@@ -246,16 +249,18 @@ def batch_norm(
     """Normalise each channel of x (N,C,...) over all other axes: y, mean (C,), variance (C,).
 
     The variance is the biased one, from the deviations (two passes): E[x^2] - E[x]^2 loses every
-    digit where the mean is large.
+    digit where the mean is large.  Of float16 the statistics are float32: a variance overflows.
     """
     axes, channel = _channel_axes(x)
-    mean, var = x.mean(axes), x.var(axes)
-    y = (x - channel(mean)) * channel(_reciprocal_std(var, eps))
+    mean, d = sums.deviations(x, axes)
+    var = sums.mean(d * d, axes, True, None)
+    scale = _reciprocal_std(var, eps)
     if weight is not None:
-        y = y * channel(weight)
+        scale = scale * channel(weight)
+    y = d * scale
     if bias is not None:
         y = y + channel(bias)
-    return y, mean, var
+    return sums.cast(y, x.dtype), mean.reshape(-1), var.reshape(-1)
 
 
 def batch_norm_backward(
@@ -267,13 +272,16 @@ def batch_norm_backward(
     dbias = sum g;  dweight = sum g n;  dx = weight / sqrt(var + eps) * (g - <g> - n <g n>)
     """
     axes, channel = _channel_axes(x)
-    scale = _reciprocal_std(var, eps)
-    normal = (x - channel(mean)) * channel(scale)
+    dtype, wide = x.dtype, sums.wide_dtype(x.dtype)
+    scale = _reciprocal_std(sums.cast(var, wide), eps)
+    normal = (x - channel(sums.cast(mean, wide))) * channel(scale)
     if weight is not None:
         scale = scale * weight
-    gn = g * normal
-    dx = (g - channel(g.mean(axes)) - normal * channel(gn.mean(axes))) * channel(scale)
-    return dx, gn.sum(axes), g.sum(axes)
+    g = sums.cast(g, wide)
+    gn, n = g * normal, sums.count(x.shape, axes)
+    sum_g, sum_gn = sums.sum(g, axes, False, wide), sums.sum(gn, axes, False, wide)
+    dx = (g - channel(sum_g / n) - normal * channel(sum_gn / n)) * channel(scale)
+    return sums.cast(dx, dtype), sums.cast(sum_gn, dtype), sums.cast(sum_g, dtype)
 
 
 def batch_norm_relu(
@@ -344,7 +352,7 @@ def _channel_axes(x: Array) -> tuple[tuple[int, ...], Any]:
 
 
 def _reciprocal_std(var: Array, eps: float) -> Array:
-    return 1 / array_module(var).sqrt(var + eps)
+    return (var + eps) ** -0.5
 
 
 def kept(x: Array, shape: tuple[int, ...], p: float) -> Array:

@@ -16,9 +16,9 @@ from tinyconv.dist.collectives import _reduced, all_reduce_sum, differs
 from tinyconv.dist.world import DistError, world
 from tinyconv.nn.functional.norm import move
 from tinyconv.nn.module import Module
-from tinyconv.nn.norm import TAKE_RELU, BatchNorm1d, BatchNorm2d, _BatchNorm
+from tinyconv.nn.norm import BatchNorm1d, BatchNorm2d, _BatchNorm, take_relu
 from tinyconv.ops.elementwise import relu_backward
-from tinyconv.ops.norm import channel_axes, channel_mean, input_rule, whiten
+from tinyconv.ops.norm import channel_axes, channel_mean, input_rule, weight_rule
 from tinyconv.ops.reduce import sum
 from tinyconv.samples import sample
 from tinyconv.tensor import Tensor
@@ -119,7 +119,7 @@ def _of_all_ranks(
 
 sync_batch_norm.defvjp(
     lambda g, _y, x, weight, _bias, *, eps: input_rule(g, x, weight, eps, _mean),
-    lambda g, _y, x, _weight, _bias, *, eps: sum(g * whiten(x, eps, _mean)[0], dim=channel_axes(x)),
+    lambda g, _y, x, _weight, _bias, *, eps: weight_rule(g, x, eps, _mean),
     lambda g, _y, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
     fused=_gradients,
     samples=[
@@ -131,9 +131,7 @@ sync_batch_norm.defvjp(
 
 sync_batch_norm_relu.defvjp(
     lambda g, y, x, weight, _b, _r, *, eps: input_rule(relu_backward(g, y), x, weight, eps, _mean),
-    lambda g, y, x, _weight, _b, _r, *, eps: sum(
-        relu_backward(g, y) * whiten(x, eps, _mean)[0], dim=channel_axes(x)
-    ),
+    lambda g, y, x, _weight, _b, _r, *, eps: weight_rule(relu_backward(g, y), x, eps, _mean),
     lambda g, y, _x, _weight, _b, _r, *, eps: sum(relu_backward(g, y), dim=channel_axes(_x)),
     lambda g, y, _x, _weight, _b, _r, *, eps: relu_backward(g, y),
     fused=_gradients_relu,
@@ -196,7 +194,7 @@ class SyncBatchNorm(_BatchNorm):
         return made.train(norm.training)
 
 
-TAKE_RELU.add(SyncBatchNorm)
+take_relu(SyncBatchNorm)
 
 
 def _check_even(input: Tensor) -> None:

@@ -34,7 +34,7 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         self.array = data.array if isinstance(data, Tensor) else as_array(data)
-        self.grad = self.node = self.hooks = None
+        self._grad = self.node = self.hooks = None
         self.requires_grad = False
         if requires_grad:
             self.requires_grad_()
@@ -391,10 +391,7 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients; ``set_to_none=False`` fills them with zeros instead."""
         for param in self.parameters():
-            if set_to_none or param.grad is None:
-                param.grad = None
-            else:
-                param.grad = param.grad.detach().zero_()
+            param._zero_grad(set_to_none)
 
     def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Self:
         """Everything to a device, floats to a dtype: ``net.to("cpu")``, ``net.to(tc.float64)``.

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.autograd import no_grad
 from tinyconv.creation import ones, tensor, zeros
 from tinyconv.dtypes import int64
 from tinyconv.errors import ShapeError
@@ -116,12 +117,30 @@ class _BatchNorm(_RunningNorm):
         """relu: relu(norm + residual), in one pass (`norm_relu`)."""
         self._check(input)
         tracking = self.training and self.track_running_stats
+        if F.batch_norm is not _BATCH_NORM:
+            return self._replaced(input, tracking)
         use = tracking or not self.training
         mean, var = (self.running_mean, self.running_var) if use else (None, None)
         training = self.training or self.running_mean is None
         return tracked_batch_norm(
             input, mean, var, self.num_batches_tracked if tracking else None, self.weight,
             self.bias, training, self.momentum, self.eps, relu=relu, residual=residual,
+        )
+
+
+    def _replaced(self, input: Tensor, tracking: bool) -> Tensor:
+        """By what somebody put in the place of F.batch_norm, called as PyTorch calls it."""
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if tracking and self.num_batches_tracked is not None:
+            with no_grad():
+                self.num_batches_tracked += 1
+            if self.momentum is None:
+                momentum = 1.0 / self.num_batches_tracked.item()
+        use = tracking or not self.training
+        mean, var = (self.running_mean, self.running_var) if use else (None, None)
+        training = self.training or self.running_mean is None
+        return F.batch_norm(
+            input, mean, var, self.weight, self.bias, training, momentum, self.eps
         )
 
 
@@ -147,25 +166,51 @@ class BatchNorm2d(_BatchNorm):
     axes = "(N,C,H,W)"
 
 
-TAKE_RELU: set[type] = {BatchNorm1d, BatchNorm2d}  # norms whose forward can end in a ReLU
+# Norms whose forward can end in a ReLU, and what a call of one and of the ReLU after it runs
+# through: the classes, with their forward and __call__.
+_TAKE_RELU: dict[type[Module], list[tuple[type[Module], Any, Any]]] = {}
+_RELU, _BATCH_NORM = F.relu, F.batch_norm
+
+
+def take_relu(norm: type[Module]) -> None:
+    """Declare that ``norm.forward`` takes ``residual`` and ``relu`` as `_BatchNorm.forward`."""
+    bases: list[Any] = [c for c in norm.__mro__ if "forward" in vars(c) and c is not Module]
+    _TAKE_RELU[norm] = [(cls, cls.forward, cls.__call__) for cls in {norm, *bases, ReLU}]
+
+
+take_relu(BatchNorm1d)
+take_relu(BatchNorm2d)
 
 
 def norm_relu(norm: Module, relu: Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """relu(norm(x) + residual): in one operation where a plain batch norm meets a plain ReLU.
 
-    Anything else, and modules with hooks, are called one after the other.
+    Anything else, and modules that somebody changed, are called one after the other.
     """
     if fuses(norm, relu):
         return norm(x, residual=residual, relu=True)
     y = norm(x)
-    return relu(y if residual is None else y + residual)
+    if residual is not None:
+        y += residual
+    return relu(y)
 
 
 def fuses(norm: Module, relu: Module) -> bool:
-    """Are these a batch norm and a ReLU whose every effect `norm_relu` reproduces?"""
-    return type(norm) in TAKE_RELU and type(relu) is ReLU and not (
-        norm.hooked or relu.hooked
-    )
+    """Are these a batch norm and a ReLU whose every effect `norm_relu` reproduces?
+
+    Not if somebody put a forward on one of them, on its class or a base, replaced ``__call__``,
+    F.relu or F.batch_norm, or registered a hook.
+    """
+    through = _TAKE_RELU.get(type(norm))
+    if through is None or type(relu) is not ReLU:
+        return False
+    own, other = norm.__dict__, relu.__dict__
+    if "forward" in own or "forward" in other or norm.hooked or relu.hooked:
+        return False
+    for cls, forward, call in through:
+        if cls.forward is not forward or cls.__call__ is not call:
+            return False
+    return F.relu is _RELU and F.batch_norm is _BATCH_NORM
 
 
 class _InstanceNorm(_RunningNorm):

@@ -1,6 +1,18 @@
 """All operations, by topic: a forward, one VJP per input, samples to test it with."""
 
-from tinyconv.ops import conv, elementwise, index, linalg, loss, norm, pool, reduce, shape, sort
+from tinyconv.ops import (
+    conv,
+    elementwise,
+    index,
+    linalg,
+    loss,
+    move,
+    norm,
+    pool,
+    reduce,
+    shape,
+    sort,
+)
 
 __all__ = [
     "conv",
@@ -8,6 +20,7 @@ __all__ = [
     "index",
     "linalg",
     "loss",
+    "move",
     "norm",
     "pool",
     "reduce",

@@ -28,7 +28,7 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
 
-@op
+@op(takes="floats")
 def conv2d(
     x: Array, w: Array, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
 ) -> Array:
@@ -38,7 +38,7 @@ def conv2d(
     )
 
 
-@op
+@op(takes="floats")
 def conv2d_input(
     g: Array,
     w: Array,
@@ -61,7 +61,7 @@ def conv2d_input(
     )
 
 
-@op
+@op(takes="floats")
 def conv2d_weight(
     x: Array,
     g: Array,

@@ -3,16 +3,21 @@
 Binary operations broadcast as NumPy's do; `unbroadcast` is broadcasting's adjoint.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from tinyconv.autograd import op
+from tinyconv.autograd import common_dtype, exact_number, op
 from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
-from tinyconv.dtypes import float32
+from tinyconv.dtypes import bool_, float32, int64, uint8
 from tinyconv.errors import DTypeError
 from tinyconv.ops.shape import unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def module_of(a: Any, b: Any) -> Any:
@@ -51,7 +56,7 @@ plus.defvjp(
 )
 
 
-@op(name="sub")
+@op(name="sub", takes="numbers")
 def minus(a: Array, b: Array) -> Array:
     """a - b"""
     return a - b
@@ -67,13 +72,22 @@ minus.defvjp(
 @function(sample((3, 4), (4,)), sample((3, 4), (3, 1), alpha=2.5))
 def add(a: Any, b: Any, alpha: float = 1) -> Any:
     """a + alpha * b"""
-    return plus(a, b if alpha == 1 else mul(b, alpha))
+    return plus(a, b if alpha == 1 else _times("add", a, b, alpha))
 
 
 @function(sample((3, 4), (4,)), sample((3, 4), (3, 1), alpha=2.5))
 def sub(a: Any, b: Any, alpha: float = 1) -> Any:
     """a - alpha * b"""
-    return minus(a, b if alpha == 1 else mul(b, alpha))
+    return minus(a, b if alpha == 1 else _times("sub", a, b, alpha))
+
+
+def _times(name: str, a: Any, b: Any, alpha: Any) -> Any:
+    """alpha * b; DTypeError for a factor that would make floats of integers, as in PyTorch."""
+    kinds = [x.dtype.kind for x in (a, b) if hasattr(x, "dtype")]
+    if "f" not in kinds and (isinstance(alpha, float) or set(kinds) == {"b"}):
+        said = f"alpha={alpha} would change their dtype: use x.float()"
+        raise DTypeError(name, f"the operands hold no floats, and {said}")
+    return mul(b, alpha)
 
 
 @op
@@ -89,7 +103,7 @@ mul.defvjp(
 )
 
 
-@op
+@op(takes="promoted")
 def div(a: Array, b: Array) -> Array:
     """a / b; integers are divided as float32."""
     return floating(a) / floating(b)
@@ -102,7 +116,7 @@ div.defvjp(
 )
 
 
-@op
+@op(takes="numbers")
 def neg(x: Array) -> Array:
     """-x"""
     return -x
@@ -113,21 +127,42 @@ neg.defvjp(lambda g, _y, _x: -g, samples=[sample((3, 4))])
 
 @op
 def pow(a: Array, b: Array) -> Array:
-    """a ** b"""
+    """a ** b; booleans have no powers, and integers none by a negative number."""
+    dtype = getattr(a, "dtype", None) or b.dtype
+    if dtype is not float32 and dtype.kind != "f":
+        return _integer_power(a, b)
     return a**b
 
 
+def _integer_power(a: Any, b: Any) -> Array:
+    """In the integers' own dtype; where an array b is negative, 1 / a^-b cut to an integer."""
+    if "b" in (getattr(a, "dtype", int64).kind, getattr(b, "dtype", int64).kind):
+        raise DTypeError("pow", "booleans have no powers; convert: x.long() ** y")
+    if not hasattr(b, "dtype"):
+        if b < 0:
+            raise DTypeError("pow", f"integers have no power {b}: x.float() ** {b}")
+        return a**b
+    xp = array_module(b)
+    a = xp.asarray(a, b.dtype)
+    beyond = xp.where(a == 1, 1, xp.where(a == -1, 1 - 2 * (b % 2), 0))
+    return xp.where(b >= 0, a ** xp.maximum(b, 0), beyond.astype(b.dtype))
+
+
+pow.number = exact_number
+
+
 def _power_rule(g: Any, a: Any, b: Any) -> Any:
-    """b a^(b-1), which is 0 for b = 0 also where a = 0."""
+    """b a^(b-1), which is 0 for b = 0 also where a is 0 or NaN: a^0 is 1 there, too."""
     if not hasattr(b, "shape"):
         return g * (b * a ** (b - 1)) if b != 0 else g * zeros_like(a)
-    return g * where(b == 0, 0.0, b * a ** where(b == 0, 1.0, b - 1))
+    hole = (b == 0) & ((a == 0) | (a != a))  # elsewhere the derivative goes on: 1/a in b at b = 0
+    return g * where(hole, 0.0, b * where(hole, 1.0, a) ** (b - 1))
 
 
 def _exponential_rule(g: Any, y: Any, a: Any) -> Any:
-    """y log a, whose limit is 0 where a = 0."""
-    base = a if hasattr(a, "shape") else y * 0 + a
-    return g * y * log(where(base == 0, 1.0, base))
+    """y log a, whose limit is 0 where a = 0 and y is finite."""
+    base = a if hasattr(a, "shape") else zeros_like(y) + a
+    return g * y * log(where((base == 0) & isfinite(y), 1.0, base))
 
 
 pow.defvjp(
@@ -145,7 +180,7 @@ pow.defvjp(
 # --- functions of one variable
 
 
-@op
+@op(takes="promoted")
 def exp(x: Array) -> Array:
     """e^x"""
     return array_module(x).exp(floating(x))
@@ -154,7 +189,16 @@ def exp(x: Array) -> Array:
 exp.defvjp(lambda g, y, _x: g * y, samples=[sample((3, 4)), sample(())])
 
 
-@op
+@op(takes="promoted")
+def expm1(x: Array) -> Array:
+    """e^x - 1, accurate for small x."""
+    return array_module(x).expm1(floating(x))
+
+
+expm1.defvjp(lambda g, y, _x: g * (y + 1), samples=[sample((3, 4))])
+
+
+@op(takes="promoted")
 def log(x: Array) -> Array:
     """Natural logarithm."""
     return array_module(x).log(floating(x))
@@ -163,7 +207,7 @@ def log(x: Array) -> Array:
 log.defvjp(lambda g, _y, x: g / x, samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def log1p(x: Array) -> Array:
     """log(1 + x), accurate for small x."""
     return array_module(x).log1p(floating(x))
@@ -172,7 +216,7 @@ def log1p(x: Array) -> Array:
 log1p.defvjp(lambda g, _y, x: g / (1 + x), samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def sqrt(x: Array) -> Array:
     """Square root."""
     return array_module(x).sqrt(floating(x))
@@ -181,7 +225,7 @@ def sqrt(x: Array) -> Array:
 sqrt.defvjp(lambda g, y, _x: g / (2 * y), samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def rsqrt(x: Array) -> Array:
     """1 / sqrt(x)"""
     return 1 / array_module(x).sqrt(floating(x))
@@ -190,7 +234,7 @@ def rsqrt(x: Array) -> Array:
 rsqrt.defvjp(lambda g, y, _x: g * (-0.5 * y * y * y), samples=[positive((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def sin(x: Array) -> Array:
     """Sine."""
     return array_module(x).sin(floating(x))
@@ -199,7 +243,7 @@ def sin(x: Array) -> Array:
 sin.defvjp(lambda g, _y, x: g * cos(x), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def cos(x: Array) -> Array:
     """Cosine."""
     return array_module(x).cos(floating(x))
@@ -208,7 +252,7 @@ def cos(x: Array) -> Array:
 cos.defvjp(lambda g, _y, x: -g * sin(x), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def tanh(x: Array) -> Array:
     """Hyperbolic tangent."""
     return array_module(x).tanh(floating(x))
@@ -217,7 +261,7 @@ def tanh(x: Array) -> Array:
 tanh.defvjp(lambda g, y, _x: g * (1 - y * y), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="promoted")
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x), without overflow on either side."""
     xp = array_module(x)
@@ -229,7 +273,7 @@ def sigmoid(x: Array) -> Array:
 sigmoid.defvjp(lambda g, y, _x: g * (y * (1 - y)), samples=[sample((3, 4))])
 
 
-@op
+@op(takes="floats")
 def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """log(1 + e^(beta x)) / beta; x itself where beta x > threshold, as in PyTorch."""
     xp = array_module(x)
@@ -243,7 +287,7 @@ softplus.defvjp(
 )
 
 
-@op
+@op(takes="promoted")
 def erf(x: Array) -> Array:
     """The error function, 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
     return backend_of(x).erf(floating(x))
@@ -254,7 +298,7 @@ erf.defvjp(lambda g, _y, x: g * (1.1283791670955126 * exp(-x * x)), samples=[sam
 # --- piecewise
 
 
-@op(name="abs")
+@op(name="abs", takes="numbers")
 def abs_(x: Array) -> Array:
     """|x|; the derivative at 0 is 0."""
     return array_module(x).abs(x)
@@ -265,8 +309,12 @@ abs_.defvjp(lambda g, _y, x: g * sign(x), samples=[sample((3, 4))])
 
 @op
 def sign(x: Array) -> Array:
-    """-1, 0 or 1"""
-    return array_module(x).sign(x)
+    """-1, 0 or 1, of NaN 0, as in PyTorch; of booleans themselves."""
+    if x.dtype.kind == "b":
+        return x.copy()
+    xp = array_module(x)
+    y = xp.sign(x)
+    return xp.where(x == x, y, 0) if x.dtype.kind == "f" else y  # NumPy's of NaN is NaN
 
 
 sign.defvjp(lambda g, _y, _x: zeros_like(g), samples=[sample((3, 4))])
@@ -285,7 +333,7 @@ relu_backward.defvjp(
 )
 
 
-@op
+@op(takes="numbers")
 def relu(x: Array) -> Array:
     """max(x, 0); the derivative at 0 is 0."""
     return backend_of(x).relu(x)
@@ -300,10 +348,19 @@ def _clamp(x: Array, *, min: float | None = None, max: float | None = None) -> A
     if min is None and max is None:
         raise ValueError("min and max are both None; give at least one")
     xp = array_module(x)
-    if isinstance(min, float) or isinstance(max, float):
-        x = floating(x)
+    if x.dtype is not float32 and x.dtype.kind != "f":
+        x, min, max = _integer_limits(x, min, max)
     x = x if min is None else xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
+
+
+def _integer_limits(x: Array, *limits: Any) -> tuple[Any, ...]:
+    """x in the dtype that it has together with the limits, and those in it."""
+    target = common_dtype([x, *(limit for limit in limits if limit is not None)])
+    if target.kind == "b":
+        raise DTypeError("clamp", "booleans have no limits; convert: x.long()")
+    fitting = (v if v is None else exact_number("clamp", v, target) for v in limits)
+    return (x.astype(target, copy=False), *fitting)
 
 
 def _within(x: Any, low: float | None, high: float | None) -> Any:
@@ -338,38 +395,42 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
 
 @op
 def maximum(a: Array, b: Array) -> Array:
-    """The larger of a and b; a tie shares the gradient equally, as in PyTorch."""
+    """The larger of a and b; a tie shares the gradient equally, a NaN gives it to both."""
     return module_of(a, b).maximum(a, b)
 
 
 maximum.defvjp(
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, g, 0.0)), a.shape),
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, g, 0.0)), b.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, 0.0, g)), a.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, 0.0, g)), b.shape),
     samples=BINARY,
 )
 
 
 @op
 def minimum(a: Array, b: Array) -> Array:
-    """The smaller of a and b; a tie shares the gradient equally, as in PyTorch."""
+    """The smaller of a and b; a tie shares the gradient equally, a NaN gives it to both."""
     return module_of(a, b).minimum(a, b)
 
 
 minimum.defvjp(
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, g, 0.0)), a.shape),
-    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, g, 0.0)), b.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, 0.0, g)), a.shape),
+    lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, 0.0, g)), b.shape),
     samples=BINARY,
 )
 
 
 @op(name="where")
 def where(condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition holds, else b."""
+    """a where the condition holds, else b; the condition is boolean, or uint8 as in PyTorch."""
+    kind = getattr(condition, "dtype", bool_)
+    if kind != bool_ and kind != uint8:
+        raise DTypeError("where", f"the condition is {kind}, it must be boolean: x != 0")
     y = array_module(condition).where(condition, a, b)
     numbers = not (hasattr(a, "dtype") or hasattr(b, "dtype"))
     return y.astype(np.float32) if numbers and y.dtype == np.float64 else y
 
 
+where.number = exact_number
 where.defvjp(
     None,
     lambda g, _y, c, _a, _b: unbroadcast(where(c, g, 0.0), _a.shape),
@@ -387,7 +448,21 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     """x with ``value`` where the mask is true."""
     if mask.dtype != bool:
         raise DTypeError("masked_fill", f"the mask is {mask.dtype}; use mask.bool()")
+    if x.dtype.kind != "f":
+        value = _cut("masked_fill", value, x.dtype)
     return where(mask, value, x)
+
+
+def _cut(name: str, value: Any, dtype: Any) -> Any:
+    """What is written into integers or booleans: fractions are cut off, as in PyTorch."""
+    if hasattr(value, "node"):
+        if backend_of(value.array).waits:
+            return to_dtype(value, dtype=dtype)
+        value = value.item()
+    try:
+        return exact_number(name, bool(value) if dtype.kind == "b" else int(value), dtype)
+    except (ValueError, OverflowError):
+        raise DTypeError(name, f"{value} is no {dtype}; convert: x.float()") from None
 
 
 # --- dtype and identity
@@ -403,6 +478,28 @@ to_dtype.defvjp(
     lambda g, _y, _x, *, dtype: to_dtype(g, dtype=_x.dtype),
     samples=[sample((3, 4), dtype=np.float64)],
 )
+
+
+def widened(x: Any) -> Any:
+    """float16 as float32, whose squares and sums do not overflow; anything else as it is."""
+    return to_dtype(x, dtype=np.dtype(np.float32)) if getattr(x, "dtype", 0) == "float16" else x
+
+
+def as_dtype(x: Any, dtype: Any) -> Any:
+    """x, converted where its dtype is another one."""
+    return x if x.dtype == dtype else to_dtype(x, dtype=dtype)
+
+
+def in_float32(function: F) -> F:
+    """A function whose intermediate results float16 cannot hold: computed in float32 for it."""
+
+    @functools.wraps(function)
+    def call(input: Any, *args: Any, **options: Any) -> Any:
+        if getattr(input, "dtype", None) != "float16":
+            return function(input, *args, **options)
+        return as_dtype(function(widened(input), *args, **options), input.dtype)
+
+    return cast(F, call)
 
 
 @op
@@ -426,13 +523,13 @@ def clone(x: Array, *, order: str = "K") -> Array:
 clone.defvjp(lambda g, _y, _x, *, order: g, samples=[sample((3, 4)), sample((3, 4), order="C")])
 
 
-@op(samples=[sample((3, 4))])
+@op(differentiable=False, samples=[sample((3, 4))])
 def zeros_like(x: Array) -> Array:
     """Zeros of the shape, dtype and device of x."""
     return array_module(x).zeros_like(x)
 
 
-@op(samples=[sample((3, 4))])
+@op(differentiable=False, samples=[sample((3, 4))])
 def ones_like(x: Array) -> Array:
     """Ones of the shape, dtype and device of x."""
     return array_module(x).ones_like(x)
@@ -552,15 +649,34 @@ def isfinite(x: Array) -> Array:
     return array_module(x).isfinite(x)
 
 
-@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+@op(
+    same=(0, 1), differentiable=False, takes="numbers",
+    samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
+)
 def floor_divide(a: Array, b: Array) -> Array:
-    """floor(a / b)"""
+    """floor(a / b); a constant to the derivative, which is 0 wherever there is one.
+
+    DTypeError for integers divided by 0, as in PyTorch.
+    """
+    _check_divisor("floor_divide", a, b)
     return a // b
 
 
-@op(same=(0, 1))
+def _check_divisor(name: str, a: Any, b: Any) -> None:
+    """Integers have no infinity, and NumPy's result is 0."""
+    dtype = getattr(a, "dtype", None) or b.dtype
+    if dtype is float32 or dtype.kind == "f":
+        return
+    if hasattr(b, "dtype") and (not b.size or backend_of(b).waits):
+        return
+    if not (b.all() if hasattr(b, "dtype") else b):
+        raise DTypeError(name, "integers cannot be divided by 0; x.float() gives inf or nan")
+
+
+@op(same=(0, 1), takes="numbers")
 def remainder(a: Array, b: Array) -> Array:
-    """a - floor(a / b) b: the sign is the divisor's."""
+    """a - floor(a / b) b: the sign is the divisor's; DTypeError for integers and 0."""
+    _check_divisor("remainder", a, b)
     return a % b
 
 

@@ -87,7 +87,7 @@ def _gather(x: Array, index: Array, *, dim: int) -> Array:
     return x[_grid(index, dim)]
 
 
-@op(name="scatter_add")
+@op(name="scatter_add", takes="alike")
 def _scatter_add(x: Array, index: Array, src: Array, *, dim: int) -> Array:
     """x with src added: out[index[i][j]][j] += src[i][j] for dim = 0."""
     out = x.copy()

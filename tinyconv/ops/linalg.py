@@ -7,12 +7,13 @@ from typing import Any
 
 from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module, backend_of
-from tinyconv.errors import ShapeError
+from tinyconv.dtypes import int64
+from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.shape import broadcast_to, permute, reshape, unbroadcast
 from tinyconv.samples import function, sample
 
 
-@op(name="matmul")
+@op(name="matmul", takes="alike")
 def _matmul(a: Array, b: Array) -> Array:
     """Matrix product of the last two axes; the others broadcast."""
     return backend_of(a).matmul(a, b)
@@ -93,10 +94,27 @@ def _transpose_hint(a: Any, b: Any) -> str:
     return ""
 
 
-@op(name="einsum")
+@op(name="einsum", takes="alike")
 def _einsum(*xs: Array, subscripts: str) -> Array:
     """Einstein's summation, explicit form, no label twice in one operand."""
+    if xs[0].dtype.kind != "f" and xs[0].dtype != int64:
+        xs = _summable(xs, subscripts)
     return array_module(xs[0]).einsum(subscripts, *xs, optimize=True)
+
+
+def _summable(xs: tuple[Array, ...], subscripts: str) -> tuple[Array, ...]:
+    """Integers that are only added up, as int64; their products keep the dtype, as in PyTorch."""
+    inputs, output = subscripts.split("->")
+    labels = inputs.split(",")
+    for i, label in enumerate(labels):
+        read = output.join(labels[:i] + labels[i + 1 :]) + output
+        if builtins.all(c in read for c in label):
+            continue
+        if len(xs) == 1:
+            return (xs[0].astype(int64),)
+        said = f"{subscripts!r} adds up one operand and multiplies it, all {xs[0].dtype}"
+        raise DTypeError("einsum", f"{said}: that may overflow; convert them: x.long()")
+    return xs
 
 
 def _einsum_vjp(i: int, g: Any, xs: Any, subscripts: str) -> Any:

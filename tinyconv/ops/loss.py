@@ -16,7 +16,7 @@ from tinyconv.ops.shape import reshape
 from tinyconv.samples import ints, sample
 
 
-@op
+@op(takes="floats")
 def cross_entropy(x: Array, targets: Array, *, reduction: str, ignore_index: int) -> Any:
     """The losses (R,) of the rows, or their "sum" or "mean", ().
 

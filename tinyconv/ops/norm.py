@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, backend_of
-from tinyconv.ops.elementwise import relu_backward, rsqrt
+from tinyconv.ops.elementwise import as_dtype, relu_backward, rsqrt, widened
 from tinyconv.ops.reduce import mean, sum
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import sample
@@ -23,7 +23,7 @@ from tinyconv.samples import sample
 Mean: TypeAlias = Callable[[Any], Any]  # of each channel; over several machines, say
 
 
-@op
+@op(takes="floats")
 def batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Any:
     """Returns y and, beside the graph, the batch's (mean, biased variance), each (C,)."""
     y, mean, var = backend_of(x).batch_norm(x, weight, bias, eps)
@@ -45,7 +45,8 @@ def channel_mean(x: Any) -> Any:
 
 
 def whiten(x: Any, eps: float, mean: Mean = channel_mean) -> tuple[Any, Any]:
-    """x normalised, and 1 / sqrt(var + eps)."""
+    """x normalised, and 1 / sqrt(var + eps); in float32 where x is float16."""
+    x = widened(x)
     centred = x - mean(x)
     r = rsqrt(mean(centred * centred) + eps)
     return centred * r, r
@@ -54,13 +55,18 @@ def whiten(x: Any, eps: float, mean: Mean = channel_mean) -> tuple[Any, Any]:
 def input_rule(g: Any, x: Any, weight: Any, eps: float, mean: Mean = channel_mean) -> Any:
     """dx: what is left of g after its mean and its component along x-hat are taken out."""
     xhat, r = whiten(x, eps, mean)
-    g = g if weight is None else g * column(weight, x)
-    return r * (g - mean(g) - xhat * mean(g * xhat))
+    g = widened(g) if weight is None else widened(g * column(weight, x))
+    return as_dtype(r * (g - mean(g) - xhat * mean(g * xhat)), x.dtype)
+
+
+def weight_rule(g: Any, x: Any, eps: float, mean: Mean = channel_mean) -> Any:
+    """The gradient of the weight."""
+    return as_dtype(sum(widened(g) * whiten(x, eps, mean)[0], dim=channel_axes(x)), x.dtype)
 
 
 batch_norm.defvjp(
     lambda g, _y, x, weight, _bias, *, eps: input_rule(g, x, weight, eps),
-    lambda g, _y, x, _weight, _bias, *, eps: sum(g * whiten(x, eps)[0], dim=channel_axes(x)),
+    lambda g, _y, x, _weight, _bias, *, eps: weight_rule(g, x, eps),
     lambda g, _y, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
     fused=lambda g, _y, stats, x, weight, _bias, *, eps: backend_of(x).batch_norm_backward(
         g, x, weight, *stats, eps
@@ -73,7 +79,7 @@ batch_norm.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def batch_norm_relu(
     x: Array, weight: Array | None, bias: Array | None, residual: Array | None, *, eps: float
 ) -> Any:
@@ -84,9 +90,7 @@ def batch_norm_relu(
 
 batch_norm_relu.defvjp(
     lambda g, y, x, weight, _bias, _r, *, eps: input_rule(relu_backward(g, y), x, weight, eps),
-    lambda g, y, x, _weight, _bias, _r, *, eps: sum(
-        relu_backward(g, y) * whiten(x, eps)[0], dim=channel_axes(x)
-    ),
+    lambda g, y, x, _weight, _bias, _r, *, eps: weight_rule(relu_backward(g, y), x, eps),
     lambda g, y, _x, _weight, _bias, _r, *, eps: sum(relu_backward(g, y), dim=channel_axes(_x)),
     lambda g, y, _x, _weight, _bias, _r, *, eps: relu_backward(g, y),
     fused=lambda g, y, stats, x, weight, _bias, _r, *, eps: backend_of(x).batch_norm_relu_backward(
@@ -99,7 +103,7 @@ batch_norm_relu.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def affine(x: Array, scale: Array, shift: Array) -> Array:
     """x * scale + shift per channel: what batch norm is once its statistics are fixed."""
     return backend_of(x).affine(x, scale, shift)
@@ -113,7 +117,7 @@ affine.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:
     """relu(x * scale + shift + residual)."""
     return backend_of(x).affine_relu(x, scale, shift, residual)

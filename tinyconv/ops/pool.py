@@ -70,13 +70,13 @@ pool_scatter.defvjp(
 )
 
 
-@op
+@op(takes="floats")
 def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
     """The sum over each window, padding counted as zeros."""
     return backend_of(x).window_sum(x, kernel_size=kernel_size, stride=stride, padding=padding)
 
 
-@op
+@op(takes="floats")
 def window_sum_input(
     g: Array, *, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Padding
 ) -> Array:

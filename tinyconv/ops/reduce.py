@@ -8,16 +8,19 @@ import numpy as np
 
 from tinyconv.autograd import is_tensor, op
 from tinyconv.backend import Array, array_module, backend_of
+from tinyconv.backend.sums import cast, wide
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.elementwise import (
+    as_dtype,
     eq,
     exp,
     floating,
+    in_float32,
     maximum,
     minimum,
     ones_like,
-    to_dtype,
     where,
+    widened,
     zeros_like,
 )
 from tinyconv.ops.index import gather
@@ -72,7 +75,7 @@ def count(shape: tuple[int, ...], dim: Dim) -> int:
 @op
 def sum(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Array:
     """The sum; booleans and integers are summed as int64."""
-    return x.sum(axis=_axis(dim), keepdims=keepdim, dtype=dtype or _total(x))
+    return backend_of(x).sum(x, _axis(dim), keepdim, dtype)
 
 
 def _total(x: Array) -> Any:
@@ -80,12 +83,13 @@ def _total(x: Array) -> Any:
     return np.int64 if x.dtype.kind in "biu" else None
 
 
-def _cast(g: Any, dtype: Any) -> Any:
-    return g if g.dtype == dtype else to_dtype(g, dtype=dtype)
+def _over(g: Any, n: int) -> Any:
+    """g / n, also where n is too large a number for float16."""
+    return g / n if n < 65504 or g.dtype != "float16" else as_dtype(g, np.float32) / n
 
 
 sum.defvjp(
-    lambda g, _y, _x, *, dim, keepdim, dtype: spread(_cast(g, _x.dtype), _x, dim, keepdim),
+    lambda g, _y, _x, *, dim, keepdim, dtype: spread(as_dtype(g, _x.dtype), _x, dim, keepdim),
     samples=[*OVER, sample((3, 4), dim=0, dtype=np.float64)],
 )
 
@@ -100,7 +104,7 @@ def mean(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None)
 
 mean.defvjp(
     lambda g, _y, _x, *, dim, keepdim, dtype: spread(
-        _cast(g / count(_x.shape, dim), _x.dtype), _x, dim, keepdim
+        as_dtype(_over(g, count(_x.shape, dim)), _x.dtype), _x, dim, keepdim
     ),
     samples=[*OVER, sample((3, 4), dim=0, dtype=np.float64)],
 )
@@ -109,7 +113,7 @@ mean.defvjp(
 @op
 def cumsum(x: Array, *, dim: int) -> Array:
     """Running sums along one axis."""
-    return x.cumsum(dim, dtype=_total(x))
+    return backend_of(x).cumsum(x, dim)
 
 
 cumsum.defvjp(
@@ -147,13 +151,13 @@ amin.defvjp(lambda g, y, x, *, dim, keepdim: _share_of_ties(g, y, x, dim, keepdi
 ALONG = [sample((3, 4)), sample((3, 4), dim=1), sample((2, 3, 4), dim=1, keepdim=True)]
 
 
-@op(samples=ALONG)
+@op(samples=ALONG, takes="numbers")
 def argmax(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     """Where the largest entry is: the first one, int64."""
     return _arg(x.argmax, x, dim, keepdim)
 
 
-@op(samples=ALONG)
+@op(samples=ALONG, takes="numbers")
 def argmin(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     """Where the smallest entry is: the first one, int64."""
     return _arg(x.argmin, x, dim, keepdim)
@@ -170,13 +174,18 @@ TRUTHS = [sample(bools(3, 4)), sample(bools(3, 4), dim=1), sample((2, 3), dim=0,
 @op(samples=TRUTHS)
 def all(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Is every entry true?"""
-    return (x != 0).all(axis=_tupled(dim), keepdims=keepdim)
+    return _truth(x, (x != 0).all(axis=_tupled(dim), keepdims=keepdim))
 
 
 @op(samples=TRUTHS)
 def any(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Is some entry true?"""
-    return (x != 0).any(axis=_tupled(dim), keepdims=keepdim)
+    return _truth(x, (x != 0).any(axis=_tupled(dim), keepdims=keepdim))
+
+
+def _truth(x: Array, y: Any) -> Any:
+    """Boolean; of bytes, which were booleans once, bytes as in PyTorch."""
+    return y.astype(np.uint8) if x.dtype == np.uint8 else y
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -219,14 +228,15 @@ prod.defvjp(
 )
 
 
-@op
+@op(takes="promoted")
 def logsumexp(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """log of the sum of e^x, without overflow."""
-    x = floating(x)
+    dtype, x = floating(x).dtype, wide(floating(x))
     xp = array_module(x)
     top = x.max(axis=_axis(dim), keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # all -inf: e^(x - 0) = 0, and the result is -inf
-    y = xp.log(xp.exp(x - top).sum(axis=_axis(dim), keepdims=True)) + top
+    y = xp.log(backend_of(x).sum(xp.exp(x - top), _axis(dim), True, None)) + top
+    y = cast(y, dtype)
     return (
         y
         if keepdim
@@ -242,11 +252,12 @@ logsumexp.defvjp(
 )
 
 
-@op(name="norm2")
+@op(name="norm2", takes="floats")
 def _norm2(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """Euclidean length; the gradient at 0 is 0."""
-    x = floating(x)
-    return array_module(x).sqrt((x * x).sum(axis=_axis(dim), keepdims=keepdim))
+    dtype, x = floating(x).dtype, wide(floating(x))
+    squares = backend_of(x).sum(x * x, _axis(dim), keepdim, None)
+    return cast(array_module(x).sqrt(squares), dtype)
 
 
 _norm2.defvjp(
@@ -301,8 +312,8 @@ def min(x: Any, dim: Any = None, keepdim: bool = False, other: Any = None) -> An
 
 def _deviations(
     name: str, x: Any, dim: Dim, correction: int, unbiased: bool | None
-) -> tuple[Any, Dim, int]:
-    """x minus its mean, the axes, and the degrees of freedom; ``var(False)`` is unbiased=False."""
+) -> tuple[Dim, int]:
+    """The axes and the correction; ``var(False)`` is unbiased=False."""
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     if unbiased is not None:
@@ -315,10 +326,49 @@ def _deviations(
             f"{n + correction} entries leave {n} degrees of freedom after "
             f"correction={correction}; use correction=0",
         )
-    return x - mean(x, dim=dim, keepdim=True), dim, n
+    return dim, correction
 
 
-@function(*OVER[:-1], sample((3, 4), dim=1, correction=0), sample((3, 4), False))
+@op(name="var")
+def _var(x: Array, *, dim: Dim, correction: float, keepdim: bool) -> Array:
+    """The sum of squared deviations from the mean over the degrees of freedom."""
+    x, n = floating(x), count(x.shape, dim) - correction
+    return backend_of(x).var(x, _axis(dim), keepdim, n, x.dtype)
+
+
+@op(name="std")
+def _std(x: Array, *, dim: Dim, correction: float, keepdim: bool) -> Array:
+    """The root of `var`; where it is 0, so is its gradient."""
+    x, n = floating(x), count(x.shape, dim) - correction
+    squared = backend_of(x).var(x, _axis(dim), keepdim, n, np.float64)
+    return cast(array_module(x).sqrt(squared), x.dtype)
+
+
+def _deviation_rule(g: Any, x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
+    """g times x minus its mean over the degrees of freedom, in float32 where x is float16."""
+    centred, n = widened(x), count(x.shape, dim) - correction
+    centred = centred - mean(centred, dim=dim, keepdim=True)
+    g = as_dtype(g, centred.dtype) / (n or math.nan)
+    return as_dtype(spread(g, x, dim, keepdim) * centred, x.dtype)
+
+
+DEVIATIONS = [sample((3, 4), dim=None, correction=1, keepdim=False),
+              sample((2, 3, 4), dim=(0, -1), correction=0, keepdim=True)]  # fmt: skip
+_var.defvjp(
+    lambda g, _y, x, *, dim, correction, keepdim: _deviation_rule(
+        2 * widened(g), x, dim, correction, keepdim
+    ),
+    samples=DEVIATIONS,
+)
+_std.defvjp(
+    lambda g, y, x, *, dim, correction, keepdim: _deviation_rule(
+        widened(g) / widened(where(y == 0, 1.0, y)), x, dim, correction, keepdim
+    ),
+    samples=DEVIATIONS,
+)
+
+
+@function(*OVER[:-1], sample((3, 4), dim=1, correction=0), sample((3, 4), False), takes="floats")
 def var(
     x: Any,
     dim: Dim = None,
@@ -327,11 +377,11 @@ def var(
     unbiased: bool | None = None,
 ) -> Any:
     """Variance: the sum of squared deviations over (n - correction)."""
-    centred, dim, n = _deviations("var", x, dim, correction, unbiased)
-    return sum(centred * centred, dim=dim, keepdim=keepdim) / n
+    dim, correction = _deviations("var", x, dim, correction, unbiased)
+    return _var(x, dim=dim, correction=correction, keepdim=keepdim)
 
 
-@function(*OVER[:-1], sample((3, 4), True))
+@function(*OVER[:-1], sample((3, 4), True), takes="floats")
 def std(
     x: Any,
     dim: Dim = None,
@@ -340,8 +390,8 @@ def std(
     unbiased: bool | None = None,
 ) -> Any:
     """Standard deviation, the root of `var`; where it is 0, so is its gradient."""
-    centred, dim, n = _deviations("std", x, dim, correction, unbiased)
-    return _norm2(centred, dim=dim, keepdim=keepdim) / math.sqrt(n)
+    dim, correction = _deviations("std", x, dim, correction, unbiased)
+    return _std(x, dim=dim, correction=correction, keepdim=keepdim)
 
 
 @function(
@@ -352,7 +402,9 @@ def std(
     sample((3, 4), p=-math.inf),
     sample((3, 4), p=0, dim=0),
     sample((3, 4), "fro"),
+    takes="floats",
 )
+@in_float32
 def norm(x: Any, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False) -> Any:
     """(sum |x|^p)^(1/p); p = inf is the largest |x|, p = 0 counts the non-zeros, "fro" is 2."""
     _check_dims("norm", x, dim)
@@ -382,32 +434,34 @@ ROWS = [
 ]
 
 
-@op
+@op(takes="floats")
 def softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     """e^x / sum e^x along one axis; computed in ``dtype``, by default x's."""
     x = floating(x) if dtype is None else x.astype(dtype)
+    dtype, x = x.dtype, wide(x)
     e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
-    e /= e.sum(axis=dim, keepdims=True)
-    return e
+    e /= backend_of(x).sum(e, dim, True, None)
+    return cast(e, dtype)
 
 
 softmax.defvjp(
-    lambda g, y, _x, *, dim, dtype: _cast(y * (g - sum(g * y, dim=dim, keepdim=True)), _x.dtype),
+    lambda g, y, _x, *, dim, dtype: as_dtype(y * (g - sum(g * y, dim=dim, keepdim=True)), _x.dtype),
     samples=ROWS,
 )
 
 
-@op
+@op(takes="floats")
 def log_softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     """log of softmax, without overflow; computed in ``dtype``, by default x's."""
     x = floating(x) if dtype is None else x.astype(dtype)
     xp = array_module(x)
+    dtype, x = x.dtype, wide(x)
     y = x - x.max(axis=dim, keepdims=True)
-    y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))
-    return y
+    y -= xp.log(backend_of(x).sum(xp.exp(y), dim, True, None))
+    return cast(y, dtype)
 
 
 log_softmax.defvjp(
-    lambda g, y, _x, *, dim, dtype: _cast(g - exp(y) * sum(g, dim=dim, keepdim=True), _x.dtype),
+    lambda g, y, _x, *, dim, dtype: as_dtype(g - exp(y) * sum(g, dim=dim, keepdim=True), _x.dtype),
     samples=ROWS,
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyconv.autograd import check_operands, op
-from tinyconv.backend import Array, array_module
+from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.errors import DimError, DTypeError, ShapeError, no_axis
 from tinyconv.samples import floats, function, sample
 
@@ -23,7 +23,7 @@ def sum_to(x: Array, *, shape: Shape) -> Array:
     """Sum over the axes along which ``shape`` was broadcast to ``x.shape``."""
     lead = x.ndim - len(shape)
     stretched = tuple(i + lead for i, n in enumerate(shape) if n == 1 and x.shape[i + lead] != 1)
-    return x.sum(tuple(range(lead)) + stretched, keepdims=True).reshape(shape)
+    return backend_of(x).sum(x, (*range(lead), *stretched), True, None).reshape(shape)
 
 
 sum_to.defvjp(

@@ -104,11 +104,7 @@ class Optimizer:
         """Forget the gradients, or set them to zero in place."""
         for group in self.param_groups:
             for p in group["params"]:
-                if set_to_none:
-                    p.grad = None
-                elif p.grad is not None:
-                    p.grad = p.grad.detach()
-                    p.grad.zero_()
+                p._zero_grad(set_to_none)
 
     def add_param_group(self, group: Group) -> None:
         """One more group: ``{"params": [...], "lr": 0.01}``; missing options are the defaults."""

@@ -13,7 +13,7 @@ from tinyconv.autograd import wrap
 from tinyconv.backend import backend_of
 from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops import elementwise as ops
-from tinyconv.ops.elementwise import clamp, erf, exp, where
+from tinyconv.ops.elementwise import clamp, erf, expm1, where
 from tinyconv.ops.reduce import log_softmax as _log_softmax, softmax as _softmax
 from tinyconv.samples import function, sample
 
@@ -40,19 +40,19 @@ def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     return ops.softplus(input, beta=beta, threshold=threshold)
 
 
-@function(sample(X), sample(X, 0.3))
+@function(sample(X), sample(X, 0.3), takes="floats")
 def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
     """x where x > 0, else negative_slope x; inplace is ignored, the result is new."""
     return where(input > 0, input, input * negative_slope)
 
 
-@function(sample(X), sample(X, 0.7))
+@function(sample(X), sample(X, 0.7), takes="floats")
 def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     """x where x > 0, else alpha (e^x - 1); inplace is ignored, the result is new."""
-    return where(input > 0, input, alpha * (exp(clamp(input, max=0.0)) - 1))
+    return where(input <= 0, alpha * expm1(clamp(input, max=0.0)), input)  # NaN: slope 1
 
 
-@function(sample(X), sample(X, approximate="tanh"))
+@function(sample(X), sample(X, approximate="tanh"), takes="floats")
 def gelu(input: Any, approximate: str = "none") -> Any:
     """x Phi(x), Phi the normal distribution function; "tanh" is Hendrycks and Gimpel's form."""
     if approximate == "tanh":
@@ -63,35 +63,37 @@ def gelu(input: Any, approximate: str = "none") -> Any:
     return 0.5 * input * (1 + erf(input * math.sqrt(0.5)))
 
 
-@function(sample(X))
+@function(sample(X), takes="floats")
 def silu(input: Any, inplace: bool = False) -> Any:
     """x sigmoid(x); inplace is ignored, the result is new."""
     return input * sigmoid(input)
 
 
-@function(sample(X), sample(X, -0.5, 0.75))
+@function(sample(X), sample(X, -0.5, 0.75), takes="floats")
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
     """x limited to [min_val, max_val]; at a limit the gradient is 0, as in PyTorch.
 
     inplace is ignored, the result is new.
     """
-    inside = (input > min_val) & (input < max_val)
-    return where(inside, input, clamp(input.detach(), min=min_val, max=max_val))
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}; exchange them")
+    beyond = (input <= min_val) | (input >= max_val)  # NaN is not: its slope is 1, as in PyTorch
+    return where(beyond, clamp(input.detach(), min=min_val, max=max_val), input)
 
 
-@function(sample(X))
+@function(sample(X), takes="floats")
 def relu6(input: Any, inplace: bool = False) -> Any:
     """x limited to [0, 6]; inplace is ignored, the result is new."""
     return hardtanh(input, 0.0, 6.0)
 
 
-@function(sample(X, dim=1), sample((2, 3, 4), 1))
+@function(sample(X, dim=1), sample((2, 3, 4), 1), takes="floats")
 def softmax(input: Any, dim: int | None = None, dtype: Any = None) -> Any:
     """e^x / sum e^x along ``dim``, which should be given; None guesses as PyTorch does."""
     return _softmax(input if dtype is None else input.to(dtype), dim=_guess(input, dim))
 
 
-@function(sample(X, dim=1), sample((2, 3, 4), 1))
+@function(sample(X, dim=1), sample((2, 3, 4), 1), takes="floats")
 def log_softmax(input: Any, dim: int | None = None, dtype: Any = None) -> Any:
     """log softmax along ``dim``, without overflow."""
     return _log_softmax(input if dtype is None else input.to(dtype), dim=_guess(input, dim))

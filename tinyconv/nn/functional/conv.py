@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from tinyconv.backend.reference import output_size as output_size_of
 from tinyconv.context import context
-from tinyconv.creation import eye
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import (
     check_dtype,
@@ -15,7 +15,7 @@ from tinyconv.nn.functional.checks import (
     in_autocast,
     whole,
 )
-from tinyconv.ops import conv as ops
+from tinyconv.ops import conv as ops, move as moves
 from tinyconv.ops.shape import reshape, squeeze, unsqueeze
 from tinyconv.samples import function, sample
 
@@ -182,6 +182,7 @@ def _check_groups(name: str, c_in: int, c_out: int, groups: int) -> None:
     sample((2, 4, 7, 6), (4, 2, 3, 2), None, [2, 1], [0, 1], [2, 1], 2),
     sample((2, 2, 5, 6), (3, 2, 4, 2), (3,), padding="same"),
     sample((1, 2, 5, 6), (3, 2, 2, 2), padding="valid"),
+    takes="floats",
 )
 @in_autocast
 def conv2d(
@@ -236,6 +237,7 @@ def _geometry(
 @function(
     sample((2, 3, 7), (4, 3, 3), (4,), 2, 1),
     sample((2, 4, 8), (6, 2, 2), None, 1, "same", 3, 2),
+    takes="floats",
 )
 @in_autocast
 def conv1d(
@@ -264,6 +266,7 @@ def conv1d(
     sample((2, 3, 4, 3), (3, 2, 3, 3), (2,), 2, 1, 1),
     sample((1, 4, 3, 4), (4, 3, 2, 3), None, [1, 2], [0, 1], 0, 2, [2, 1]),
     sample((1, 2, 2, 3), (2, 3, 2, 3), (3,), 1, [1, 0], [2, 1], 1, [3, 2]),
+    takes="floats",
 )
 @in_autocast
 def conv_transpose2d(
@@ -328,7 +331,7 @@ def _transposed(
     return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
 
 
-@function(sample((2, 3, 5), (3, 2, 3), (2,), 2, 1, 1))
+@function(sample((2, 3, 5), (3, 2, 3), (2,), 2, 1, 1), takes="floats")
 @in_autocast
 def conv_transpose1d(
     input: Any,
@@ -352,28 +355,37 @@ def conv_transpose1d(
     return squeeze(y, 2)
 
 
-# --- windows as columns: a convolution with the identity, and its adjoint
+# --- windows as columns, and the adjoint
 
 
-def _identity_kernels(channels: int, kernel: Pair, x: Any) -> Any:
-    """(C * KH * KW, 1, KH, KW): for each channel, kernels that pick one place each."""
-    one = eye(kernel[0] * kernel[1], dtype=x.dtype, device=x.device)
-    return reshape(one, shape=(-1, 1, *kernel))[[*range(kernel[0] * kernel[1])] * channels]
-
-
-@function(sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]), sample((2, 2, 5, 6), 3, 2))
+@function(sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]), sample((2, 2, 5, 6), 3, 2), takes="floats")
 def unfold(
     input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Any:
     """The windows as columns: (N, C, H, W) -> (N, C KH KW, L), L windows in row-major order."""
     check_images("unfold", input)
-    channels = input.shape[1]
-    weight = _identity_kernels(channels, pair(kernel_size, "kernel_size"), input)
-    y = _convolved("unfold", input, weight, None, stride, padding, dilation, channels)
-    return reshape(y, shape=(*y.shape[:2], -1))
+    kernel = pair(kernel_size, "kernel_size")
+    window = _window("unfold", kernel, stride, padding, dilation)
+    _check_fit("unfold", input.shape, kernel, window["padding"], window["dilation"])
+    return moves.unfold(input, **window)
 
 
-@function(sample((2, 18, 36), [5, 6], [2, 3], 1, [1, 1], 1), sample((2, 18, 4), [5, 6], 3, 1, 0, 2))
+def _window(name: str, kernel: Pair, stride: Any, padding: Any, dilation: Any) -> dict[str, Any]:
+    """The checked keywords of `moves.unfold` and `moves.fold`."""
+    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+    top, left = pair(padding, "padding")
+    pads = ((top, top), (left, left))
+    if min(kernel) < 1:
+        raise ShapeError(name, f"kernel_size {kernel} must be at least 1")
+    check_least(name, stride, pads, dilation)
+    return {"kernel_size": kernel, "stride": stride, "padding": pads, "dilation": dilation}
+
+
+@function(
+    sample((2, 18, 36), [5, 6], [2, 3], 1, [1, 1], 1),
+    sample((2, 18, 4), [5, 6], 3, 1, 0, 2),
+    takes="floats",
+)
 def fold(
     input: Any,
     output_size: Any,
@@ -384,21 +396,12 @@ def fold(
 ) -> Any:
     """Columns added up to an image: `unfold`'s adjoint, (N, C KH KW, L) -> (N, C, H, W)."""
     kernel, size = pair(kernel_size, "kernel_size"), pair(output_size, "output_size")
-    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
-    top, left = pair(padding, "padding")
-    channels, rest = divmod(input.shape[1], kernel[0] * kernel[1])
-    rows, columns = (
-        (n + 2 * p - span(k, d)) // s + 1
-        for n, p, k, d, s in zip(size, (top, left), kernel, dilation, stride, strict=True)
-    )
-    if rest or rows * columns != input.shape[2]:
+    window = _window("fold", kernel, stride, padding, dilation)
+    rows, columns = output_size_of(size, **window)
+    if input.shape[1] % (kernel[0] * kernel[1]) or rows * columns != input.shape[2]:
         raise ShapeError(
             "fold",
             f"input {input.shape}: need (N, C*{kernel[0]}*{kernel[1]}, L) with L = "
             f"{rows}*{columns} = {rows * columns} windows for an output of {size}",
         )
-    y = reshape(input, shape=(*input.shape[:2], rows, columns))
-    return ops.conv2d_input(
-        y, _identity_kernels(channels, kernel, input), input_size=size, stride=stride,
-        padding=((top, top), (left, left)), dilation=dilation, groups=channels,
-    )  # fmt: skip
+    return moves.fold(input, input_size=size, **window)

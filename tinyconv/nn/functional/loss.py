@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyconv.autograd import is_tensor, op, wrap
 from tinyconv.backend import backend_of
-from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
+from tinyconv.errors import DTypeError, ShapeError, not_a_tensor, not_taken
 from tinyconv.nn.functional.checks import CASTS, check_positions, check_shape
 from tinyconv.ops.elementwise import abs_, clamp, log, log1p, softplus, where
 from tinyconv.ops.index import _gather as gather
@@ -19,6 +19,7 @@ from tinyconv.ops.shape import permute, reshape, squeeze, unsqueeze
 from tinyconv.samples import constants, floats, function, ints, sample
 
 IGNORED = -100
+TINY = 1e-12  # PyTorch's, which keeps the derivatives of binary_cross_entropy finite
 TARGETS = ints(4, high=3)
 PROBABILITIES = floats(3, 4, low=0.05, high=0.95)
 
@@ -116,6 +117,8 @@ def _checked(name: str, input: Any, target: Any) -> Any:
             f"input is {input.dtype} and target {target.dtype}: are they "
             f"swapped? {name}(logits, target)",
         )
+    if input.dtype.kind != "f":
+        raise not_taken(name, "input", input.dtype)
     return target
 
 
@@ -260,7 +263,9 @@ def _check_same(name: str, input: Any, target: Any) -> None:
 PAIR = ((3, 4), (3, 4))
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="sum"), sample(*PAIR, reduction="none"))
+@function(
+    sample(*PAIR), sample(*PAIR, reduction="sum"), sample(*PAIR, reduction="none"), takes="floats"
+)
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """(input - target)^2"""
     _check_same("mse_loss", input, target)
@@ -268,14 +273,14 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _reduce(difference * difference, reduction)
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="sum"))
+@function(sample(*PAIR), sample(*PAIR, reduction="sum"), takes="floats")
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     """|input - target|"""
     _check_same("l1_loss", input, target)
     return _reduce(abs_(input - target), reduction)
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="none", beta=0.7))
+@function(sample(*PAIR), sample(*PAIR, reduction="none", beta=0.7), takes="floats")
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where d = |input - target| < beta, else d - beta / 2."""
     if beta < 0:
@@ -285,7 +290,7 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
     return _reduce(_huber("smooth_l1_loss", input, target, beta) / beta, reduction)
 
 
-@function(sample(*PAIR), sample(*PAIR, reduction="none", delta=0.7))
+@function(sample(*PAIR), sample(*PAIR, reduction="none", delta=0.7), takes="floats")
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """d^2 / 2 where d = |input - target| < delta, else delta (d - delta / 2)."""
     if delta <= 0:
@@ -295,8 +300,10 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
 
 def _huber(name: str, input: Any, target: Any, delta: float) -> Any:
     _check_same(name, input, target)
-    d = abs_(input - target)
-    return where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+    d = input - target
+    # |d| by its sign would lose the curvature at d = 0, d^2 beyond delta would overflow
+    slope = where(abs_(d) < delta, d, clamp(d.detach(), min=-delta, max=delta))
+    return slope * (d - 0.5 * slope)
 
 
 # --- probabilities
@@ -314,7 +321,7 @@ def _logs(p: Any) -> tuple[Any, Any]:
     return where(p > 0, log_p, -100.0), where(p < 1, log1p(-where(p < 1, p, 0.0)), -100.0)
 
 
-@op(name="binary_cross_entropy")
+@op(name="binary_cross_entropy", takes="floats")
 def _binary_cross_entropy(p: Any, t: Any) -> Any:
     """-(t log p + (1 - t) log(1 - p)), entry by entry.
 
@@ -329,8 +336,24 @@ def _by_target(p: Any) -> Any:
     return log_q - log_p
 
 
+@op(name="binary_cross_entropy_slope")
+def _slope(p: Any, t: Any) -> Any:
+    """(p - t) / (p (1 - p)), finite at 0 and 1: the derivative in p."""
+    return (p - t) / clamp(p * (1 - p), min=TINY)
+
+
+def _curvature(p: Any, t: Any) -> Any:
+    """t / p^2 + (1 - t) / (1 - p)^2, finite at 0 and 1: what no bound on the slope can hide."""
+    return t / (p + TINY) ** 2 + (1 - t) / (1 - p + TINY) ** 2
+
+
+_slope.defvjp(
+    lambda g, _y, p, t: g * _curvature(p, t),
+    lambda g, _y, p, _t: -g / clamp(p * (1 - p), min=TINY),
+    samples=[sample(PROBABILITIES, PROBABILITIES)],
+)
 _binary_cross_entropy.defvjp(
-    lambda g, _y, p, t: g * (p - t) / clamp(p * (1 - p), min=1e-12),
+    lambda g, _y, p, t: g * _slope(p, t),
     lambda g, _y, p, _t: g * _by_target(p),
     samples=[sample(PROBABILITIES, PROBABILITIES)],
 )
@@ -339,6 +362,7 @@ _binary_cross_entropy.defvjp(
 @function(
     sample(PROBABILITIES, PROBABILITIES),
     sample(PROBABILITIES, PROBABILITIES, constants(4), reduction="sum"),
+    takes="floats",
 )
 def binary_cross_entropy(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
@@ -363,6 +387,7 @@ def binary_cross_entropy(
     sample((3, 4), PROBABILITIES),
     sample((3, 4), PROBABILITIES, constants(4), reduction="none"),
     sample((3, 4), PROBABILITIES, reduction="sum", pos_weight=constants(4)),
+    takes="floats",
 )
 def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None

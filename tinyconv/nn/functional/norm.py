@@ -12,7 +12,7 @@ from tinyconv.context import context
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
-from tinyconv.ops.elementwise import maximum, sqrt
+from tinyconv.ops.elementwise import in_float32, maximum, sqrt
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import constants, function, sample
@@ -24,6 +24,7 @@ STATISTICS = (constants(3), constants(3))
     sample((2, 3, 4, 5), None, None, (3,), (3,), True),
     sample((4, 3), None, None, None, None, True),
     sample((2, 3, 4), *STATISTICS, (3,), (3,)),
+    takes="floats",
 )
 def batch_norm(
     input: Any,
@@ -49,6 +50,7 @@ def batch_norm(
     sample((2, 3, 4, 5), None, None, (3,), (3,), (2, 3, 4, 5), True),
     sample((4, 3), None, None, None, None, None, True),
     sample((2, 3, 4), *STATISTICS, (3,), (3,), (2, 3, 4)),
+    takes="floats",
 )
 def batch_norm_relu(
     input: Any,
@@ -176,7 +178,7 @@ def _check_affine(name: str, x: Any, weight: Any, bias: Any) -> None:
         check_dtype(name, x, weight)
 
 
-@function(sample((2, 3, 4), [4], (4,), (4,)), sample((2, 3, 4), [3, 4]))
+@function(sample((2, 3, 4), [4], (4,), (4,)), sample((2, 3, 4), [3, 4]), takes="floats")
 def layer_norm(
     input: Any,
     normalized_shape: Sequence[int],
@@ -200,7 +202,7 @@ def layer_norm(
     return y if bias is None else y + bias
 
 
-@function(sample((2, 4, 3, 2), 2, (4,), (4,)), sample((2, 6, 3), 3))
+@function(sample((2, 4, 3, 2), 2, (4,), (4,)), sample((2, 6, 3), 3), takes="floats")
 def group_norm(
     input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
@@ -221,6 +223,7 @@ def group_norm(
 @function(
     sample((2, 3, 4, 2), None, None, (3,), (3,)),
     sample((2, 3, 4), *STATISTICS, None, None, False),
+    takes="floats",
 )
 def instance_norm(
     input: Any,
@@ -257,7 +260,8 @@ def instance_norm(
     return y if bias is None else y + reshape(bias, shape=column)
 
 
-@function(sample((3, 4)), sample((3, 4), 1.5, 0))
+@function(sample((3, 4)), sample((3, 4), 1.5, 0), takes="floats")
+@in_float32
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
     """x / max(|x|_p, eps) along ``dim``."""
     return input / maximum(norm(input, p, dim, keepdim=True), eps)

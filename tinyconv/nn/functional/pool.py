@@ -13,9 +13,9 @@ from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_images, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
-from tinyconv.ops.elementwise import abs_, maximum, ones_like, pow, relu, sign
+from tinyconv.ops.elementwise import abs_, in_float32, maximum, ones_like, pow, relu, sign
 from tinyconv.ops.index import _gather as gather
-from tinyconv.ops.linalg import matmul
+from tinyconv.ops.move import band_product, even_band
 from tinyconv.ops.reduce import argmax, mean
 from tinyconv.samples import function, positive, sample
 
@@ -89,7 +89,7 @@ def max_pool2d(
     return (values, indices) if return_indices else values
 
 
-@function(sample((2, 3, 2, 2), UNPOOLED, 2))
+@function(sample((2, 3, 2, 2), UNPOOLED, 2), takes="floats")
 def max_unpool2d(
     input: Any,
     indices: Any,
@@ -135,7 +135,9 @@ def max_unpool2d(
     sample((2, 3, 7, 6), [3, 2], [2, 1], [1, 1], True, False),
     sample((2, 3, 7, 6), 3, 2, 1, True, True),
     sample((1, 2, 5, 5), 2, 1, divisor_override=3),
+    takes="floats",
 )
+@in_float32
 def avg_pool2d(
     input: Any,
     kernel_size: Any,
@@ -164,8 +166,7 @@ def avg_pool2d(
         _counted(n, out, k, s, p, count_include_pad)
         for n, out, k, s, p in zip(input.shape[2:], size, kernel, stride, padding, strict=True)
     )
-    xp = array_module(input.array)
-    return total / wrap(xp.asarray(np.outer(rows, columns), input.dtype))
+    return total / _host(np.outer(rows, columns), input)
 
 
 def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.ndarray[Any, Any]:
@@ -175,7 +176,8 @@ def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.
     return end - start if include_pad else np.minimum(end, n) - np.maximum(start, 0)
 
 
-@function(sample((2, 3, 6, 6), 2, 2), positive((2, 3, 6, 7), 3.0, [2, 3], 2, True))
+@function(sample((2, 3, 6, 6), 2, 2), positive((2, 3, 6, 7), 3.0, [2, 3], 2, True), takes="floats")
+@in_float32
 def lp_pool2d(
     input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Any:
@@ -208,7 +210,13 @@ def _target(name: str, x: Any, output_size: Any) -> Pair:
     return height, width
 
 
-@function(sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), [3, 2]), sample((2, 3, 7, 5), (3, None)))
+@function(
+    sample((2, 3, 6, 6), 1),
+    sample((2, 3, 6, 4), [3, 2]),
+    sample((2, 3, 7, 5), (3, None)),
+    takes="floats",
+)
+@in_float32
 def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     """Means over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_avg_pool2d", input, output_size)
@@ -216,18 +224,14 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
         return mean(input, dim=(2, 3), keepdim=True)
     if all(n % out == 0 for n, out in zip(input.shape[2:], size, strict=True)):
         return avg_pool2d(input, (input.shape[2] // size[0], input.shape[3] // size[1]))
-    rows, columns = (
-        _averaging(n, out, input) for n, out in zip(input.shape[2:], size, strict=True)
-    )
-    return matmul(matmul(rows, input), columns.T)
+    rows, columns = (even_band(n, out) for n, out in zip(input.shape[2:], size, strict=True))
+    total = band_product(band_product(input, band=rows, dim=2), band=columns, dim=3)
+    return total / _host(np.outer(rows.counts, columns.counts), input)
 
 
-def _averaging(n: int, out: int, like: Any) -> Any:
-    """(out, n): row i holds 1 / length over window i."""
-    table = np.zeros((out, n))
-    for i, (start, end) in enumerate(_windows(n, out)):
-        table[i, start:end] = 1 / (end - start)
-    return wrap(array_module(like.array).asarray(table, like.dtype))
+def _host(values: np.ndarray[Any, Any], like: Any) -> Any:
+    """A table worked out here, where the input is and of its dtype."""
+    return wrap(array_module(like.array).asarray(values, like.dtype))
 
 
 @function(

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import wrap
+from tinyconv.autograd import exact_number, wrap
 from tinyconv.backend import array_module
-from tinyconv.errors import ShapeError
+from tinyconv.dtypes import float64
+from tinyconv.errors import ShapeError, not_taken
 from tinyconv.nn.functional.checks import check_images
-from tinyconv.ops.linalg import matmul
+from tinyconv.ops.move import band_product, linear_band
 from tinyconv.ops.shape import broadcast_to, pad_zeros, permute, reshape
 from tinyconv.samples import function, sample
 
@@ -77,7 +78,8 @@ def _constant(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any
     y = pad_zeros(x, padding=padding)
     if value == 0:
         return y
-    frame = array_module(x.array).full(y.shape, value, x.dtype)
+    number = value if x.dtype.kind == "f" else exact_number("pad", int(value), x.dtype)
+    frame = array_module(x.array).full(y.shape, number, x.dtype)
     frame[
         tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(y.shape, padding, strict=True))
     ] = 0
@@ -140,12 +142,14 @@ def interpolate(
         )
     if mode == "nearest":
         return _nearest(input, size, factors)
+    if input.dtype.kind != "f":
+        raise not_taken("interpolate", "input", input.dtype)
     for axis, (n, out, factor) in enumerate(zip(spatial, size, factors, strict=True), 2):
         if out == n:  # nothing to do, also for a factor such as 1.2 that the size rounds away
             continue
-        table = _between(n, out, factor, bool(align_corners))
-        matrix = wrap(array_module(input.array).asarray(table, input.dtype))
-        input = matmul(input, matrix.T) if axis == input.ndim - 1 else matmul(matrix, input)
+        double = input.dtype == float64
+        band = linear_band(n, out, factor, bool(align_corners), double)
+        input = band_product(input, band=band, dim=axis)
     return input
 
 
@@ -170,21 +174,6 @@ def _repeated(x: Any, times: list[int]) -> Any:
     wide = [k for n, t in zip(spatial, times, strict=True) for k in (n, t)]
     y = broadcast_to(reshape(x, shape=(*lead, *apart)), shape=(*lead, *wide))
     return reshape(y, shape=(*lead, *(n * t for n, t in zip(spatial, times, strict=True))))
-
-
-def _between(n: int, out: int, factor: float | None, align_corners: bool) -> np.ndarray[Any, Any]:
-    """(out, n): the weights of the two neighbours of each new pixel's centre."""
-    i = np.arange(out)
-    if align_corners:
-        at = i * ((n - 1) / (out - 1) if out > 1 else 0.0)
-    else:
-        at = np.maximum((i + 0.5) * (n / out if factor is None else 1 / factor) - 0.5, 0)
-    low = np.minimum(np.floor(at).astype(int), n - 1)
-    share = at - low
-    table = np.zeros((out, n))
-    table[i, low] += 1 - share
-    table[i, np.minimum(low + 1, n - 1)] += share
-    return table
 
 
 # --- rearranging
