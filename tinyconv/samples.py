@@ -154,9 +154,9 @@ def function(*samples: Sample, name: str | None = None, takes: str = "any") -> C
         def registered(*args: Any, **params: Any) -> Any:
             if ruled and not (args and getattr(args[0], "dtype", None) is float32):
                 _check_floats(key, f, samples, args, params)
-            for value in args:
+            for value in args[1:]:  # the first is what it computes on: a 0-d array's number, too
                 if isinstance(value, np.generic):
-                    args = tuple(_plain(value) for value in args)
+                    args = (args[0], *(_plain(value) for value in args[1:]))
                     break
             if params:
                 params = plain(params)

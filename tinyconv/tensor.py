@@ -926,8 +926,8 @@ class Tensor(Variable):
     def broadcast_to(self, shape: tuple[int, ...]) -> Tensor:
         return s.broadcast_to(self, shape=tuple(shape))
 
-    def flip(self, *dims: Any) -> Tensor:
-        return s.flip(self, dims=_shape(dims))
+    def flip(self, *axes: Any, dims: Any = ()) -> Tensor:
+        return s.flip(self, dims=_shape(axes or (dims,)))
 
     def roll(self, shifts: Any, dims: Any = None) -> Tensor:
         return s.roll(self, shifts=shifts, dims=dims)

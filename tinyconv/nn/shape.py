@@ -98,6 +98,11 @@ class _Pad(Layer):
         self.padding = sizes(padding, 2 * self.dims, type(self).__name__, "padding")
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.mode != "constant" and input.ndim not in (self.dims + 1, self.dims + 2):
+            axes = "(C,L) or (N,C,L)" if self.dims == 1 else "(C,H,W) or (N,C,H,W)"
+            raise ShapeError(
+                type(self).__name__, f"input {input.shape} is {input.ndim}-D, need {axes}"
+            )
         return F.pad(input, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:

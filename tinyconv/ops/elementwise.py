@@ -12,7 +12,7 @@ import numpy as np
 from tinyconv.autograd import common_dtype, exact_number, op
 from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
 from tinyconv.dtypes import bool_, float32, int64, uint8
-from tinyconv.errors import DTypeError, not_taken
+from tinyconv.errors import DTypeError, ShapeError, not_taken
 from tinyconv.ops.shape import clone as clone, unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
 
@@ -454,6 +454,11 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     """x with ``value`` where the mask is true."""
     if mask.dtype != bool:
         raise DTypeError("masked_fill", f"the mask is {mask.dtype}; use mask.bool()")
+    if getattr(value, "shape", ()):
+        raise ShapeError(
+            "masked_fill",
+            f"the value has shape {value.shape}, it must be one number: tc.where(mask, value, x)",
+        )
     if x.dtype.kind != "f":
         value = written_number("masked_fill", value, x.dtype)
     return where(mask, value, x)

@@ -9,7 +9,7 @@ import numpy as np
 from tinyconv.autograd import is_tensor, op
 from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.backend.sums import cast, wide
-from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
 from tinyconv.ops.elementwise import (
     as_dtype,
     eq,
@@ -286,6 +286,9 @@ class MaxResult(NamedTuple):
 
 
 def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
+    if not hasattr(x, "shape"):
+        name = extreme.name[1:]
+        raise DTypeError(name, not_a_tensor("the input", x, "x"))
     if dim is None:
         return extreme(x)
     axis_of(extreme.name[1:], x.shape, dim)  # amax is the op of max

@@ -198,7 +198,10 @@ class Optimizer:
             if not isinstance(value, (int, float)) or not low <= value <= high:  # nan is not
                 limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
                 raise ValueError(f"{self.name}: {name} must be a number {limit}, got {value!r}")
-        for i, beta in enumerate(group.get("betas", ())):
+        betas = group.get("betas", ())
+        if len({hasattr(beta, "item") and hasattr(beta, "node") for beta in betas}) > 1:
+            raise ValueError(f"{self.name}: betas must be both numbers or both Tensors, got {betas}")
+        for i, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{self.name}: betas[{i}] must be at least 0 and below 1, got "
                                  f"{beta}; it is the share of its past that a running mean keeps")

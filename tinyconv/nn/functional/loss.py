@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -293,9 +294,15 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
 @function(sample(*PAIR), sample(*PAIR, reduction="none", delta=0.7), takes="floats")
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """d^2 / 2 where d = |input - target| < delta, else delta (d - delta / 2)."""
-    if delta <= 0:
-        raise ValueError(f"huber_loss: delta is {delta}, it must be positive")
+    delta = check_delta("huber_loss", delta)
     return _reduce(_huber("huber_loss", input, target, delta), reduction)
+
+
+def check_delta(name: str, delta: Any) -> float:
+    """Where the Huber loss turns linear; ValueError if that is no positive number."""
+    if not isinstance(delta, Real) or not delta > 0:
+        raise ValueError(f"{name}: delta is {delta}, it must be a positive number")
+    return float(delta)
 
 
 def _huber(name: str, input: Any, target: Any, delta: float) -> Any:
