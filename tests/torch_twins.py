@@ -148,6 +148,9 @@ TWINS: dict[str, Any] = {
     "any": _over_all(torch.any),
     "logsumexp": _over_all(torch.logsumexp),
     "norm2": lambda x, *, dim=None, keepdim=False: torch.linalg.vector_norm(x, 2, dim, keepdim),
+    "norm_p": lambda x, *, p, dim=None, keepdim=False: torch.linalg.vector_norm(
+        x, p, dim, keepdim
+    ),
     "sum_to": lambda x, *, shape: x.sum_to_size(shape),
     "broadcast_to": lambda x, *, shape: torch.broadcast_to(x, shape),
     "cat": lambda *xs, dim: torch.cat(xs, dim),

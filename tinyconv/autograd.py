@@ -25,6 +25,7 @@ from numpy.exceptions import AxisError
 
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
+from tinyconv.backend.silence import SILENT, hush, silence, unhush
 from tinyconv.clock import last_write, tick, written
 from tinyconv.context import context
 from tinyconv.dtypes import float32
@@ -271,6 +272,8 @@ class Op:
             except (AttributeError, TypeError):
                 check_operands(self.name, args)
                 raise
+            except AxisError as error:
+                out = self._of_number(error, args, params)
             return out if self.fused is None else out[0]
         arrays: list[Any] = []
         edges: list[Any] = []
@@ -293,10 +296,13 @@ class Op:
             arrays = self._agree(arrays)
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
+        token = hush(SILENT)
         try:
             data = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except ValueError as error:
-            raise self._explained(error, arrays) from error
+            data = self._of_number(error, arrays, params)
+        finally:
+            unhush(token)
         aux = None
         if self.fused is not None:
             data, aux = data
@@ -428,6 +434,22 @@ class Op:
             for i in tensors:
                 arrays[i] = arrays[i].astype(target, copy=False)
         return arrays
+
+    def _of_number(
+        self, error: ValueError, arrays: Sequence[Any], params: dict[str, Any]
+    ) -> Any:
+        """What a forward gives that found no axis because all arrays are 0-d.
+
+        Axis 0 of a number, or -1, is the number itself, as in PyTorch: that of a row of one.
+        """
+        key = next((k for k in ("dim", "dims") if k in params), "")
+        dims = params.get(key)
+        named = dims if isinstance(dims, (tuple, list)) else (dims,)
+        numbers = all(getattr(a, "shape", None) == () for a in arrays)
+        if not (isinstance(error, AxisError) and numbers and len(named) == 1 and named[0] in (0, -1)):
+            raise self._explained(error, arrays) from error
+        rows = [a.reshape(1) for a in arrays]
+        return self.forward(*rows, **{**params, key: dims}).reshape(())
 
     def _explained(self, error: ValueError, arrays: Sequence[Any]) -> Exception:
         """NumPy's complaint with the operation's name and the operands' shapes in front."""
@@ -568,7 +590,7 @@ def _walk(
     tape = context.tape
     if tape is not None:
         tape.start(roots)
-    with grad_mode(create_graph):
+    with grad_mode(create_graph), silence():
         while newest or only is not None:
             node: Any = heappop(newest)[1] if only is None else only
             only = None

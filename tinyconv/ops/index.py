@@ -8,7 +8,7 @@ import numpy as np
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.errors import DimError, DTypeError, ShapeError
-from tinyconv.ops.shape import Shape, axis_of
+from tinyconv.ops.shape import Shape, axis_of, reshape
 from tinyconv.samples import function, ints, sample
 
 # --- x[index]
@@ -152,6 +152,8 @@ def gather(x: Any, dim: int, index: Any) -> Any:
 
     index: integers of x's number of axes, each 0 <= i < x.shape[dim].
     """
+    if not x.shape:
+        return _of_number(gather, x, dim, index)
     _check_positions("gather", x, dim, index)
     return _gather(x, index, dim=dim)
 
@@ -159,6 +161,8 @@ def gather(x: Any, dim: int, index: Any) -> Any:
 @function(sample((4, 3), 0, ints(2, 3, high=4), (2, 3)))
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with ``src`` added at ``index`` along ``dim``: `gather`'s counterpart."""
+    if not x.shape:
+        return reshape(_of_number(scatter_add, x, dim, index, src), shape=())
     _check_positions("scatter_add", x, dim, index)
     return _scatter_add(x, index, src, dim=dim)
 
@@ -166,9 +170,18 @@ def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
 @function(sample((3, 4), 1, ints(5, high=4)), sample((3, 4), -2, ints(2, high=3)))
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The entries ``index`` (1-D) along ``dim``."""
+    if not x.shape:
+        return reshape(_of_number(index_select, x, dim, index), shape=())
     axis = axis_of("index_select", x.shape, dim)
     _check_range("index_select", index, x.shape[axis])
     return x[(slice(None),) * axis + (index,)]
+
+
+def _of_number(function: Any, x: Any, dim: int, index: Any, *src: Any) -> Any:
+    """``function`` of a row of one in the place of a number, in index's shape."""
+    x, rows, *src = (reshape(a, shape=(-1,)) for a in (x, index, *src))
+    y = function(x, dim, rows, *src)
+    return reshape(y, shape=index.shape) if y.shape == rows.shape else y
 
 
 def _check_positions(name: str, x: Any, dim: int, index: Any) -> None:

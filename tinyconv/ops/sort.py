@@ -6,7 +6,7 @@ from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import ShapeError
 from tinyconv.ops.index import gather
-from tinyconv.ops.shape import axis_of, narrow
+from tinyconv.ops.shape import narrow, reduced_axes
 from tinyconv.samples import function, sample
 
 
@@ -21,6 +21,8 @@ class Sorted(NamedTuple):
 def argsort(x: Array, *, dim: int = -1, descending: bool = False, stable: bool = False) -> Array:
     """The positions that sort along ``dim``; equal entries stay in order; NaN is the largest."""
     xp = array_module(x)
+    if not x.shape:  # NumPy makes a row of a number
+        return xp.argsort(x.reshape(1), axis=dim).reshape(())
     if not descending:
         return xp.argsort(x, axis=dim, kind="stable")
     # backwards and back again: so the first of equal entries comes first here, too
@@ -38,7 +40,10 @@ def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = False) 
 @function(sample((3, 4), 2), sample((3, 4), 3, 0, False))
 def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Sorted:
     """The k largest entries (or smallest) along ``dim``, in order, and where they were."""
-    n = x.shape[axis_of("topk", x.shape, dim)]
+    (axis,) = reduced_axes("topk", x.shape, dim)
+    if not x.shape and k in (0, 1):  # of a number itself, as in PyTorch
+        return sort(x, dim)
+    n = x.shape[axis] if x.shape else 1
     if not 0 <= k <= n:
         raise ShapeError("topk", f"k is {k}, dim {dim} of {x.shape} has {n} entries")
     indices = narrow(argsort(x, dim=dim, descending=largest), dim, 0, k)

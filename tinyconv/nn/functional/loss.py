@@ -367,7 +367,8 @@ def binary_cross_entropy(
     The gradient is (p - t) / max(p (1 - p), 1e-12), as in PyTorch.
     """
     _check_probabilities("binary_cross_entropy", input, target)
-    if not (backend_of(input.array).waits or (input.array.min() >= 0 and input.array.max() <= 1)):
+    unseen = backend_of(input.array).waits or not input.array.size
+    if not (unseen or (input.array.min() >= 0 and input.array.max() <= 1)):
         low, high = input.array.min(), input.array.max()
         raise ShapeError(
             "binary_cross_entropy",
