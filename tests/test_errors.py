@@ -763,7 +763,7 @@ def test_a_list_is_no_tensor(name: str) -> None:
 def test_an_error_of_another_cause_stays_what_it_is() -> None:
     with pytest.raises(TypeError, match="positional argument"):
         F.linear()
-    with pytest.raises(tc.DTypeError, match="gt: operand 1 is a str"):
+    with pytest.raises(tc.DTypeError, match="le: operand 1 is a str"):
         F.hardtanh(tc.ones(2), "low")
     with pytest.raises(tc.DTypeError, match="input is None: the forward before it returned None"):
         F.conv2d(None, tc.ones(1, 1, 2, 2))

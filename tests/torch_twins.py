@@ -133,6 +133,7 @@ TWINS: dict[str, Any] = {
     "sub": operator.sub,
     "mul": operator.mul,
     "div": operator.truediv,
+    "div_trunc": lambda a, b: torch.div(a, b, rounding_mode="trunc"),
     "pow": operator.pow,
     "maximum": _pair(torch.maximum),
     "minimum": _pair(torch.minimum),

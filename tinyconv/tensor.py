@@ -41,6 +41,7 @@ from tinyconv.ops import (
 from tinyconv.random import generator
 
 Dim = int | tuple[int, ...] | None
+Bool = bool  # in the class below, `bool` is a method
 
 
 class Tensor(Variable):
@@ -461,12 +462,16 @@ class Tensor(Variable):
         device: str | None = None,
         dtype: Any = None,
         non_blocking: Any = False,
+        copy: Any = False,
     ) -> Tensor:
         """Another dtype or device, or both: ``x.to(tc.float64)``, ``x.to("cuda")``, ``x.to(y)``.
 
-        The tensor itself if it is that already.  non_blocking: PyTorch's, without effect.
+        The tensor itself if it is that already, unless copy.  non_blocking: PyTorch's, without
+        effect; it and copy may follow by position.
         """
-        for target in targets:
+        flags = [target for target in targets if isinstance(target, Bool)]
+        copy = copy or any(flags[1:])
+        for target in targets[: len(targets) - len(flags)]:
             if isinstance(target, Tensor):
                 device, dtype = target.device, target.dtype
             elif isinstance(target, str) and not hasattr(np, target):
@@ -476,7 +481,7 @@ class Tensor(Variable):
         wanted = self.dtype if dtype is None else as_dtype(dtype)
         x = self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)
         if device is None or backend_named(device) is backend_of(x.array):
-            return x
+            return e.clone(x) if copy and x is self else x
         return e.to_device(x, device=device, source=x.device)
 
     def cpu(self) -> Tensor:
@@ -619,8 +624,8 @@ class Tensor(Variable):
     def mul(self, other: Any) -> Tensor:
         return e.mul.apply(self, other)
 
-    def div(self, other: Any) -> Tensor:
-        return e.div(self, other)
+    def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+        return e.divide(self, other, rounding_mode=rounding_mode)
 
     def pow(self, exponent: Any) -> Tensor:
         return e.pow(self, exponent)
@@ -744,12 +749,12 @@ class Tensor(Variable):
         return r.min(self, dim, keepdim, other)
 
     def var(
-        self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None
+        self, dim: Dim = None, correction: Any = 1, keepdim: Any = False, unbiased: Any = None
     ) -> Tensor:
         return r.var(self, dim, correction, keepdim, unbiased)
 
     def std(
-        self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None
+        self, dim: Dim = None, correction: Any = 1, keepdim: Any = False, unbiased: Any = None
     ) -> Tensor:
         return r.std(self, dim, correction, keepdim, unbiased)
 

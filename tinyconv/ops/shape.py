@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyconv.autograd import op
+from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module
 from tinyconv.errors import DimError, DTypeError, ShapeError, no_axis, not_a_tensor
 from tinyconv.samples import floats, function, sample
@@ -349,6 +349,7 @@ def _check_row(name: str, tensors: Any) -> None:
         raise DTypeError(name, f"the first argument is a {kind}, need a list: tc.{name}([a, b])")
     if not tensors:
         raise ShapeError(name, "no tensors to join")
+    check_operands(name, tensors)
     for i, t in enumerate(tensors):
         if not hasattr(t, "ndim"):
             raise DTypeError(name, not_a_tensor(f"tensor {i}", t, f"tensors[{i}]"))

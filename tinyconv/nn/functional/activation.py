@@ -75,9 +75,9 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
 
     inplace is ignored, the result is new.
     """
+    beyond = (input <= min_val) | (input >= max_val)  # NaN is not: its slope is 1, as in PyTorch
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}; exchange them")
-    beyond = (input <= min_val) | (input >= max_val)  # NaN is not: its slope is 1, as in PyTorch
     return where(beyond, clamp(input.detach(), min=min_val, max=max_val), input)
 
 

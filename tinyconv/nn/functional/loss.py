@@ -108,6 +108,8 @@ def _checked(name: str, input: Any, target: Any) -> Any:
     for what, value in (("input", input), ("target", target)):
         if not is_tensor(value):
             raise DTypeError(name, not_a_tensor(what, value, what))
+    if not input.ndim:
+        raise ShapeError(name, "input is a number without an axis; the classes are axis 0 of (C,)")
     if input.dtype.kind == target.dtype.kind == "f" and input.dtype != target.dtype:
         cast = CASTS[str(input.dtype)]
         raise DTypeError(name, f"input is {input.dtype}, target {target.dtype}: target.{cast}()")
