@@ -26,6 +26,7 @@ from tinyconv.autograd import (
 from tinyconv.backend import Array, backend_named, backend_of, device as device_type, moved
 from tinyconv.backend.array import is_array
 from tinyconv.backend.interchange import shared
+from tinyconv.backend.silence import silence
 from tinyconv.clock import date_write, owner
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
@@ -372,7 +373,8 @@ class Tensor(Variable):
         if isinstance(other, Tensor):  # the one write that crosses devices, as in PyTorch
             value = moved(value, backend_of(data))
         check_devices("copy_", (data, value))
-        data[...] = value
+        with silence():
+            data[...] = value
         return self
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
@@ -396,7 +398,8 @@ class Tensor(Variable):
         data = self._write(name, other)
         check_devices(name, (data, value))
         try:
-            assign(data, value if alpha == 1 else value * alpha)
+            with silence():
+                assign(data, value if alpha == 1 else value * alpha)
         except TypeError:
             kind = getattr(value, "dtype", type(value).__name__)
             said = f"the result of {self.dtype} and {kind} is no {self.dtype}; convert: x.float()"
@@ -440,7 +443,9 @@ class Tensor(Variable):
         return self.fill_(0)
 
     def fill_(self, value: float) -> Tensor:
-        self._write("fill_")[...] = value
+        data = self._write("fill_")
+        with silence():
+            data[...] = value
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -448,7 +453,8 @@ class Tensor(Variable):
         raw = _raw_index(index, data)
         check_devices("x[...] = value", (data, _value(value)))
         try:
-            data[raw] = _value(value)
+            with silence():
+                data[raw] = _value(value)
         except IndexError as error:
             raise ix.bad_index(self.shape, error) from None
         except ValueError as error:
@@ -951,7 +957,8 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         is_python_float = array.dtype == float64 and float64 not in dtypes
         found = float32 if is_python_float else array.dtype
     kind = as_dtype(found if dtype is None else dtype)
-    return backend.xp.asarray(array.astype(kind, copy=False))
+    with silence():  # 1e300 in float32 is inf
+        return backend.xp.asarray(array.astype(kind, copy=False))
 
 
 def _regular(data: Any) -> Array:

@@ -32,8 +32,9 @@ from tinyconv.ops.shape import (
     reshape,
     stack,
     transpose,
+    unbroadcast,
 )
-from tinyconv.samples import bools, floats, function, sample
+from tinyconv.samples import bools, floats, function, positive, sample
 
 Dim = int | tuple[int, ...] | None
 
@@ -295,14 +296,36 @@ logsumexp.defvjp(
 
 
 @op(name="norm2")
-def _norm2(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
-    """Euclidean length; the gradient at 0 is 0."""
+def _norm2(
+    x: Array, *, dim: Dim = None, keepdim: bool = False, constant_at_0: bool = False
+) -> Array:
+    """Euclidean length; the gradient at 0 is 0.
+
+    constant_at_0: its derivatives of every order, too, as PyTorch has it of std.
+    """
     x = floating(x)
     return array_module(x).sqrt((x * x).sum(axis=_axis(dim), keepdims=keepdim))
 
 
+@op
+def direction(x: Array, length: Array) -> Array:
+    """x / length, and 0 where the length is 0: there the slope of a length jumps, and it has none.
+
+    So the second derivative of a length is NaN at 0, as in PyTorch, and not some number.
+    """
+    return array_module(x).where(length == 0, 0, x / length).astype(x.dtype, copy=False)
+
+
+direction.defvjp(
+    lambda g, _y, _x, length: g / length,
+    lambda g, y, _x, length: unbroadcast(-g * y / length, length.shape),
+    samples=[positive((3, 4), (3, 1))],
+)
 _norm2.defvjp(
-    lambda g, y, x, *, dim, keepdim: x * spread(g / where(y == 0, 1.0, y), x, dim, keepdim),
+    lambda g, y, x, *, dim, keepdim, constant_at_0: (
+        spread(g, x, dim, keepdim)
+        * direction(x, spread(where(y == 0, 1.0, y) if constant_at_0 else y, x, dim, keepdim))
+    ),
     samples=OVER[:-1],
 )
 
@@ -418,7 +441,7 @@ def std(
 ) -> Any:
     """Standard deviation, the root of `var`; where it is 0, so is its gradient."""
     centred, dim, n = _deviations("std", x, dim, correction, unbiased)
-    return _norm2(centred, dim=dim, keepdim=keepdim) / math.sqrt(n)
+    return _norm2(centred, dim=dim, keepdim=keepdim, constant_at_0=True) / math.sqrt(n)
 
 
 @function(

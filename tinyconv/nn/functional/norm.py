@@ -8,11 +8,12 @@ from typing import Any
 
 from tinyconv.autograd import Variable, no_grad, wrap
 from tinyconv.backend import array_module, backend_of
+from tinyconv.backend.silence import silence
 from tinyconv.context import context
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
-from tinyconv.ops.elementwise import maximum, sqrt
+from tinyconv.ops.elementwise import sqrt, where
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import constants, function, sample
@@ -92,7 +93,8 @@ def tracked_batch_norm(
         operands = input, running_mean, running_var, weight, bias, residual
         arrays = None if context.grad_enabled else _arrays(operands)
         if arrays is not None:
-            return wrap(backend_of(input.array).fixed_norm(*arrays, eps, relu))
+            with silence():
+                return wrap(backend_of(input.array).fixed_norm(*arrays, eps, relu))
         return _fixed(input, running_mean, running_var, weight, bias, eps, relu, residual)
     n = input.array.size // max(input.shape[1], 1)
     if n == 1:
@@ -125,9 +127,10 @@ def move(
     """
     changed = [running._write("batch_norm") for running in (running_mean, running_var)]
     count = None if seen is None else seen._write("batch_norm")
-    backend_of(mean).move_statistics(
-        *changed, mean, var, count, momentum=momentum, unbias=n / (n - 1)
-    )
+    with silence():
+        backend_of(mean).move_statistics(
+            *changed, mean, var, count, momentum=momentum, unbias=n / (n - 1)
+        )
 
 
 def _fixed(
@@ -285,4 +288,7 @@ def instance_norm(
 @function(sample((3, 4)), sample((3, 4), 1.5, 0))
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
     """x / max(|x|_p, eps) along ``dim``."""
-    return input / maximum(norm(input, p, dim, keepdim=True), eps)
+    short = norm(input.detach(), p, dim, keepdim=True) < eps
+    # of ones where |x| does not count: at 0 a length has no second derivative, x / eps has
+    size = norm(where(short, 1.0, input), p, dim, keepdim=True)
+    return input / where(short, eps, size)
