@@ -148,7 +148,9 @@ TWINS: dict[str, Any] = {
     "all": _over_all(torch.all),
     "any": _over_all(torch.any),
     "logsumexp": _over_all(torch.logsumexp),
-    "norm2": lambda x, *, dim=None, keepdim=False, constant_at_0=False: torch.linalg.vector_norm(x, 2, dim, keepdim),
+    "norm2": lambda x, *, dim=None, keepdim=False, constant_at_0=False: torch.linalg.vector_norm(
+        x, 2, dim, keepdim
+    ),
     "direction": lambda x, length: x / length,
     "norm_p": lambda x, *, p, dim=None, keepdim=False: torch.linalg.vector_norm(
         x, p, dim, keepdim

@@ -446,7 +446,8 @@ class Op:
         dims = params.get(key)
         named = dims if isinstance(dims, (tuple, list)) else (dims,)
         numbers = all(getattr(a, "shape", None) == () for a in arrays)
-        if not (isinstance(error, AxisError) and numbers and len(named) == 1 and named[0] in (0, -1)):
+        known = len(named) == 1 and named[0] in (0, -1)
+        if not (isinstance(error, AxisError) and numbers and known):
             raise self._explained(error, arrays) from error
         rows = [a.reshape(1) for a in arrays]
         return self.forward(*rows, **{**params, key: dims}).reshape(())

@@ -179,8 +179,8 @@ def index_select(x: Any, dim: int, index: Any) -> Any:
 
 def _of_number(function: Any, x: Any, dim: int, index: Any, *src: Any) -> Any:
     """``function`` of a row of one in the place of a number, in index's shape."""
-    x, rows, *src = (reshape(a, shape=(-1,)) for a in (x, index, *src))
-    y = function(x, dim, rows, *src)
+    row, rows, *more = (reshape(a, shape=(-1,)) for a in (x, index, *src))
+    y = function(row, dim, rows, *more)
     return reshape(y, shape=index.shape) if y.shape == rows.shape else y
 
 

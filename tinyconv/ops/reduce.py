@@ -107,7 +107,7 @@ def mean(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None)
     if dtype is None and x.dtype.kind != "f":
         raise DTypeError("mean", f"the input is {x.dtype}, a mean needs floats: x.float().mean()")
     if dtype is not None and np.dtype(dtype).kind != "f":
-        raise DTypeError("mean", f"dtype is {np.dtype(dtype)}, a mean needs floats: dtype=tc.float32")
+        raise DTypeError("mean", f"dtype is {np.dtype(dtype)}, a mean needs floats: tc.float32")
     if not x.size:  # NaN of nothing, without a warning
         return x.sum(axis=_axis(dim), keepdims=keepdim, dtype=dtype) / count(x.shape, dim)
     return backend_of(x).mean(x, _axis(dim), keepdim, dtype)
@@ -277,7 +277,8 @@ def logsumexp(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """log of the sum of e^x, without overflow."""
     x = floating(x)
     xp = array_module(x)
-    top = x.max(axis=_axis(dim), keepdims=True) if x.size else x.sum(axis=_axis(dim), keepdims=True)
+    largest = x.max if x.size else x.sum  # of nothing there is no largest
+    top = largest(axis=_axis(dim), keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # all -inf: e^(x - 0) = 0, and the result is -inf
     y = xp.log(xp.exp(x - top).sum(axis=_axis(dim), keepdims=True)) + top
     return (

@@ -151,7 +151,7 @@ def roll(x: Array, *, shifts: int | Shape, dims: int | Shape | None = None) -> A
     if dims is not None or not isinstance(shifts, int):
         moves, axes = (len(v) if isinstance(v, (tuple, list)) else 1 for v in (shifts, dims))
         if moves != (1 if dims is None else axes) or not moves:
-            raise ShapeError("roll", f"shifts {shifts} and dims {dims}: need one shift for each dim")
+            raise ShapeError("roll", f"shifts {shifts}, dims {dims}: need one shift for each dim")
     return array_module(x).roll(x, shifts, dims)
 
 

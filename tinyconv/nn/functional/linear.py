@@ -88,7 +88,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     """Integers (...) -> (..., num_classes) int64 with a 1 at each integer's place."""
     if num_classes == -1 and not tensor.array.size:
-        raise ShapeError("one_hot", f"{tensor.shape} is empty: how many classes? num_classes=10, say")
+        raise ShapeError("one_hot", f"{tensor.shape} is empty; how many classes? num_classes=10")
     n = int(tensor.array.max()) + 1 if num_classes == -1 else num_classes
     check_positions("one_hot", "tensor", tensor, n, "num_classes is {n} (0..{last})",
                     larger("num_classes"))  # fmt: skip
