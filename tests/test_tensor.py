@@ -950,7 +950,6 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
     (lambda: X ^ X, tc.DTypeError, "bitwise_xor: floats have no bits"),
     (lambda: ~X, tc.DTypeError, "bitwise_not: floats have no bits"),
     (lambda: X.norm("nuc"), ValueError, "norm: p is 'nuc'; it is a number or 'fro'"),
-    (lambda: tc.ones(1).std(), tc.ShapeError, "std: 1 entries leave 0 degrees"),
     (lambda: X.permute(0, 0), tc.ShapeError, "permute"),
     (lambda: X.permute(0), tc.ShapeError, "permute"),
     (
@@ -996,11 +995,6 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
         lambda: tc.tensor([1, 2]).mean(),
         tc.DTypeError,
         r"mean: the input is int64.*x.float\(\).mean\(\)",
-    ),
-    (
-        lambda: tc.zeros(1).var(),
-        tc.ShapeError,
-        "var: 1 entries leave 0 degrees of freedom.*correction=0",
     ),
     (
         lambda: X.gather(0, tc.tensor([[0, 1, 2]])),

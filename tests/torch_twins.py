@@ -149,6 +149,7 @@ TWINS: dict[str, Any] = {
     "sub": operator.sub,
     "mul": operator.mul,
     "div": operator.truediv,
+    "div_trunc": lambda a, b: torch.div(a, b, rounding_mode="trunc"),
     "pow": operator.pow,
     "maximum": _pair(torch.maximum),
     "minimum": _pair(torch.minimum),
@@ -163,7 +164,13 @@ TWINS: dict[str, Any] = {
     "all": _over_all(torch.all),
     "any": _over_all(torch.any),
     "logsumexp": _over_all(torch.logsumexp),
-    "norm2": lambda x, *, dim=None, keepdim=False: torch.linalg.vector_norm(x, 2, dim, keepdim),
+    "norm2": lambda x, *, dim=None, keepdim=False, constant_at_0=False: torch.linalg.vector_norm(
+        x, 2, dim, keepdim
+    ),
+    "direction": lambda x, length: x / length,
+    "norm_p": lambda x, *, p, dim=None, keepdim=False: torch.linalg.vector_norm(
+        x, p, dim, keepdim
+    ),
     "sum_to": lambda x, *, shape: x.sum_to_size(shape),
     "broadcast_to": lambda x, *, shape: torch.broadcast_to(x, shape),
     "cat": lambda *xs, dim: torch.cat(xs, dim),

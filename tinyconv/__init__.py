@@ -99,7 +99,7 @@ from tinyconv.ops.elementwise import (
     bitwise_xor as bitwise_xor,
     clamp as clamp,
     cos as cos,
-    div as div,
+    divide as div,
     eq as eq,
     erf as erf,
     exp as exp,

@@ -24,6 +24,7 @@ from numpy.exceptions import AxisError
 
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
+from tinyconv.backend.silence import SILENT, hush, silence, unhush
 from tinyconv.clock import date_write, last_write, owner, tick, written
 from tinyconv.context import Setting, context
 from tinyconv.dtypes import float32, int64
@@ -353,6 +354,8 @@ class Op:
             except (AttributeError, TypeError):
                 check_operands(self.name, args)
                 raise
+            except AxisError as error:
+                out = self._of_number(error, args, params)
             return out if self.fused is None else out[0]
         for value in params.values():
             if isinstance(value, Variable):
@@ -382,13 +385,16 @@ class Op:
             params = plain(params)
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
+        token = hush(SILENT)
         try:
             data = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except ValueError as error:
-            raise self._explained(error, arrays) from error
+            data = self._of_number(error, arrays, params)
         except (TypeError, OverflowError) as error:
             refused = self._refused(error, arrays)
             raise refused or error from error.__cause__
+        finally:
+            unhush(token)
         aux = None
         try:
             if self.fused is not None:
@@ -592,6 +598,23 @@ class Op:
             return None
         listed = " and ".join(str(getattr(x, "dtype", x)) for x in arrays)
         return DTypeError(self.name, f"operands {listed}: {error}; convert them: x.float()")
+
+    def _of_number(
+        self, error: ValueError, arrays: Sequence[Any], params: dict[str, Any]
+    ) -> Any:
+        """What a forward gives that found no axis because all arrays are 0-d.
+
+        Axis 0 of a number, or -1, is the number itself, as in PyTorch: that of a row of one.
+        """
+        key = next((k for k in ("dim", "dims") if k in params), "")
+        dims = params.get(key)
+        named = dims if isinstance(dims, (tuple, list)) else (dims,)
+        numbers = all(getattr(a, "shape", None) == () for a in arrays)
+        known = len(named) == 1 and named[0] in (0, -1)
+        if not (isinstance(error, AxisError) and numbers and known):
+            raise self._explained(error, arrays) from error
+        rows = [a.reshape(1) for a in arrays]
+        return self.forward(*rows, **{**params, key: dims}).reshape(())
 
     def _explained(self, error: ValueError, arrays: Sequence[Any]) -> Exception:
         """NumPy's complaint with the operation's name and the operands' shapes in front."""
@@ -803,7 +826,7 @@ def _walk(
     tape = context.tape
     if tape is not None:
         tape.start(roots)
-    with grad_mode(create_graph):
+    with grad_mode(create_graph), silence():
         while newest or only is not None:
             node: Any = heappop(newest)[1] if only is None else only
             only = None

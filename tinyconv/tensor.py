@@ -25,6 +25,7 @@ from tinyconv.autograd import (
 from tinyconv.backend import Array, backend_named, backend_of, device as device_type, moved
 from tinyconv.backend.array import is_array
 from tinyconv.backend.interchange import shared
+from tinyconv.backend.silence import silence
 from tinyconv.clock import date_write, owner
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
@@ -41,6 +42,7 @@ from tinyconv.ops import (
 from tinyconv.random import generator
 
 Dim = int | tuple[int, ...] | None
+Bool = bool  # in the class below, `bool` is a method
 
 
 class Tensor(Variable):
@@ -375,7 +377,8 @@ class Tensor(Variable):
         if isinstance(other, Tensor):  # the one write that crosses devices, as in PyTorch
             value = moved(value, backend_of(data))
         check_devices("copy_", (data, value))
-        data[...] = value
+        with silence():
+            data[...] = value
         return self
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
@@ -405,12 +408,13 @@ class Tensor(Variable):
         data = self._write(name, other)
         check_devices(name, (data, value))
         try:
-            if data.dtype.kind != "f":
-                value = wrap(value) if isinstance(other, Tensor) else value
-                made = operation(wrap(data), value, *(() if alpha is None else (alpha,)))
-                data[...] = _narrowed(name, made.array, data.dtype)
-            else:
-                assign(data, value if alpha in (None, 1) else value * alpha)
+            with silence():
+                if data.dtype.kind != "f":
+                    value = wrap(value) if isinstance(other, Tensor) else value
+                    made = operation(wrap(data), value, *(() if alpha is None else (alpha,)))
+                    data[...] = _narrowed(name, made.array, data.dtype)
+                else:
+                    assign(data, value if alpha in (None, 1) else value * alpha)
         except TypeError as error:
             if isinstance(error, DTypeError):
                 raise
@@ -499,7 +503,8 @@ class Tensor(Variable):
 
     def fill_(self, value: float) -> Tensor:
         data = self._write("fill_")
-        data[...] = _written("fill_", value, data)
+        with silence():
+            data[...] = _written("fill_", value, data)
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -509,7 +514,8 @@ class Tensor(Variable):
         try:
             if first is not None:  # a view, for an Ellipsis is in it
                 data = data[(*first, Ellipsis) if Ellipsis not in first else first]
-            data[Ellipsis if arrays is None else arrays] = value
+            with silence():
+                data[Ellipsis if arrays is None else arrays] = value
         except (IndexError, TypeError) as error:
             raise ix.bad_index(self.shape, error) from None
         except ValueError as error:
@@ -523,12 +529,16 @@ class Tensor(Variable):
         device: str | None = None,
         dtype: Any = None,
         non_blocking: Any = False,
+        copy: Any = False,
     ) -> Tensor:
         """Another dtype or device, or both: ``x.to(tc.float64)``, ``x.to("cuda")``, ``x.to(y)``.
 
-        The tensor itself if it is that already.  non_blocking: PyTorch's, without effect.
+        The tensor itself if it is that already, unless copy.  non_blocking: PyTorch's, without
+        effect; it and copy may follow by position.
         """
-        for target in targets:
+        flags = [target for target in targets if isinstance(target, Bool)]
+        copy = copy or any(flags[1:])
+        for target in targets[: len(targets) - len(flags)]:
             if isinstance(target, Tensor):
                 device, dtype = target.device, target.dtype
             elif isinstance(target, str) and not hasattr(np, target):
@@ -538,7 +548,7 @@ class Tensor(Variable):
         wanted = self.dtype if dtype is None else as_dtype(dtype)
         x = self if wanted == self.dtype else e.to_dtype(self, dtype=wanted)
         if device is None or backend_named(device) is backend_of(x.array):
-            return x
+            return e.clone(x) if copy and x is self else x
         return e.to_device(x, device=device, source=x.device)
 
     def cpu(self) -> Tensor:
@@ -685,8 +695,8 @@ class Tensor(Variable):
     def mul(self, other: Any) -> Tensor:
         return e.mul.apply(self, other)
 
-    def div(self, other: Any) -> Tensor:
-        return e.div(self, other)
+    def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+        return e.divide(self, other, rounding_mode=rounding_mode)
 
     def pow(self, exponent: Any) -> Tensor:
         return e.pow(self, exponent)
@@ -810,12 +820,12 @@ class Tensor(Variable):
         return r.min(self, dim, keepdim, other)
 
     def var(
-        self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None
+        self, dim: Dim = None, correction: Any = 1, keepdim: Any = False, unbiased: Any = None
     ) -> Tensor:
         return r.var(self, dim, correction, keepdim, unbiased)
 
     def std(
-        self, dim: Dim = None, correction: int = 1, keepdim: Any = False, unbiased: Any = None
+        self, dim: Dim = None, correction: Any = 1, keepdim: Any = False, unbiased: Any = None
     ) -> Tensor:
         return r.std(self, dim, correction, keepdim, unbiased)
 
@@ -1002,7 +1012,8 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         if dtype is not None and array.size:
             _check_room(array, as_dtype(dtype))
     kind = as_dtype(found if dtype is None else dtype)
-    return backend.xp.asarray(array.astype(kind, copy=False))
+    with silence():  # 1e300 in float32 is inf
+        return backend.xp.asarray(array.astype(kind, copy=False))
 
 
 def _check_room(array: Array, kind: Any) -> None:

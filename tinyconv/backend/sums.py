@@ -121,7 +121,7 @@ def var(x: Array, axis: Axes, keepdims: bool, freedom: float, dtype: Any) -> Arr
     """The sum of squared deviations from the mean over `freedom`, in `dtype`."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # infinities
         _, d = deviations(x, axis)
-        return cast(sum(d * d, axis, keepdims, np.float64) / (freedom or math.nan), dtype)
+        return cast(sum(d * d, axis, keepdims, np.float64) / np.float64(freedom), dtype)
 
 
 def cumsum(x: Array, axis: int) -> Array:

@@ -395,8 +395,15 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     if not (hasattr(min, "shape") or hasattr(max, "shape")):
         return _clamp(x, min=min, max=max)
     if min is not None:
-        x = where(x >= min, x, maximum(x, min))
-    return x if max is None else where(x <= max, x, minimum(x, max))
+        x = where(x < min, min, where(x >= min, x, maximum(x.detach(), _fixed(min))))
+    if max is not None:
+        x = where(x > max, max, where(x <= max, x, minimum(x.detach(), _fixed(max))))
+    return x
+
+
+def _fixed(limit: Any) -> Any:
+    """A limit of which no gradient is wanted: where it or x is NaN, none is passed."""
+    return limit.detach() if hasattr(limit, "shape") else limit
 
 
 @op
@@ -681,6 +688,34 @@ def _check_divisor(name: str, a: Any, b: Any) -> None:
         return
     if not (b.all() if hasattr(b, "dtype") else b):
         raise DTypeError(name, "integers cannot be divided by 0; x.float() gives inf or nan")
+
+
+@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+def div_trunc(a: Array, b: Array) -> Array:
+    """a / b without its decimals, in the operands' dtype; ZeroDivisionError for an integer by 0."""
+    _check_divisor("div", a, b)
+    down = a // b
+    if down.dtype.kind == "f":
+        return module_of(a, b).trunc(a / b)
+    return down + ((down < 0) & (down * b != a))
+
+
+@function(
+    positive((3, 4), (4,)),
+    positive((3, 4), (4,), rounding_mode="floor"),
+    positive((3, 4), 0.75, rounding_mode="trunc"),
+    name="div",
+)
+def divide(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+    """a / b, integers as float32; rounding_mode "floor" (down) and "trunc" (towards 0) keep dtypes.
+
+    A rounded quotient is constant from step to step: no gradient passes.
+    """
+    if rounding_mode is None:
+        return div(a, b)
+    if rounding_mode not in ("floor", "trunc"):
+        raise ValueError(f"div: rounding_mode={rounding_mode!r} is none of None, 'floor', 'trunc'")
+    return floor_divide(a, b) if rounding_mode == "floor" else div_trunc(a, b)
 
 
 @op(same=(0, 1))

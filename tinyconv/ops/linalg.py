@@ -180,6 +180,8 @@ def _labels(equation: str, operands: Sequence[Any]) -> tuple[list[str], str]:
     free = "".join(c for c in string.ascii_letters if c not in equation)
     labels, longest = [], 0
     for label, x in zip(inputs, operands, strict=True):
+        if label.count(".") > 3 or label.replace("...", "").count("."):
+            raise ShapeError("einsum", f"{label!r} in {equation!r}: one '...' for an operand")
         dots = x.ndim - len(label.replace("...", ""))
         if dots < 0 or (dots and "..." not in label):
             raise ShapeError(

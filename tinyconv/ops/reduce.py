@@ -11,7 +11,9 @@ from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.backend.sums import cast, wide
 from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
 from tinyconv.ops.elementwise import (
+    abs_,
     as_dtype,
+    clone,
     eq,
     exp,
     floating,
@@ -19,13 +21,23 @@ from tinyconv.ops.elementwise import (
     maximum,
     minimum,
     ones_like,
+    sign,
     where,
     widened,
     zeros_like,
 )
 from tinyconv.ops.index import gather
-from tinyconv.ops.shape import axis_of, broadcast_to, flip, permute, reshape
-from tinyconv.samples import bools, floats, function, sample
+from tinyconv.ops.shape import (
+    broadcast_to,
+    cat,
+    flip,
+    reduced_axes,
+    reshape,
+    stack,
+    transpose,
+    unbroadcast,
+)
+from tinyconv.samples import bools, floats, function, positive, sample
 
 Dim = int | tuple[int, ...] | None
 
@@ -60,8 +72,7 @@ def axes_of(dim: Dim, ndim: int) -> tuple[int, ...]:
 
 def _check_dims(name: str, x: Any, dim: Dim) -> None:
     """For functions made of several operations: the error names the function."""
-    for d in () if dim is None else (dim,) if isinstance(dim, int) else dim:
-        axis_of(name, x.shape, d)
+    reduced_axes(name, x.shape, dim)
 
 
 def count(shape: tuple[int, ...], dim: Dim) -> int:
@@ -99,6 +110,10 @@ def mean(x: Array, *, dim: Dim = None, keepdim: bool = False, dtype: Any = None)
     """The mean; integers need a ``dtype`` to have it in."""
     if dtype is None and x.dtype.kind != "f":
         raise DTypeError("mean", f"the input is {x.dtype}, a mean needs floats: x.float().mean()")
+    if dtype is not None and np.dtype(dtype).kind != "f":
+        raise DTypeError("mean", f"dtype is {np.dtype(dtype)}, a mean needs floats: tc.float32")
+    if not x.size:  # NaN of nothing, without a warning
+        return x.sum(axis=_axis(dim), keepdims=keepdim, dtype=dtype) / count(x.shape, dim)
     return backend_of(x).mean(x, _axis(dim), keepdim, dtype)
 
 
@@ -113,7 +128,7 @@ mean.defvjp(
 @op
 def cumsum(x: Array, *, dim: int) -> Array:
     """Running sums along one axis."""
-    return backend_of(x).cumsum(x, dim)
+    return backend_of(x).cumsum(x, dim).reshape(x.shape)  # NumPy makes a row of a number
 
 
 cumsum.defvjp(
@@ -125,15 +140,17 @@ cumsum.defvjp(
 
 
 def _share_of_ties(g: Any, y: Any, x: Any, dim: Dim, keepdim: bool) -> Any:
-    """Equal shares for all entries that reach the extreme."""
+    """Equal shares for all entries that reach the extreme; NaN, which none equals, gives NaN."""
     hit = x == spread(y, x, dim, keepdim)
     ties = sum(where(hit, ones_like(x), 0.0), dim=dim, keepdim=keepdim)
-    return where(hit, spread(g / ties, x, dim, keepdim), 0.0)
+    none = 0 * ties / ties  # 0, or 0 / 0
+    return where(hit, spread(g / ties, x, dim, keepdim), spread(none, x, dim, keepdim))
 
 
 @op
 def amax(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """The largest entry; ties share the gradient equally, as in PyTorch."""
+    _check_filled("amax", x, dim)
     return x.max(axis=_axis(dim), keepdims=keepdim)
 
 
@@ -143,10 +160,42 @@ amax.defvjp(lambda g, y, x, *, dim, keepdim: _share_of_ties(g, y, x, dim, keepdi
 @op
 def amin(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """The smallest entry; ties share the gradient equally, as in PyTorch."""
+    _check_filled("amin", x, dim)
     return x.min(axis=_axis(dim), keepdims=keepdim)
 
 
 amin.defvjp(lambda g, y, x, *, dim, keepdim: _share_of_ties(g, y, x, dim, keepdim), samples=OVER)
+
+
+def _check_filled(name: str, x: Array, dim: Dim) -> None:
+    """Of nothing there is no extreme; a sum has its 0."""
+    if not x.size and not count(x.shape, dim):
+        raise ShapeError(name, f"{x.shape} has no entry along dim {dim}; of nothing there is none")
+
+
+def _among_hits(g: Any, y: Any, x: Any) -> Any:
+    """Equal shares for all entries that are the extreme, NaN among them: max() and min()."""
+    y = spread(y, x, None, False)
+    hit = (x == y) | ((x != x) & (y != y))
+    return where(hit, g / sum(where(hit, ones_like(x), 0.0)), 0.0)
+
+
+@op(name="max")
+def _max(x: Array) -> Array:
+    """The largest entry of all; entries that are it share the gradient, NaNs too."""
+    _check_filled("max", x, None)
+    return x.max()
+
+
+@op(name="min")
+def _min(x: Array) -> Array:
+    """The smallest entry of all; entries that are it share the gradient, NaNs too."""
+    _check_filled("min", x, None)
+    return x.min()
+
+
+_max.defvjp(_among_hits, samples=[sample((3, 4)), sample(())])
+_min.defvjp(_among_hits, samples=[sample((3, 4)), sample(())])
 
 ALONG = [sample((3, 4)), sample((3, 4), dim=1), sample((2, 3, 4), dim=1, keepdim=True)]
 
@@ -154,17 +203,18 @@ ALONG = [sample((3, 4)), sample((3, 4), dim=1), sample((2, 3, 4), dim=1, keepdim
 @op(samples=ALONG, takes="numbers")
 def argmax(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     """Where the largest entry is: the first one, int64."""
-    return _arg(x.argmax, x, dim, keepdim)
+    return _arg("argmax", x, dim, keepdim)
 
 
 @op(samples=ALONG, takes="numbers")
 def argmin(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     """Where the smallest entry is: the first one, int64."""
-    return _arg(x.argmin, x, dim, keepdim)
+    return _arg("argmin", x, dim, keepdim)
 
 
-def _arg(find: Any, x: Array, dim: int | None, keepdim: bool) -> Array:
-    found = find(dim)
+def _arg(name: str, x: Array, dim: int | None, keepdim: bool) -> Array:
+    _check_filled(name, x, dim)
+    found = getattr(x, name)(dim)
     return found.reshape(kept_shape(x.shape, dim)) if keepdim else found
 
 
@@ -202,24 +252,27 @@ def prod(x: Array, *, dim: int | None = None, keepdim: bool = False) -> Array:
     return x.prod(axis=dim, keepdims=keepdim, dtype=_total(x))
 
 
-def _product_of_others(x: Any, dim: int) -> Any:
-    """For each entry along the last axis the product of the others; right also where x is 0."""
+def _product_of_others(x: Any) -> Any:
+    """For each entry along the last axis the product of the others; right also where x is 0.
+
+    Pairs are multiplied, then the pairs' others by each one's partner: n products in all.
+    """
     n = x.shape[-1]
-    xp = array_module(x.array if hasattr(x, "node") else x)
-    table = broadcast_to(reshape(x, shape=(*x.shape[:-1], 1, n)), shape=(*x.shape[:-1], n, n))
-    return prod(where(xp.eye(n, dtype=bool), 1.0, table), dim=-1)
+    if n < 2:
+        return ones_like(x)
+    if n % 2:
+        one = ones_like(x[..., :1])
+        return _product_of_others(cat([x, one], -1))[..., :n]
+    a, b = x[..., ::2], x[..., 1::2]
+    others = _product_of_others(a * b)
+    return reshape(stack([others * b, others * a], -1), shape=x.shape)
 
 
 def _prod_vjp(g: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
-    if dim is None:
-        return spread(g, x, None, keepdim) * reshape(
-            _product_of_others(reshape(x, shape=(-1,)), -1), shape=x.shape
-        )
-    order = (*(i for i in range(x.ndim) if i != dim % x.ndim), dim % x.ndim)
-    back = tuple(order.index(i) for i in range(x.ndim))
-    return spread(g, x, dim, keepdim) * permute(
-        _product_of_others(permute(x, dims=order), -1), dims=back
-    )
+    g = spread(g, x, dim, keepdim)
+    if dim is None or not x.shape:
+        return g * reshape(_product_of_others(reshape(x, shape=(-1,))), shape=x.shape)
+    return g * transpose(_product_of_others(transpose(x, dim, -1)), dim, -1)
 
 
 prod.defvjp(
@@ -233,7 +286,8 @@ def logsumexp(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     """log of the sum of e^x, without overflow."""
     dtype, x = floating(x).dtype, wide(floating(x))
     xp = array_module(x)
-    top = x.max(axis=_axis(dim), keepdims=True)
+    largest = x.max if x.size else x.sum  # of nothing there is no largest
+    top = largest(axis=_axis(dim), keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)  # all -inf: e^(x - 0) = 0, and the result is -inf
     y = xp.log(backend_of(x).sum(xp.exp(x - top), _axis(dim), True, None)) + top
     y = cast(y, dtype)
@@ -260,9 +314,51 @@ def _norm2(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     return cast(array_module(x).sqrt(squares), dtype)
 
 
+@op
+def direction(x: Array, length: Array) -> Array:
+    """x / length, and 0 where the length is 0: there the slope of a length jumps, and it has none.
+
+    So the second derivative of a length is NaN at 0, as in PyTorch, and not some number.
+    """
+    return array_module(x).where(length == 0, 0, x / length).astype(x.dtype, copy=False)
+
+
+direction.defvjp(
+    lambda g, _y, _x, length: g / length,
+    lambda g, y, _x, length: unbroadcast(-g * y / length, length.shape),
+    samples=[positive((3, 4), (3, 1))],
+)
 _norm2.defvjp(
-    lambda g, y, x, *, dim, keepdim: x * spread(g / where(y == 0, 1.0, y), x, dim, keepdim),
+    lambda g, y, x, *, dim, keepdim: (
+        spread(g, x, dim, keepdim) * direction(x, spread(y, x, dim, keepdim))
+    ),
     samples=OVER[:-1],
+)
+
+
+@op(name="norm_p")
+def _norm_p(x: Array, *, p: float, dim: Dim = None, keepdim: bool = False) -> Array:
+    """(sum |x|^p)^(1/p), p neither 0 nor infinite; where it is 0, so is its gradient."""
+    dtype, x = floating(x).dtype, wide(floating(x))
+    total = backend_of(x).sum(array_module(x).abs(x) ** p, _axis(dim), keepdim, None)
+    return cast(total ** (1 / p), dtype)
+
+
+def _norm_p_rule(g: Any, y: Any, x: Any, p: float, dim: Dim, keepdim: bool) -> Any:
+    """sign(x) (|x| / y)^(p-1), and 0 for x = 0: of the slopes on its two sides the middle."""
+    y = where(y == 0, 1.0, y)
+    size = abs_(x) if p >= 2 else where(x == 0, 1.0, abs_(x))  # no 0 to a negative power
+    return sign(x) * spread(g, x, dim, keepdim) * (size / spread(y, x, dim, keepdim)) ** (p - 1)
+
+
+_norm_p.defvjp(
+    lambda g, y, x, *, p, dim, keepdim: _norm_p_rule(g, y, x, p, dim, keepdim),
+    samples=[
+        sample((3, 4), p=3.0),
+        sample((2, 3, 4), p=1.5, dim=(0, -1), keepdim=True),
+        sample((3, 4), p=0.5, dim=1),
+        sample((3, 4), p=-2.0, dim=0),
+    ],
 )
 
 
@@ -291,7 +387,9 @@ def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> 
         raise DTypeError(name, not_a_tensor("the input", x, "x"))
     if dim is None:
         return extreme(x)
-    axis_of(extreme.name[1:], x.shape, dim)  # amax is the op of max
+    reduced_axes(extreme.name, x.shape, dim)
+    if not x.shape:
+        return MaxResult(clone(x), arg(x))
     indices = arg(x, dim=dim, keepdim=True)
     values = gather(x, dim, indices)
     if not keepdim:
@@ -303,55 +401,53 @@ def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> 
 def max(x: Any, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
     """The largest entry; with ``dim`` a pair (values, indices); ``max(x, y)`` is `maximum`."""
     other = dim if is_tensor(dim) else other
-    return _extreme(amax, argmax, x, dim, keepdim) if other is None else maximum(x, other)
+    return _extreme(_max, argmax, x, dim, keepdim) if other is None else maximum(x, other)
 
 
 @function(*ALONG, sample((3, 4), floats(4)))
 def min(x: Any, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
     """The smallest entry; with ``dim`` a pair (values, indices); ``min(x, y)`` is `minimum`."""
     other = dim if is_tensor(dim) else other
-    return _extreme(amin, argmin, x, dim, keepdim) if other is None else minimum(x, other)
+    return _extreme(_min, argmin, x, dim, keepdim) if other is None else minimum(x, other)
 
 
 def _deviations(
-    name: str, x: Any, dim: Dim, correction: int, unbiased: bool | None
-) -> tuple[Dim, int]:
-    """The axes and the correction; ``var(False)`` is unbiased=False."""
+    name: str, x: Any, dim: Dim, correction: float | None, unbiased: bool | None
+) -> tuple[Dim, float]:
+    """The axes and the correction; ``var(False)`` is unbiased=False, None is 1 as in PyTorch."""
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     if unbiased is not None:
         correction = int(unbiased)
     _check_dims(name, x, dim)
-    n = count(x.shape, dim) - correction
-    if n <= 0:
-        raise ShapeError(
-            name,
-            f"{n + correction} entries leave {n} degrees of freedom after "
-            f"correction={correction}; use correction=0",
-        )
-    return dim, correction
+    return dim, 1 if correction is None else correction
+
+
+def _freedom(x: Any, dim: Dim, correction: float) -> float:
+    """What the squared deviations are divided by: 0 makes NaN of one entry, as in PyTorch."""
+    return builtins.max(count(x.shape, dim) - correction, 0)
 
 
 @op(name="var")
 def _var(x: Array, *, dim: Dim, correction: float, keepdim: bool) -> Array:
     """The sum of squared deviations from the mean over the degrees of freedom."""
-    x, n = floating(x), count(x.shape, dim) - correction
+    x, n = floating(x), _freedom(x, dim, correction)
     return backend_of(x).var(x, _axis(dim), keepdim, n, x.dtype)
 
 
 @op(name="std")
 def _std(x: Array, *, dim: Dim, correction: float, keepdim: bool) -> Array:
-    """The root of `var`; where it is 0, so is its gradient."""
-    x, n = floating(x), count(x.shape, dim) - correction
+    """The root of `var`; where it is 0, so are its derivatives, as in PyTorch."""
+    x, n = floating(x), _freedom(x, dim, correction)
     squared = backend_of(x).var(x, _axis(dim), keepdim, n, np.float64)
     return cast(array_module(x).sqrt(squared), x.dtype)
 
 
 def _deviation_rule(g: Any, x: Any, dim: Dim, correction: float, keepdim: bool) -> Any:
     """g times x minus its mean over the degrees of freedom, in float32 where x is float16."""
-    centred, n = widened(x), count(x.shape, dim) - correction
+    centred, n = widened(x), _freedom(x, dim, correction)
     centred = centred - mean(centred, dim=dim, keepdim=True)
-    g = as_dtype(g, centred.dtype) / (n or math.nan)
+    g = as_dtype(g, centred.dtype) * (1 / n if n else math.inf)
     return as_dtype(spread(g, x, dim, keepdim) * centred, x.dtype)
 
 
@@ -365,7 +461,7 @@ _var.defvjp(
 )
 _std.defvjp(
     lambda g, y, x, *, dim, correction, keepdim: _deviation_rule(
-        widened(g) / widened(where(y == 0, 1.0, y)), x, dim, correction, keepdim
+        where(y == 0, 0.0, widened(g) / widened(where(y == 0, 1.0, y))), x, dim, correction, keepdim
     ),
     samples=DEVIATIONS,
 )
@@ -375,11 +471,11 @@ _std.defvjp(
 def var(
     x: Any,
     dim: Dim = None,
-    correction: int = 1,
+    correction: float | None = 1,
     keepdim: bool = False,
     unbiased: bool | None = None,
 ) -> Any:
-    """Variance: the sum of squared deviations over (n - correction)."""
+    """Variance: the sum of squared deviations over (n - correction); of one entry NaN."""
     dim, correction = _deviations("var", x, dim, correction, unbiased)
     return _var(x, dim=dim, correction=correction, keepdim=keepdim)
 
@@ -388,7 +484,7 @@ def var(
 def std(
     x: Any,
     dim: Dim = None,
-    correction: int = 1,
+    correction: float | None = 1,
     keepdim: bool = False,
     unbiased: bool | None = None,
 ) -> Any:
@@ -424,7 +520,7 @@ def norm(x: Any, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False) -
         return sum(where(x == 0, zeros_like(x), 1.0), dim=dim, keepdim=keepdim)
     if p == 1:
         return sum(size, dim=dim, keepdim=keepdim)
-    return sum(size**p, dim=dim, keepdim=keepdim) ** (1 / p)
+    return _norm_p(x, p=float(p), dim=dim, keepdim=keepdim)
 
 
 # --- softmax
@@ -442,6 +538,8 @@ def softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     """e^x / sum e^x along one axis; computed in ``dtype``, by default x's."""
     x = floating(x) if dtype is None else x.astype(dtype)
     dtype, x = x.dtype, wide(x)
+    if not x.size:
+        return x + x.sum(axis=dim, keepdims=True)  # of nothing; DimError where there is no dim
     e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
     e /= backend_of(x).sum(e, dim, True, None)
     return cast(e, dtype)
@@ -459,6 +557,8 @@ def log_softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     x = floating(x) if dtype is None else x.astype(dtype)
     xp = array_module(x)
     dtype, x = x.dtype, wide(x)
+    if not x.size:
+        return x + x.sum(axis=dim, keepdims=True)  # of nothing; DimError where there is no dim
     y = x - x.max(axis=dim, keepdims=True)
     y -= xp.log(backend_of(x).sum(xp.exp(y), dim, True, None))
     return cast(y, dtype)

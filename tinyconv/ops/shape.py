@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module, backend_of
-from tinyconv.errors import DimError, DTypeError, ShapeError, no_axis
+from tinyconv.errors import DimError, DTypeError, ShapeError, no_axis, not_a_tensor
 from tinyconv.samples import floats, function, sample
 
 Shape = tuple[int, ...]
@@ -157,6 +157,10 @@ flip.defvjp(
 @op
 def roll(x: Array, *, shifts: int | Shape, dims: int | Shape | None = None) -> Array:
     """Moved cyclically; with dims=None, as one flat row."""
+    if dims is not None or not isinstance(shifts, int):
+        moves, axes = (len(v) if isinstance(v, (tuple, list)) else 1 for v in (shifts, dims))
+        if moves != (1 if dims is None else axes) or not moves:
+            raise ShapeError("roll", f"shifts {shifts}, dims {dims}: need one shift for each dim")
     return array_module(x).roll(x, shifts, dims)
 
 
@@ -255,6 +259,18 @@ def axis_of(name: str, shape: Shape, dim: int) -> int:
     return dim % n
 
 
+def reduced_axes(name: str, shape: Shape, dim: int | Iterable[int] | None) -> list[int]:
+    """``dim``, one or several, counted from the front; of a number the axis 0 that it stands for.
+
+    DimError where there is no such axis, ShapeError where one is named twice.
+    """
+    dims = [] if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    axes = [axis_of(name, shape or (1,), d) for d in dims]
+    if len(set(axes)) < len(axes):
+        raise ShapeError(name, f"dim {tuple(dims)} names an axis of {shape} twice; each once")
+    return axes
+
+
 def narrow(x: Any, dim: int, start: int, length: int) -> Any:
     """``length`` entries along ``dim``, from ``start``."""
     index = [slice(None)] * x.ndim
@@ -320,10 +336,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 )
 def squeeze(x: Any, dim: int | Shape | None = None) -> Any:
     """Without the axes of length 1; with ``dim``, only those."""
-    if x.ndim == 0:
-        return x
-    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    chosen = [axis_of("squeeze", x.shape, d) for d in dims]
+    chosen = range(x.ndim) if dim is None else reduced_axes("squeeze", x.shape, dim)
     return reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in chosen))
 
 
@@ -340,8 +353,9 @@ def unsqueeze(x: Any, dim: int) -> Any:
 def transpose(x: Any, dim0: int, dim1: int) -> Any:
     """Two axes exchanged."""
     dims = list(range(x.ndim))
-    i, j = axis_of("transpose", x.shape, dim0), axis_of("transpose", x.shape, dim1)
-    dims[i], dims[j] = j, i
+    i, j = (axis_of("transpose", x.shape or (1,), d) for d in (dim0, dim1))
+    if dims:
+        dims[i], dims[j] = j, i
     return permute(x, dims=tuple(dims))
 
 
@@ -353,12 +367,17 @@ def _check_row(name: str, tensors: Any) -> None:
     if not tensors:
         raise ShapeError(name, "no tensors to join")
     check_operands(name, tensors)
+    for i, t in enumerate(tensors):
+        if not hasattr(t, "ndim"):
+            raise DTypeError(name, not_a_tensor(f"tensor {i}", t, f"tensors[{i}]"))
 
 
 @function(sample((floats(2, 3), floats(1, 3))), sample((floats(2, 3), floats(2, 1)), dim=-1))
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors joined along one axis; the other axes must agree."""
     _check_row("cat", tensors)
+    # the empty list that others are added to may lack their axes: tc.tensor([]), as in PyTorch
+    tensors = [t for t in tensors if t.shape != (0,)] or tensors
     first = tensors[0]
     axis = axis_of("cat", first.shape, dim)
     for i, t in enumerate(tensors):
@@ -391,9 +410,12 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
 def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
     """Pieces of ``size`` entries along ``dim``, the last one smaller; or of the sizes listed."""
     n = x.shape[axis_of("split", x.shape, dim)]
-    if isinstance(size, int) and size < 1:
+    if isinstance(size, int) and size < (n > 0):
         raise ShapeError("split", f"pieces of {size} entries; a piece needs at least 1")
-    sizes = [min(size, n - i) for i in range(0, n, size)] if isinstance(size, int) else list(size)
+    if isinstance(size, int):  # of an empty axis one piece, which is empty, too
+        sizes = [min(size, n - i) for i in range(0, n, size)] if n else [0]
+    else:
+        sizes = list(size)
     if builtins.sum(sizes) != n:
         raise ShapeError(
             "split",
@@ -409,7 +431,7 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     if chunks < 1:
         raise ShapeError("chunk", f"{chunks} pieces; there must be at least 1")
     n = x.shape[axis_of("chunk", x.shape, dim)]
-    return split(x, max(1, -(-n // chunks)), dim)
+    return split(x, max(1, -(-n // chunks)) if n else [0] * chunks, dim)
 
 
 @function(sample((3, 2)), sample((3, 2), dim=-1))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from tinyconv.autograd import enable_grad, no_grad, wrap
 from tinyconv.backend import Array, Backend, array_module, backend_of
+from tinyconv.backend.silence import silence
 from tinyconv.context import context
 from tinyconv.errors import DTypeError, GraphError, ShapeError
 from tinyconv.tensor import Tensor
@@ -97,8 +98,9 @@ class Optimizer:
                     # dated like any in-place write: a backward that still needs p will object
                     entry = (p._write(self.name), grads[p].array, self.state[p])
                     ready[backend_of(p.array)].append(entry)
-            for entries in ready.values():
-                self.update_all(entries, **options)
+            with silence():
+                for entries in ready.values():
+                    self.update_all(entries, **options)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to zero in place."""

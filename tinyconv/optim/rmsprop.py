@@ -36,6 +36,7 @@ class RMSprop(Optimizer):
         weight_decay: float, momentum: float, centered: bool, maximize: bool,
     ) -> None:
         xp = array_module(p)
+        state["step"] = state.get("step", 0) + 1  # PyTorch's state has it; the rule does not
         if maximize:
             g = -g
         if weight_decay:

@@ -41,8 +41,8 @@ Jumps: TypeAlias = Mapping[Edge, tuple[Edge, Axes]]  # a layer's output: its inp
 
 # operations whose output pixel reads the same pixel of each operand
 _LOCAL = (
-    "abs", "add", "affine", "affine_relu", "clamp", "clone", "cos", "div", "erf", "exp", "expm1", "log",
-    "log1p", "maximum", "minimum", "mul", "neg", "pow", "relu", "rsqrt", "sigmoid", "sin",
+    "abs", "add", "affine", "affine_relu", "clamp", "clone", "cos", "div", "erf", "exp", "expm1",
+    "log", "log1p", "maximum", "minimum", "mul", "neg", "pow", "relu", "rsqrt", "sigmoid", "sin",
     "softplus", "sqrt", "sub", "tanh", "to_dtype", "where",
 )  # fmt: skip
 _ALONG = (

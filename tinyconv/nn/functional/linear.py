@@ -72,6 +72,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
 
     The row ``padding_idx`` gets no gradient.
     """
+    if weight.ndim != 2:
+        raise ShapeError("embedding", f"weight {weight.shape} is {weight.ndim}-D, need (V,D)")
     check_positions(
         "embedding", "input", input, weight.shape[0], "the table has {n} rows (0..{last})",
         larger("num_embeddings"),
@@ -85,6 +87,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
 @function(sample(ints(2, 3, high=4), 5), sample(ints(4, high=3, low=2)))
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     """Integers (...) -> (..., num_classes) int64 with a 1 at each integer's place."""
+    if num_classes == -1 and not tensor.array.size:
+        raise ShapeError("one_hot", f"{tensor.shape} is empty; how many classes? num_classes=10")
     n = int(tensor.array.max()) + 1 if num_classes == -1 else num_classes
     check_positions("one_hot", "tensor", tensor, n, "num_classes is {n} (0..{last})",
                     larger("num_classes"))  # fmt: skip

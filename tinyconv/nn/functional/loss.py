@@ -109,6 +109,8 @@ def _checked(name: str, input: Any, target: Any) -> Any:
     for what, value in (("input", input), ("target", target)):
         if not is_tensor(value):
             raise DTypeError(name, not_a_tensor(what, value, what))
+    if not input.ndim:
+        raise ShapeError(name, "input is a number without an axis; the classes are axis 0 of (C,)")
     if input.dtype.kind == target.dtype.kind == "f" and input.dtype != target.dtype:
         cast = CASTS[str(input.dtype)]
         raise DTypeError(name, f"input is {input.dtype}, target {target.dtype}: target.{cast}()")
@@ -379,7 +381,8 @@ def binary_cross_entropy(
     The gradient is (p - t) / max(p (1 - p), 1e-12), as in PyTorch.
     """
     _check_probabilities("binary_cross_entropy", input, target)
-    if not (backend_of(input.array).waits or (input.array.min() >= 0 and input.array.max() <= 1)):
+    unseen = backend_of(input.array).waits or not input.array.size
+    if not (unseen or (input.array.min() >= 0 and input.array.max() <= 1)):
         low, high = input.array.min(), input.array.max()
         raise ShapeError(
             "binary_cross_entropy",

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyconv.autograd import Variable, no_grad, wrap
-from tinyconv.backend import backend_of
+from tinyconv.backend import array_module, backend_of
+from tinyconv.backend.silence import silence
 from tinyconv.context import context
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
-from tinyconv.ops.elementwise import in_float32, maximum, sqrt
+from tinyconv.ops.elementwise import in_float32, sqrt, where
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import reshape
 from tinyconv.samples import constants, function, sample
@@ -83,6 +84,9 @@ def tracked_batch_norm(
     eps = float(eps)  # NumPy's would widen float32
     momentum = momentum if momentum is None else float(momentum)
     _check_batch_norm(input, running_mean, running_var, weight, bias)
+    if not (eps > 0 or (eps == 0 and not training)):
+        least = "above 0 in training" if training else "at least 0"
+        raise ValueError(f"batch_norm: eps is {eps}, it must be {least}")
     if residual is not None and residual.shape != input.shape:
         raise ShapeError("batch_norm_relu", f"residual {residual.shape}, input {input.shape}")
     if not training:
@@ -93,16 +97,21 @@ def tracked_batch_norm(
         operands = input, running_mean, running_var, weight, bias, residual
         arrays = None if context.grad_enabled else _arrays(operands)
         if arrays is not None:
-            return wrap(backend_of(input.array).fixed_norm(*arrays, eps, relu))
-        fixed = _scale_and_shift(running_mean, running_var, weight, bias, eps)
-        return ops.affine_relu(input, *fixed, residual) if relu else ops.affine(input, *fixed)
+            with silence():
+                return wrap(backend_of(input.array).fixed_norm(*arrays, eps, relu))
+        return _fixed(input, running_mean, running_var, weight, bias, eps, relu, residual)
     n = input.array.size // max(input.shape[1], 1)
-    if n <= 1:
+    if n == 1:
         raise ShapeError(
             "batch_norm",
             f"input {input.shape} has {n} value per channel, whose variance is 0: every output "
             "would be the bias. Use a larger batch, or model.eval()",
         )
+    if not n:  # an empty batch says nothing about mean and variance
+        if seen is not None:
+            seen._write("batch_norm")[...] += 1
+        unit = wrap(array_module(input.array).ones(input.shape[1], input.dtype))
+        return _fixed(input, unit - unit, unit, weight, bias, eps, relu, residual)
     if relu:
         y, (mean, var, *_) = ops.batch_norm_relu(input, weight, bias, residual, eps=eps)
     else:
@@ -122,9 +131,23 @@ def move(
     """
     changed = [running._write("batch_norm") for running in (running_mean, running_var)]
     count = None if seen is None else seen._write("batch_norm")
-    backend_of(mean).move_statistics(
-        *changed, mean, var, count, momentum=momentum, unbias=n / (n - 1)
-    )
+    with silence():
+        backend_of(mean).move_statistics(
+            *changed, mean, var, count, momentum=momentum, unbias=n / (n - 1)
+        )
+
+
+def _fixed(
+    x: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float, relu: bool, residual: Any
+) -> Any:
+    """The norm with these statistics."""
+    fixed = _scale_and_shift(mean, var, weight, bias, eps)
+    return ops.affine_relu(x, *fixed, residual) if relu else ops.affine(x, *fixed)
+
+
+def _whitened(rows: Any, eps: float) -> tuple[Any, Any]:
+    """Each channel of rows normalised, and its (mean, variance); nothing of nothing."""
+    return ops.batch_norm(rows, None, None, eps=eps) if rows.array.size else (rows, None)
 
 
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
@@ -198,8 +221,9 @@ def layer_norm(
             "layer_norm",
             f"input {input.shape} ends in {ends}, expected {shape}. normalized_shape={ends} fits",
         )
-    rows = reshape(input, shape=(1, -1, math.prod(shape)))
-    y = reshape(ops.batch_norm(rows, None, None, eps=eps)[0], shape=input.shape)
+    width = math.prod(shape)
+    rows = reshape(input, shape=(1, input.array.size // max(width, 1), width))
+    y = reshape(_whitened(rows, eps)[0], shape=input.shape)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
@@ -209,14 +233,17 @@ def group_norm(
     input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
     """Normalised over each sample's groups of channels; weight and bias (C,)."""
+    if input.ndim < 2:
+        raise ShapeError("group_norm", f"input {input.shape} is {input.ndim}-D, need (N,C,...)")
     n, c = input.shape[:2]
-    if c % num_groups:
+    if num_groups < 1 or c % num_groups:
         raise ShapeError(
             "group_norm", f"{c} channels in {num_groups} groups: {c}/{num_groups} is not whole"
         )
     _check_affine("group_norm", input, weight, bias)
-    rows = reshape(input, shape=(1, n * num_groups, -1))
-    y = reshape(ops.batch_norm(rows, None, None, eps=eps)[0], shape=input.shape)
+    size = math.prod(input.shape[2:]) * (c // num_groups)
+    rows = reshape(input, shape=(1, n * num_groups, size))
+    y = reshape(_whitened(rows, eps)[0], shape=input.shape)
     column = (1, -1) + (1,) * (input.ndim - 2)
     y = y if weight is None else y * reshape(weight, shape=column)
     return y if bias is None else y + reshape(bias, shape=column)
@@ -242,7 +269,7 @@ def instance_norm(
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     n, c, *size = input.shape
     count = math.prod(size)
-    if count <= 1:
+    if count == 1:
         raise ShapeError(
             "instance_norm",
             f"input {input.shape} has {count} value per channel and sample, "
@@ -250,9 +277,10 @@ def instance_norm(
         )
     _check_affine("instance_norm", input, weight, bias)
     rows = reshape(input, shape=(1, n * c, *size))
-    y, (mean, var) = ops.batch_norm(rows, None, None, eps=eps)
+    y, statistics = _whitened(rows, eps)
     y = reshape(y, shape=input.shape)
-    if running_mean is not None:
+    if running_mean is not None and statistics is not None:
+        mean, var = statistics
         with no_grad():
             running_mean.mul_(1 - momentum).add_(mean.reshape(n, c).mean(0), alpha=momentum)
             unbiased = var.reshape(n, c).mean(0) * (count / (count - 1))
@@ -266,4 +294,7 @@ def instance_norm(
 @in_float32
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
     """x / max(|x|_p, eps) along ``dim``."""
-    return input / maximum(norm(input, p, dim, keepdim=True), eps)
+    short = norm(input.detach(), p, dim, keepdim=True) < eps
+    # of ones where |x| does not count: at 0 a length has no second derivative, x / eps has
+    size = norm(where(short, 1.0, input), p, dim, keepdim=True)
+    return input / where(short, eps, size)
