@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinyconv.backend import reference
+from tinyconv.backend import reference, sums
 from tinyconv.backend.array import Array, complete
 from tinyconv.backend.memory import empty, empty_like, memory_order
 from tinyconv.backend.reference import Padding, Pair
@@ -38,6 +38,7 @@ R = TypeVar("R")
 
 FEW = 2**14  # numbers below which the reference's fewer calls win
 BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls are few and long
+SHORT_SUM = 64  # rows that are added up in the precision of x
 SHORT_RUN = 8  # numbers below which a run is not worth copying as one
 IMAGE_AXES = [(2, 3), (-2, -1)]  # of (N,C,H,W)
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
@@ -380,20 +381,20 @@ def _correlate_weight(
     patches = _Patches(x, OW, kernel_size, stride, dilation, origin)
 
     def job(blocks: Sequence[Block]) -> Array:
-        total = np.zeros((K, O), x.dtype)
+        total = np.zeros((K, O))  # of millions of pixels: wider than each block's
         for block in blocks:
             rows = patches(block)
             n = _pieces(len(rows), K * O)
             pixels = g[block].reshape(n, -1, O)
             products = np.matmul(rows.reshape(n, -1, K).transpose(0, 2, 1), pixels)
-            total += products[0] if n == 1 else products.sum(0)
+            total += products[0] if n == 1 else products.sum(0, dtype=np.float64)
         return total
 
     per_thread = max(1, min(4, 4 * BLOCK // (K * O)))  # totals of a large kernel take memory
     threads = get_num_threads()
     blocks = _blocks(N, OH, OW * max(K, O), threads)
     totals = in_spans(job, blocks, N * OH * OW * max(K, O), per_thread, threads=threads)
-    return sum(totals[1:], totals[0]).reshape(*kernel_size, C, O)
+    return sum(totals[1:], totals[0]).astype(x.dtype).reshape(*kernel_size, C, O)
 
 
 # ------------------------------------------------------------------- batch norm and ReLU
@@ -452,12 +453,14 @@ def _channel_sums(
             if shift is not None:
                 d = np.subtract(d, shift, out=scratch("deviation", d.shape, d.dtype))
             p = d if g is None else g[block]
-            found.append((np.dot(np.ones(len(p), p.dtype), p), np.einsum("ij,ij->j", p, d)))
+            for start in range(0, len(p), SHORT_SUM):
+                a, b = p[start : start + SHORT_SUM], d[start : start + SHORT_SUM]
+                found.append((np.dot(np.ones(len(a), a.dtype), a), np.einsum("ij,ij->j", a, b)))
         return found
 
     parts = [part for span in _in_blocks(job, x, x.size) for part in span]
     first, second = (
-        np.concatenate([part[i] for part in parts]).reshape(-1, channels).sum(0, dtype=np.float64)
+        sums.sum(np.concatenate([part[i] for part in parts]).reshape(-1, channels), 0, False, "f8")
         for i in (0, 1)
     )
     return first, second

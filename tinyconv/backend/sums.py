@@ -5,7 +5,7 @@ in memory one number at a time, into a total of the same precision: after 2^24 /
 total of numbers like x stops.  So float16 and float32 are added in float64, and float64 in blocks:
 short sums, then the sums of those, and so on, which is off by a few times log2(n) roundings.
 
-Plain array code that runs unchanged on NumPy and CuPy; the layers in front of it do the same faster.
+Plain array code that runs unchanged on NumPy and CuPy; layers in front of it do the same faster.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.backend.array import Array, array_module
+from tinyconv.backend.array import Array, array_module, complete
 
 BLOCK = 128  # numbers of a row that NumPy adds in eight interleaved sums
 FEW = 16  # numbers that may be added one by one
@@ -73,8 +73,11 @@ def _is_tree(x: Array, axis: Axes, dtype: Any) -> bool:
     return few and np.dtype(dtype or x.dtype).char in "fd"
 
 
+@complete
 def sum(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """The sum over an axis, some, or all (None), in `dtype` or x's; integers add up to int64."""
+    if x.size <= FEW and dtype is None and x.dtype.char in "fd":
+        return x.sum(axis=axis, keepdims=keepdims)
     result = np.dtype(dtype) if dtype is not None else total_dtype(x)
     if result.kind != "f":
         return cast(x, result).sum(axis=axis, keepdims=keepdims, dtype=result)
@@ -95,9 +98,11 @@ def _in_blocks(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
         blocks = rows[..., :whole].reshape(*rows.shape[:-1], -1, BLOCK).sum(-1)
         rows = array_module(x).concatenate([blocks, rows[..., whole:]], -1)
     total = rows.sum(-1)
-    return total.reshape([1 if a in axes else n for a, n in enumerate(x.shape)]) if keepdims else total
+    shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    return total.reshape(shape) if keepdims else total
 
 
+@complete
 def mean(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """The mean over an axis, some, or all (None), in `dtype` or x's; of nothing it is NaN."""
     if _is_tree(x, axis, dtype):

@@ -202,7 +202,8 @@ class Optimizer:
                 raise ValueError(f"{self.name}: {name} must be a number {limit}, got {value!r}")
         betas = group.get("betas", ())
         if len({hasattr(beta, "item") and hasattr(beta, "node") for beta in betas}) > 1:
-            raise ValueError(f"{self.name}: betas must be both numbers or both Tensors, got {betas}")
+            said = f"betas must be both numbers or both Tensors, got {betas}"
+            raise ValueError(f"{self.name}: {said}")
         for i, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{self.name}: betas[{i}] must be at least 0 and below 1, got "

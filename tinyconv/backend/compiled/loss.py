@@ -19,7 +19,7 @@ def _losses(x, targets, ignored, losses, largests, logsums):
         largest = x[r, 0]
         for c in range(1, classes):
             largest = max(largest, x[r, c])
-        summed = x.dtype.type(0)
+        summed = 0.0
         for c in range(classes):
             summed += np.exp(x[r, c] - largest)
         largests[r], logsums[r] = largest, np.log(summed)

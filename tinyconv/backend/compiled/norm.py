@@ -18,6 +18,7 @@ from tinyconv.backend.compiled.team import Share, bind, lead, share_out
 from tinyconv.backend.memory import empty
 
 CHUNK = 16  # rows
+FAR = 16.0  # variances
 PIECES = 3  # for each thread
 
 
@@ -121,14 +122,18 @@ def _fold(sums, first, second):
 
 @kernel
 def _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows):
-    """The batch's mean and variance, and rows (3, L): what is subtracted, the scale, the shift."""
-    channels = len(mean)
+    """The batch's mean and variance, and rows (3, L): what is subtracted, the scale, the shift.
+
+    Was a `near` so far from its mean that the squares of the deviations lost digits?
+    """
+    channels, far = len(mean), False
     first, second = np.empty(channels), np.empty(channels)
     _fold(sums, first, second)
     for c in range(channels):
         d = first[c] / pixels
         exact = near[c] + d
         variance = max(second[c] / pixels - d * d, 0.0)
+        far = far or d * d > FAR * variance
         scale = weight[c] / np.sqrt(variance + eps)
         mean[c] = exact
         var[c] = variance
@@ -138,6 +143,7 @@ def _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows):
             rows[0, k] = mean[c]
             rows[1, k] = scale
             rows[2, k] = shift
+    return far
 
 
 @kernel
@@ -253,7 +259,12 @@ def _normalise(share, x, weight, bias, residual, eps, relu, mean, var, rows, y):
     _, _, _, pieces = share
     sums = np.empty((pieces, 2, length))
     lead(share, bind(_moments, (x, shift, sums)))
-    _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows)
+    far = _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows)
+    if far:  # that row was an outlier: once more, from the mean
+        near[:] = mean
+        _repeat(near, shift)
+        lead(share, bind(_moments, (x, shift, sums)))
+        _scale_and_shift(sums, near, pixels, eps, weight, bias, mean, var, rows)
     _apply(share, x, rows, residual, relu, y)
 
 

@@ -14,6 +14,9 @@ from tinyconv.backend.memory import empty
 from tinyconv.backend.reference import Padding, Pair, output_size
 
 
+FEW_TERMS = 32  # that may be added up one by one in the precision of x
+
+
 @kernel
 def _inside(first, count, spread, size):
     """The taps t < count for which first + t * spread lies in range(size)."""
@@ -101,6 +104,27 @@ def _window_sum(x, y, kernel_size, stride, top, left, thread, piece, first, last
                         values = x[n, row, column]
                         for c in range(C):
                             total[c] += values[c]
+
+
+@parallel
+def _large_window_sum(x, y, kernel_size, stride, top, left, thread, piece, first, last):
+    """`_window_sum` of many pixels each, in float64."""
+    _, H, W, C = x.shape
+    total = np.empty(C)
+    for n in range(first, last):
+        for i in range(y.shape[1]):
+            h = i * stride[0] - top
+            start_h, stop_h = _inside(h, kernel_size[0], 1, H)
+            for j in range(y.shape[2]):
+                w = j * stride[1] - left
+                start_w, stop_w = _inside(w, kernel_size[1], 1, W)
+                total[:] = 0
+                for row in range(h + start_h, h + stop_h):
+                    for column in range(w + start_w, w + stop_w):
+                        values = x[n, row, column]
+                        for c in range(C):
+                            total[c] += values[c]
+                y[n, i, j] = total
 
 
 @parallel
@@ -196,8 +220,9 @@ def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -
     N, C = x.shape[:2]
     size = output_size(x.shape[2:], kernel_size, stride, (1, 1), padding)
     y, xs = empty((N, *size, C), x.dtype), images(x)
-    work = y.size * kernel_size[0] * kernel_size[1]
-    _window_sum(_share(N, work), xs, y, kernel_size, stride, top, left)
+    terms = kernel_size[0] * kernel_size[1]
+    add = _window_sum if terms <= FEW_TERMS else _large_window_sum
+    add(_share(N, y.size * terms), xs, y, kernel_size, stride, top, left)
     return _logical(y)
 
 

@@ -97,27 +97,43 @@ def _column(x, rows, stride, total, short, carry):
     total[:] = 0
     if carry is not None:
         carry[:] = 0
-    if rows <= ROWS:
-        for i in range(rows):
-            row = x[i * stride :][:length]
-            for k in range(length):
-                total[k] += row[k]
-        return
     for first in range(0, rows, ROWS):
-        short[:] = 0
-        for i in range(first, min(first + ROWS, rows)):
+        short[:] = x[first * stride :][:length]
+        for i in range(first + 1, min(first + ROWS, rows)):
             row = x[i * stride :][:length]
             for k in range(length):
                 short[k] += row[k]
-        if carry is None:
-            for k in range(length):
-                total[k] += short[k]
-        else:
-            for k in range(length):
-                total[k], carry[k] = _add(total[k], carry[k], short[k])
-    if carry is not None:
-        for k in range(length):
-            total[k] = _settled(total[k], carry[k])
+        _add_row(total, carry, short)
+
+
+@kernel
+def _add_row(total, carry, row):
+    if carry is None:
+        for k in range(len(total)):
+            total[k] += row[k]
+    else:
+        for k in range(len(total)):
+            total[k], carry[k] = _add(total[k], carry[k], np.float64(row[k]))
+
+
+@kernel
+def _together(total, carry, rest, size):
+    """Add up all totals that belong together, `size` numbers apart, and what no row had room for."""
+    sums = total[:size]
+    if carry is None:
+        for i in range(size, len(total), size):
+            _add_row(sums, None, total[i : i + size])
+        for i in range(0, len(rest) - size + 1, size):
+            _add_row(sums, None, rest[i : i + size])
+        return
+    lost = carry[:size]
+    for i in range(size, len(total), size):
+        _add_row(sums, lost, total[i : i + size])
+        _add_row(sums, lost, carry[i : i + size])
+    for i in range(0, len(rest) - size + 1, size):
+        _add_row(sums, lost, rest[i : i + size])
+    for k in range(size):
+        sums[k] = _settled(sums[k], lost[k])
 
 
 @kernel
@@ -149,16 +165,9 @@ def _columns(x, grid, divisor, sums, exact, thread, piece, start, stop):
         length, whole = size * together, (last - first) // together
         left = None if carry is None else carry[:length]
         _column(source, whole, inner * together, total[:length], short[:length], left)
-        if together == 1:
-            _write(total, divisor, target)
-            continue
-        for k in range(size):
-            value, lost = 0.0, 0.0
-            for i in range(k, length, size):
-                value, lost = _add(value, lost, total[i])
-            for i in range(whole * length + k, (last - first) * inner, inner):
-                value, lost = _add(value, lost, np.float64(source[i]))
-            target[k] = _settled(value, lost) / divisor
+        rest = source[whole * together * inner : (last - first) * inner]
+        _together(total[:length], left, rest, size)
+        _write(total, divisor, target)
 
 
 @kernel
