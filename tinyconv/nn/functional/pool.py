@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import wrap
-from tinyconv.backend import array_module
+from tinyconv.backend import array_module, backend_of
 from tinyconv.context import context
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.nn.functional.checks import check_images, or_one, whole
@@ -332,11 +332,22 @@ def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = Fal
     rows, columns = (_padded_windows(m, out) for m, out in zip((height, width), size, strict=True))
     places = rows[:, None, :, None] * width + columns[None, :, None, :]  # OH, OW, rows, columns
     places = xp.asarray(places.reshape(*size, -1))
-    found = argmax(input.array.reshape(n, c, height * width)[:, :, places], dim=-1, keepdim=True)
+    found = _last_nan_or_first(input.array.reshape(n, c, height * width)[:, :, places])
     everywhere = xp.broadcast_to(places, (n, c, *places.shape))
     indices = wrap(gather(everywhere, found, dim=-1)[..., 0])
     values = ops.pool_gather(input, indices)
     return (values, indices) if return_indices else values
+
+
+def _last_nan_or_first(values: Any) -> Any:
+    """Where the maximum along the last axis is, as pools count: the first, but of NaN the last."""
+    xp = array_module(values)
+    found = argmax(values, dim=-1, keepdim=True)
+    missing = values != values
+    if not (backend_of(values).waits or missing.any()):
+        return found
+    last = values.shape[-1] - 1 - argmax(missing[..., ::-1], dim=-1, keepdim=True)
+    return xp.where(missing.any(-1, keepdims=True), last, found)
 
 
 def _padded_windows(n: int, out: int) -> np.ndarray[Any, Any]:

@@ -53,6 +53,9 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
         raise ValueError(f"pad: mode={mode!r} is none of 'constant', {str([*_POSITIONS])[1:-1]}")
     if value:
         raise ValueError(f"pad: value={value} is for mode='constant'; mode={mode!r} has its own")
+    left = [n + a + b for n, (a, b) in zip(input.shape, per_axis, strict=True)]
+    if mode != "circular" and max(left[input.ndim - len(counts) :], default=1) < 1:
+        raise ShapeError("pad", f"pad={tuple(pad)} leaves nothing of {input.shape}")
     y = input
     for axis, (before, after) in enumerate(per_axis):
         if before or after:
@@ -77,8 +80,8 @@ def _positions(shape: tuple[int, ...], axis: int, before: int, after: int, mode:
             f"{mode} of {n} entries takes 0..{_MOST[mode](n)} on each side; "
             "mode='replicate' takes any number",
         )
-    if n < 0 or n + before + after < (0 if mode == "circular" else 1):
-        said = f"({before}, {after}) cuts off too much of axis {axis} of {shape}: nothing is left"
+    if n < 0 or n + before + after < 0:
+        said = f"({before}, {after}) cuts off more than there is along axis {axis} of {shape}"
         raise ShapeError("pad", said)
     return start + _POSITIONS[mode](np.arange(-before, n + after), n)
 
