@@ -274,18 +274,18 @@ def test_numpy_scalars_as_options_of_layers(name: str, training: bool) -> None:
         for p in list(inspect.signature(kind).parameters.values())[len(args) :]
         if isinstance(p.default, float)
     }
+    found = []
     for convert in (lambda v: v, numpys):
         tc.manual_seed(0)
         layer = kind(*map(convert, args), **{k: convert(v) for k, v in options.items()})
         layer.train(training)
         with tc.set_grad_enabled(training):  # evaluation has kernels of its own without a graph
             y = layer(*x) if isinstance(x, tuple) else layer(x)
-        state = [v.dtype for v in layer.state_dict().values()]
-        if convert is numpys:
-            assert y.dtype == tc.float32
-            assert y.equal(expected)
-            assert state == dtypes
-        expected, dtypes = y, state
+        found.append((y, [v.dtype for v in layer.state_dict().values()]))
+    (expected, dtypes), (y, state) = found
+    assert y.dtype == tc.float32
+    assert y.equal(expected)
+    assert state == dtypes
 
 
 @pytest.mark.parametrize("name", [n for n in with_floats(tc.optim) if not n.endswith("LR")])

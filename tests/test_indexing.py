@@ -152,9 +152,9 @@ def both(call: Any) -> None:
     [
         "0, :, [0, 1, 2], [2, 3, 4]", "1, ..., [0, 3, 3]", "[0, 1], :, 2", "0, None, [1, 2]",
         ":, 0, [1, 2]", "[[0, 1], [1, 2]]", "[[[0, 1]]]", "(0, (0, 1))", "range(2)",
-        "0, range(2)",
-        "[T(0), T(1)]", "[0, None]", "np.array([1, 0])", "np.int64(1)",
-        "np.array([1, 0], np.uint8)", "T(1)", "T(1), :, [0, 1]", "T(True)", "T(False)", "True", "False", ":, True", "True, True",
+        "0, range(2)", "[T(0), T(1)]", "[0, None]", "np.array([1, 0])", "np.int64(1)",
+        "np.array([1, 0], np.uint8)",
+        "T(1)", "T(1), :, [0, 1]", "T(True)", "T(False)", "True", "False", ":, True", "True, True",
         "T([1, 0], dtype=m.uint8)", "T(1, dtype=m.uint8)", "[]", "[True, False]", "0, 0, 0, 0, 0",
         "2", "-3", "[2]", "[-1]", "[-3]", "::-1", "T([0.5])", "1.0", "T([True, False, True])",
         "T([1, 0], dtype=m.int8)", "[[True, False], [0, 1]]", "slice(T(0), T(1))", "...", "()",

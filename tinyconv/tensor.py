@@ -448,7 +448,7 @@ class Tensor(Variable):
     def __itruediv__(self, other: Any) -> Tensor:
         return become("/=", self, e.div, other) if self._is_passed(other) else self.div_(other)
 
-    def __ipow__(self, other: Any) -> Tensor:  # type: ignore[misc]
+    def __ipow__(self, other: Any) -> Tensor:
         return self._in_place(operator.ipow, e.pow, other)
 
     def __imod__(self, other: Any) -> Tensor:
