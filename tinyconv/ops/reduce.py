@@ -335,6 +335,8 @@ _norm2.defvjp(
 def _norm_p(x: Array, *, p: float, dim: Dim = None, keepdim: bool = False) -> Array:
     """(sum |x|^p)^(1/p), p neither 0 nor infinite; where it is 0, so is its gradient."""
     x = floating(x)
+    if p < 0:
+        _check_filled("norm", x, dim)
     total = (array_module(x).abs(x) ** p).sum(axis=_axis(dim), keepdims=keepdim)
     return total ** (1 / p)
 
