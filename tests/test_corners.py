@@ -134,7 +134,6 @@ meant(["elu", "elu(0.5)"], "second", zero, "of the piece that has the value and 
 meant(["softplus"], "second", lambda x: x == 20, "the curve's, whose slope is used at 20")
 meant(["softplus(2)"], "second", lambda x: x == 10, "the same")
 meant(["x ** 0.5"], "first", lambda x: zero(x) | (x == -INF), "IEEE 754's pow, not a root")
-meant(["x ** 0.5"], "second", lambda x: zero(x) | (x == -INF), "the same")
 meant(["x ** tensor(0.0)"], "second", lambda x: ~(abs(x) > 1e-20), "a^0 is 1 everywhere")
 meant(
     ["0.0 ** x", "tensor(0.0) ** x"], "second", lambda x: x >= 0, "0^x is 0: not NaN beside it"
@@ -165,8 +164,8 @@ def test_every_meant_difference_is_one() -> None:
         differs = False
         for dtype in ("float32", "float64"):
             k = ORDERS.index(order)
-            a = orders(tc, PIECES[name], POINTS + [10.0], dtype)[k]
-            b = orders(torch, PIECES[name], POINTS + [10.0], dtype)[k]
+            a = orders(tc, PIECES[name], [*POINTS, 10.0], dtype)[k]
+            b = orders(torch, PIECES[name], [*POINTS, 10.0], dtype)[k]
             at = where(np.array([*POINTS, 10.0]))
             differs |= not np.allclose(a[at], b[at], rtol=1e-6, atol=1e-12, equal_nan=True)
         assert differs, f"{name}, {order}: {why}"
@@ -190,7 +189,7 @@ def test_binary_cross_entropy_at_0_and_1(target: float) -> None:
     ours = orders(tc, loss("binary_cross_entropy", target), CHANCES, "float64")
     theirs = orders(torch, loss("binary_cross_entropy", target), CHANCES, "float64")
     for a, b in zip(ours[:2], theirs[:2], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9)
+        np.testing.assert_allclose(a, b, rtol=1e-8)  # PyTorch's 1e-12 is a float32
     p, tiny = np.array(CHANCES), 1e-12
     right = target / (p + tiny) ** 2 + (1 - target) / (1 - p + tiny) ** 2
     np.testing.assert_allclose(ours[2], right, rtol=1e-9)
@@ -234,7 +233,8 @@ def test_powers_to_second_order_in_both(a: float, b: float) -> None:
         y = library.tensor(np.array([b]), requires_grad=True)
         first = grad((x**y).sum(), (x, y), create_graph=True)
         second = [grad(g.sum(), (x, y), retain_graph=True, allow_unused=True) for g in first]
-        return [g.item() for g in first], [0.0 if h is None else h.item() for r in second for h in r]
+        flat = [0.0 if h is None else h.item() for row in second for h in row]
+        return [g.item() for g in first], flat
 
     ours, theirs = hessian(tc, tc.grad), hessian(torch, torch.autograd.grad)
     np.testing.assert_allclose(ours[0], theirs[0])
@@ -279,6 +279,20 @@ def test_cross_entropy_with_all_targets_ignored() -> None:
         assert (array(h) == 0).all()
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize(
+    "values",
+    [[30.0, -30, 800, -800], [INF, 1, 2], [-INF, 1, 2], [-INF, -INF], [INF, INF], [NAN, 1], [1e30]],
+)
+def test_softmax_at_its_ends(name: str, values: list[float]) -> None:
+    for dtype in ("float32", "float64"):
+        ours, theirs = (
+            orders(m, lambda _, x: getattr(x, name)(0) ** 2, values, dtype) for m in (tc, torch)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 # --- products
 
 
@@ -316,9 +330,11 @@ def outcome(f: Callable[[], Any]) -> Any:
     """The results as arrays, or "refused": by an error that is the library's own."""
     try:
         y = f()
+    except tc.errors.TinyconvError:
+        return "refused"
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        own = isinstance(error, (tc.errors.TinyconvError, ValueError, TypeError))
-        assert own or type(error).__module__ == "builtins"
+        if "tinyconv" in error.__traceback__.tb_next.tb_frame.f_globals["__name__"]:
+            raise  # NumPy's or Python's
         return "refused"
     return [array(t) for t in (y if isinstance(y, (tuple, list)) else (y,))]
 
@@ -347,6 +363,7 @@ EXTRA: dict[str, tuple[Any, ...]] = {  # what these take between the tensor and 
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom:UserWarning")  # PyTorch's
 @pytest.mark.parametrize("dim", [0, -1, 1, -2])
 @pytest.mark.parametrize(("name", "ours", "theirs"), with_dim())
 def test_a_dim_of_a_number(name: str, ours: Any, theirs: Any, dim: int) -> None:
@@ -385,7 +402,8 @@ def test_a_dim_of_a_number(name: str, ours: Any, theirs: Any, dim: int) -> None:
 def test_axes_of_numbers_in_lists() -> None:
     x = tc.tensor(2.5)
     assert x.sum((0,)).shape == x.mean([-1]).shape == x.flip(0).shape == x.roll(3).shape == ()
-    assert x.sum(0, keepdim=True).shape == x.max(0, True).values.shape == x.sort().values.shape == ()
+    for y in (x.sum(0, keepdim=True), x.max(0, True).values, x.sort().values):
+        assert y.shape == ()
     assert tc.nn.functional.normalize(x, dim=0).item() == 1
     for mistake in (
         lambda: x.sum((0, -1)), lambda: tc.ones(2, 2).sum((0, 0)), lambda: x.squeeze(10),
@@ -404,10 +422,15 @@ def emptied(sample: Sample, axis: int) -> Sample | None:
     if not isinstance(first, Draw) or len(first.shape) <= axis or len(sample.args) > 1:
         return None
     shape = tuple(0 if i == axis else n for i, n in enumerate(first.shape))
-    return Sample((Draw(shape, first.low, first.high, first.kind), *sample.args[1:]), sample.params)
+    empty = Draw(shape, first.low, first.high, first.kind)
+    return Sample((empty, *sample.args[1:]), sample.params)
 
 
-OTHERS = ("pool", "fold", "conv", "interpolate", "pad", "pixel")  # images: tests of their own
+IMAGES = ("pool", "window", "fold", "conv", "interpolate", "pad", "pixel")  # tests of their own
+FIXED = {  # a shape or an index in the sample that no longer fits
+    "sum_to", "put_add", "scatter_into", "getitem", "permute", "flatten", "reshape", "tile",
+    "all_reduce",
+}  # fmt: skip
 EMPTY = [
     pytest.param(name, f, of(name), empty, id=f"{name}-{i}-{axis}")
     for table, of in (
@@ -415,37 +438,32 @@ EMPTY = [
         (FUNCTIONS, function_twin),
     )
     for name, (f, samples) in sorted(table.items())
-    if not any(part in name for part in OTHERS) and "dropout" not in name
+    if name not in FIXED and not any(part in name for part in (*IMAGES, "dropout"))
     for i, s in enumerate(samples)
     for axis in range(2)
     if (empty := emptied(s, axis))
 ]
-NOT_AS_TORCH = {
-    "sum_to", "put_add", "scatter_into", "getitem", "permute", "flatten", "reshape", "tile",
-    "all_reduce",
-}  # fmt: skip  # a shape or an index in the sample that no longer fits
 
 
 @pytest.mark.parametrize(("name", "ours", "theirs", "sample"), EMPTY)
 def test_empty_axes(name: str, ours: Any, theirs: Any, sample: Sample) -> None:
-    if name in NOT_AS_TORCH:
-        pytest.skip("its parameters are for another shape")
     call = Call(ours, sample, "float32")
 
-    def run_ours() -> Any:
-        ys = call.on(call.tensors())
-        wanted = [y for y in ys if y.requires_grad]
-        xs = [x for x in call.tensors() if x.requires_grad]
-        return ys if not (wanted and xs) else ys
+    def results(leaves: list[Any], grad: Any, *how: Any) -> list[Any]:
+        ys = call.on(leaves, *how)
+        wanted = [y.sum() for y in ys if y.requires_grad]
+        xs = [x for x in leaves if x.requires_grad]
+        grads = grad(wanted, xs, allow_unused=True) if wanted and xs else ()
+        return [*ys, *(g for g in grads if g is not None)]
 
     def run_theirs() -> Any:
         leaves = [to_torch(a, requires_grad=True) for a in call.arrays]
-        return call.on(leaves, theirs, to_torch)
+        return results(leaves, torch.autograd.grad, theirs, to_torch)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's
         expected = outcome(run_theirs)
-    found = outcome(run_ours)
+    found = outcome(lambda: results(call.tensors(), tc.grad))
     assert isinstance(found, str) == isinstance(expected, str), (found, expected)
     if isinstance(found, str):
         return
@@ -642,6 +660,7 @@ def test_infinities_come_in_silence_and_numpys_user_is_left_alone() -> None:
     assert np.geterr() == before
     with pytest.warns(RuntimeWarning, match="divide by zero"):
         _ = np.ones(1) / np.zeros(1)
-    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        tc.ones(1) + 1
-        _ = np.ones(1) / np.zeros(1)
+    with np.errstate(divide="raise"):
+        assert (tc.ones(1) / tc.zeros(1)).item() == INF
+        with pytest.raises(FloatingPointError):
+            _ = np.ones(1) / np.zeros(1)

@@ -364,7 +364,13 @@ def test_a_loaded_optimizer_continues_bit_for_bit(
 @needs_torch
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("SGD", {"momentum": 0.9}), ("Adam", {"amsgrad": True}), ("RMSprop", {"centered": True})],
+    [
+        ("SGD", {"momentum": 0.9}),
+        ("SGD", {"momentum": 0.9, "nesterov": True, "maximize": True}),
+        ("SGD", {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}),
+        *[(name, options) for name in ("Adam", "AdamW") for options in ADAM],
+        *[("RMSprop", options) for options in RMSPROP],
+    ],
 )
 def test_state_moves_to_pytorch_and_back(name: str, options: dict[str, Any]) -> None:
     params = parameters()
@@ -383,8 +389,8 @@ def test_state_moves_to_pytorch_and_back(name: str, options: dict[str, Any]) -> 
         p.array[...] = q.detach().numpy()
     ours_saved = ours.state_dict()
     assert ours_saved["param_groups"][0]["params"] == saved["param_groups"][0]["params"]
-    assert {i: set(s) - {"step"} for i, s in ours_saved["state"].items()} == {
-        i: set(s) - {"step"} for i, s in saved["state"].items()
+    assert {i: set(s) for i, s in ours_saved["state"].items()} == {
+        i: set(s) for i, s in saved["state"].items()
     }
     back = {
         i: {k: torch.from_numpy(v.array.copy()) if hasattr(v, "array") else v for k, v in s.items()}
@@ -392,6 +398,32 @@ def test_state_moves_to_pytorch_and_back(name: str, options: dict[str, Any]) -> 
     }
     theirs.load_state_dict({"state": back, "param_groups": ours_saved["param_groups"]})
     for step in range(3, 6):
+        set_grads(params, step)
+        copy_grads(params, others)
+        ours.step()
+        theirs.step()
+    assert_equal(params, others, 1e-12)
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
+def test_a_fresh_state_moves_to_pytorch(name: str) -> None:
+    """Made here, with the step as the number that it is here; PyTorch goes on."""
+    params = parameters()
+    options = {} if name.startswith("Adam") else {"momentum": 0.9}
+    ours = getattr(optim, name)(params, lr=0.05, **options)
+    for step in range(2):
+        set_grads(params, step)
+        ours.step()
+    others = twins(params)
+    theirs = torch_of(name, others, options)
+    saved = ours.state_dict()
+    saved["state"] = {
+        i: {k: torch.from_numpy(v.array.copy()) if hasattr(v, "array") else v for k, v in s.items()}
+        for i, s in saved["state"].items()
+    }
+    theirs.load_state_dict(saved)
+    for step in range(2, 5):
         set_grads(params, step)
         copy_grads(params, others)
         ours.step()

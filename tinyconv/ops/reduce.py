@@ -340,6 +340,8 @@ _norm2.defvjp(
 def _norm_p(x: Array, *, p: float, dim: Dim = None, keepdim: bool = False) -> Array:
     """(sum |x|^p)^(1/p), p neither 0 nor infinite; where it is 0, so is its gradient."""
     dtype, x = floating(x).dtype, wide(floating(x))
+    if p < 0:
+        _check_filled("norm", x, dim)
     total = backend_of(x).sum(array_module(x).abs(x) ** p, _axis(dim), keepdim, None)
     return cast(total ** (1 / p), dtype)
 

@@ -157,6 +157,8 @@ flip.defvjp(
 @op
 def roll(x: Array, *, shifts: int | Shape, dims: int | Shape | None = None) -> Array:
     """Moved cyclically; with dims=None, as one flat row."""
+    if dims is not None and not x.ndim:
+        raise no_axis("roll", x.shape, dims if isinstance(dims, int) else dims[0])
     if dims is not None or not isinstance(shifts, int):
         moves, axes = (len(v) if isinstance(v, (tuple, list)) else 1 for v in (shifts, dims))
         if moves != (1 if dims is None else axes) or not moves:
@@ -265,7 +267,11 @@ def reduced_axes(name: str, shape: Shape, dim: int | Iterable[int] | None) -> li
     DimError where there is no such axis, ShapeError where one is named twice.
     """
     dims = [] if dim is None else [dim] if isinstance(dim, int) else list(dim)
-    axes = [axis_of(name, shape or (1,), d) for d in dims]
+    n = builtins.max(len(shape), 1)
+    for d in dims:
+        if not -n <= d < n:
+            raise no_axis(name, shape, d)
+    axes = [d % n for d in dims]
     if len(set(axes)) < len(axes):
         raise ShapeError(name, f"dim {tuple(dims)} names an axis of {shape} twice; each once")
     return axes
@@ -376,10 +382,11 @@ def _check_row(name: str, tensors: Any) -> None:
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors joined along one axis; the other axes must agree."""
     _check_row("cat", tensors)
-    # the empty list that others are added to may lack their axes: tc.tensor([]), as in PyTorch
-    tensors = [t for t in tensors if t.shape != (0,)] or tensors
-    first = tensors[0]
+    first = next((t for t in tensors if t.shape != (0,)), tensors[0])
     axis = axis_of("cat", first.shape, dim)
+    # the empty list that others are added to, tc.tensor([]), may lack their axes, as in PyTorch
+    none = (*first.shape[:axis], 0, *first.shape[axis + 1 :])
+    tensors = [reshape(t, shape=none) if t.shape == (0,) else t for t in tensors]
     for i, t in enumerate(tensors):
         same = t.ndim == first.ndim and all(
             a == b for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if k != axis
