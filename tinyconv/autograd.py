@@ -237,6 +237,7 @@ class Op:
         self.forward = forward
         self.name = name
         self.differentiable = differentiable
+        self.undeclared = differentiable  # until it has VJPs
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -284,6 +285,7 @@ class Op:
                 )
         self._check_vjps(vjps)
         self.vjps = vjps
+        self.undeclared = False
         self.fused = fused
         self.samples += samples
         if self._same is None:
@@ -350,9 +352,10 @@ class Op:
                 check_operands(self.name, args)
                 raise
             return out if self.fused is None else out[0]
-        for value in params.values():
-            if isinstance(value, Variable):
-                raise self._keyword_tensor(params)
+        if params:
+            for value in params.values():
+                if isinstance(value, Variable):
+                    raise self._keyword_tensor(params)
         arrays: list[Any] = []
         edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
@@ -425,7 +428,7 @@ class Op:
             result.requires_grad = True
             result.node = node
         else:
-            if wanted and self.differentiable and not self.vjps:
+            if wanted and self.undeclared:
                 self._check_declared(dtype.kind)
             result = wrap(data)
         return result if aux is None else (result, aux)
@@ -798,13 +801,12 @@ def _vjp(
         ]
     out = []
     params = node.params
-    i, share = 0, _RAISED
     try:
         for i in reads.wanted:
             edge = links[i]
             if needed is not None and edge not in needed:
                 continue
-            share = _RAISED
+            share: Any = op  # stands there still if the VJP raises
             if op.variadic:
                 share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
             else:
@@ -818,14 +820,11 @@ def _vjp(
             out.append((edge, share))
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, TinyconvError):
-            if share is _RAISED:
+            if share is op:
                 error.args = (f"{op.name}: its VJP {i} failed: {error}",)
             raise
         raise _vjp_failed(op, i, share, error, [output, *values]) from error
     return out
-
-
-_RAISED: Any = object()  # in the place of what a VJP that raised would have returned
 
 
 def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
@@ -839,7 +838,7 @@ def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
 
 def _vjp_failed(op: Op, i: int, share: Any, error: Exception, saved: Sequence[Any]) -> Exception:
     """What is wrong with a VJP that raised Python's or NumPy's exception, and how to write it."""
-    raised = share is _RAISED or hasattr(share, "shape")
+    raised = share is op or hasattr(share, "shape")
     usage, wrong = op._usage(), "" if raised else type(share).__name__
     if wrong == "NoneType":
         said = ("returned None; does it lack a return? Where an input has no gradient, None stands "
@@ -1144,8 +1143,16 @@ def _unshared(array: list[Array], more: int = 0) -> bool:
 
 def is_seen(x: Variable) -> bool:
     """May anything but x, and the node that computed it, refer to the memory of x?"""
-    data = [x.array]
-    return not _unshared(data, int(x.node is not None and x.node.output is data[0]))
+    node = x.node
+    more = 1 if node is not None and node.output is x.array else 0
+    if sys.getrefcount(x.array) - more > _REFERRED_BY_ONE:
+        return True
+    return x.array.base is not None and not _unshared([x.array], more)
+
+
+_ONE = _new(Variable)
+_ONE.array = np.empty(0)
+_REFERRED_BY_ONE = sys.getrefcount(_ONE.array)  # counted as in `is_seen`
 
 
 # ------------------------------------------------------------------------------------- modes
