@@ -237,7 +237,6 @@ class Op:
         self.forward = forward
         self.name = name
         self.differentiable = differentiable
-        self.undeclared = differentiable  # until it has VJPs
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -285,7 +284,6 @@ class Op:
                 )
         self._check_vjps(vjps)
         self.vjps = vjps
-        self.undeclared = False
         self.fused = fused
         self.samples += samples
         if self._same is None:
@@ -393,7 +391,7 @@ class Op:
         now = context.__dict__  # this thread's, looked up once
         dtype = data.dtype
         is_float = dtype is float32 or dtype.kind == "f"  # the first is quicker
-        if wanted and self.vjps and now["grad_enabled"] and is_float:
+        if wanted and now["grad_enabled"] and is_float and (self.vjps or self._needs_vjps()):
             try:
                 reads = self._reads[wanted + bit]
             except KeyError:
@@ -428,8 +426,6 @@ class Op:
             result.requires_grad = True
             result.node = node
         else:
-            if wanted and self.undeclared:
-                self._check_declared(dtype.kind)
             result = wrap(data)
         return result if aux is None else (result, aux)
 
@@ -459,9 +455,9 @@ class Op:
             "of the operation, before the *, with a VJP of its own",
         )
 
-    def _check_declared(self, kind: str) -> None:
-        """GraphError where a float result would be taken for a constant that nobody declared."""
-        if kind == "f" and context.grad_enabled:
+    def _needs_vjps(self) -> bool:
+        """GraphError where a result would be taken for a constant that nobody declared."""
+        if self.differentiable:
             usage = self._usage().removeprefix("write it as ")
             raise GraphError(
                 self.name,
@@ -469,6 +465,7 @@ class Op:
                 f"input: {self.name}.defvjp({usage}), or declare that its result is a constant to "
                 "the derivative: @tc.op(differentiable=False)",
             )
+        return False
 
     def _no_array(self, data: Any) -> DTypeError:
         """What the forward returned in the place of an array, and how to return one."""
@@ -1073,7 +1070,11 @@ def _accumulate(leaf: Variable, g: Tensor) -> None:
         leaf._grad = _kept(g)
         return
     into, share = held.array, g.array
-    alike = type(into) is type(share) and (into.shape, into.dtype) == (share.shape, share.dtype)
+    if into.shape != share.shape:  # x.data was replaced since
+        raise ShapeError(
+            "backward", f"a leaf {leaf.shape} has a .grad {into.shape} from before; x.grad = None"
+        )
+    alike = type(into) is type(share) and into.dtype == share.dtype
     if context.grad_enabled or not alike or not getattr(into.flags, "writeable", True):
         leaf._grad = held + g
         return
