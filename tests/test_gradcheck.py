@@ -217,3 +217,151 @@ def test_works_inside_no_grad_and_on_modules_without_a_name() -> None:
 def test_nothing_to_check() -> None:
     with pytest.raises(tc.GraphError, match=r"no input requires grad; call x.requires_grad_\(\)"):
         gradcheck(lambda x: x, tc.tensor([1.0]))
+
+
+# --- what a VJP and a forward promise
+
+
+def overwriting(x: Any) -> Any:
+    x *= 2
+    return x
+
+
+def overwriting_its_alias(x: Any) -> Any:
+    y = x.reshape(x.shape)
+    np.multiply(y, 2, out=y)
+    return y
+
+
+def overwriting_a_part(x: Any) -> Any:
+    y = 2 * x
+    x[0] = y[0]
+    return y
+
+
+def overwrites_g(g: Any, _y: Any, _x: Any) -> Any:
+    g *= 2
+    return g
+
+
+def overwrites_x(g: Any, _y: Any, x: Any) -> Any:
+    if isinstance(x, tc.Tensor):
+        return 3 * g * x**2
+    x *= x
+    return 3 * g * x
+
+
+def overwrites_y(g: Any, y: Any, _x: Any) -> Any:
+    if isinstance(y, tc.Tensor):
+        return g * y
+    y *= g
+    return y
+
+
+def cube(x: Any) -> Any:
+    return x**3
+
+
+PROMISES: dict[str, tuple[Any, str]] = {
+    "an input that is not read": (
+        made(cube, lambda g, _y, _x: 3 * g * _x**2), "read the values of _x"
+    ),
+    "by a function of tc": (
+        made(lambda x: np.sin(x), lambda g, _y, _x: g * tc.cos(_x)), "underscore"
+    ),
+    "an output that is not read": (
+        made(lambda x: np.exp(x), lambda g, _y, _x: g * _y), "read the values of _y"
+    ),
+    "overwritten input": (made(overwriting, lambda g, _y, _x: g * 2), "overwrote its input 0"),
+    "overwritten alias": (made(overwriting_its_alias, lambda g, _y, _x: g * 2), "overwrote"),
+    "a part overwritten": (made(overwriting_a_part, lambda g, _y, _x: g * 2), "overwrote"),
+    "overwritten g": (made(lambda x: 2 * x, overwrites_g), "overwrote what it was given"),
+    "overwritten saved input": (made(cube, overwrites_x), "overwr"),
+    "overwritten saved output": (made(lambda x: np.exp(x), overwrites_y), "two walks"),
+    "float32 inside": (
+        made(lambda x: x.astype(np.float32) ** 2, lambda g, _y, x: 2 * g * x),
+        "output 0 is float32 where the inputs are float64",
+    ),
+    "float32 inside, returned as float64": (
+        made(lambda x: (x.astype(np.float32) ** 2).astype(x.dtype), lambda g, _y, x: 2 * g * x),
+        "along a random direction",
+    ),
+    "no float": (lambda x: x > 0, "no float Tensor"),
+    "a random gradient": (
+        made(lambda x: 2 * x, lambda g, _y, _x: g * (2 + 1e-3 * np.random.standard_normal())),
+        "differs|direction",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PROMISES)
+def test_rejects_what_breaks_a_promise(case: str) -> None:
+    function, said = PROMISES[case]
+    with pytest.raises((GradcheckError, tc.DTypeError), match=said):
+        gradcheck(function, leaf(3, 4), order=2)
+
+
+TWO: dict[str, Any] = {
+    "the other's value": (lambda g, _y, _a, b: g * b, lambda g, _y, _a, _b: g * _a),
+    "its own value": (lambda g, _y, a, b: g * b * (a == a), lambda g, _y, _a, _b: g * _a),
+    "the output": (lambda g, y, a, _b: g * y / a, lambda g, _y, _a, b: g * _y / b),
+}
+
+
+@pytest.mark.parametrize("case", TWO)
+def test_rejects_a_lie_that_another_vjp_covers(case: str) -> None:
+    product = made(lambda a, b: a * b, *TWO[case])
+    with pytest.raises(GradcheckError, match=r"underscore|read the values of"):
+        gradcheck(product, [leaf(3), leaf(3, seed=1)])
+
+
+def test_rejects_a_constant_input_that_is_overwritten() -> None:
+    def forward(a: Any, b: Any) -> Any:
+        b += 1
+        return a * b
+
+    wrong = made(forward, lambda g, _y, _a, b: g * b, None)
+    with pytest.raises(GradcheckError, match="overwrote its input 1"):
+        gradcheck(wrong, [leaf(3), tc.ones(3, dtype=tc.float64)])
+
+
+# --- wrong operations, drawn
+
+FORWARDS: dict[str, tuple[Any, Any]] = {  # a forward and its right derivatives
+    "product": (lambda a, b: a * b, (lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)),
+    "quotient": (lambda a, b: a / b, (lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y / b)),
+    "power": (
+        lambda a, b: a**b,
+        (lambda g, y, a, b: g * b * a ** (b - 1), lambda g, y, a, b: g * y * tc.log(a)),
+    ),
+}
+WRONG: dict[str, Any] = {
+    "factor": lambda f: lambda g, y, a, b: 1.001 * f(g, y, a, b),
+    "sign": lambda f: lambda g, y, a, b: -f(g, y, a, b),
+    "offset": lambda f: lambda g, y, a, b: f(g, y, a, b) + 0.01 * g,
+    "missing g": lambda f: lambda g, y, a, b: f(g * 0 + 1, y, a, b),
+    "g twice": lambda f: lambda g, y, a, b: g * f(g, y, a, b),
+    "swapped inputs": lambda f: lambda g, y, a, b: f(g, y, b, a),
+    "output for input": lambda f: lambda g, y, a, b: f(g, y, y, b) + f(g, y, a, y),
+    "unbroadcast by the mean": lambda f: lambda g, y, a, b: f(g, y, a, b) * 0.5,
+    "constant at second order": lambda f: lambda g, y, a, b: f(g, const(y), const(a), const(b)),
+    "g constant at second order": lambda f: lambda g, y, a, b: f(const(g), y, a, b),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize("which", [0, 1])
+def test_drawn_wrong_operations(name: str, kind: str, which: int) -> None:
+    forward, right = FORWARDS[name]
+    spread = [
+        lambda g, y, a, b: unbroadcast(right[0](g, y, a, b), a.shape),
+        lambda g, y, a, b: unbroadcast(right[1](g, y, a, b), b.shape),
+    ]
+    inputs = [leaf(3, 4), leaf(4, seed=1)]
+    assert gradcheck(made(forward, *spread), inputs, order=2)
+    wrong = WRONG[kind](right[which])
+    shape = [(3, 4), (4,)][which]
+    spread[which] = lambda g, y, a, b: unbroadcast(wrong(g, y, a, b), shape)
+    with pytest.raises(tc.errors.TinyconvError):
+        gradcheck(made(forward, *spread), inputs, order=2)

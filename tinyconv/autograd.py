@@ -357,9 +357,10 @@ class Op:
             except AxisError as error:
                 out = self._of_number(error, args, params)
             return out if self.fused is None else out[0]
-        for value in params.values():
-            if isinstance(value, Variable):
-                raise self._keyword_tensor(params)
+        if params:
+            for value in params.values():
+                if isinstance(value, Variable):
+                    raise self._keyword_tensor(params)
         arrays: list[Any] = []
         edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
@@ -407,7 +408,7 @@ class Op:
         now = context.__dict__  # this thread's, looked up once
         dtype = data.dtype
         is_float = dtype is float32 or dtype.kind == "f"  # the first is quicker
-        if wanted and self.vjps and now["grad_enabled"] and is_float:
+        if wanted and now["grad_enabled"] and is_float and (self.vjps or self._needs_vjps()):
             try:
                 reads = self._reads[wanted + bit]
             except KeyError:
@@ -442,8 +443,6 @@ class Op:
             result.requires_grad = True
             result.node = node
         else:
-            if wanted and self.differentiable and not self.vjps:
-                self._check_declared(dtype.kind)
             result = wrap(data)
         return result if aux is None else (result, aux)
 
@@ -473,9 +472,9 @@ class Op:
             "of the operation, before the *, with a VJP of its own",
         )
 
-    def _check_declared(self, kind: str) -> None:
-        """GraphError where a float result would be taken for a constant that nobody declared."""
-        if kind == "f" and context.grad_enabled:
+    def _needs_vjps(self) -> bool:
+        """GraphError where a result would be taken for a constant that nobody declared."""
+        if self.differentiable:
             usage = self._usage().removeprefix("write it as ")
             raise GraphError(
                 self.name,
@@ -483,6 +482,7 @@ class Op:
                 f"input: {self.name}.defvjp({usage}), or declare that its result is a constant to "
                 "the derivative: @tc.op(differentiable=False)",
             )
+        return False
 
     def _no_array(self, data: Any) -> DTypeError:
         """What the forward returned in the place of an array, and how to return one."""
@@ -910,13 +910,12 @@ def _vjp(
         ]
     out = []
     params = node.params
-    i, share = 0, _RAISED
     try:
         for i in reads.wanted:
             edge = links[i]
             if needed is not None and edge not in needed:
                 continue
-            share = _RAISED
+            share: Any = op  # stands there still if the VJP raises
             if op.variadic:
                 share = op.vjps[0](i, g, output, *values, **params)  # type: ignore[misc]
             else:
@@ -930,14 +929,11 @@ def _vjp(
             out.append((edge, share))
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, TinyconvError):
-            if share is _RAISED:
+            if share is op:
                 error.args = (f"{op.name}: its VJP {i} failed: {error}",)
             raise
         raise _vjp_failed(op, i, share, error, [output, *values]) from error
     return out
-
-
-_RAISED: Any = object()  # in the place of what a VJP that raised would have returned
 
 
 def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
@@ -951,7 +947,7 @@ def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
 
 def _vjp_failed(op: Op, i: int, share: Any, error: Exception, saved: Sequence[Any]) -> Exception:
     """What is wrong with a VJP that raised Python's or NumPy's exception, and how to write it."""
-    raised = share is _RAISED or hasattr(share, "shape")
+    raised = share is op or hasattr(share, "shape")
     usage, wrong = op._usage(), "" if raised else type(share).__name__
     if wrong == "NoneType":
         said = ("returned None; does it lack a return? Where an input has no gradient, None stands "
@@ -1186,7 +1182,11 @@ def _accumulate(leaf: Variable, g: Tensor) -> None:
         leaf._grad = _kept(g)
         return
     into, share = held.array, g.array
-    alike = type(into) is type(share) and (into.shape, into.dtype) == (share.shape, share.dtype)
+    if into.shape != share.shape:  # x.data was replaced since
+        raise ShapeError(
+            "backward", f"a leaf {leaf.shape} has a .grad {into.shape} from before; x.grad = None"
+        )
+    alike = type(into) is type(share) and into.dtype == share.dtype
     if context.grad_enabled or not alike or not getattr(into.flags, "writeable", True):
         leaf._grad = held + g
         return
@@ -1256,8 +1256,16 @@ def _unshared(array: list[Array], more: int = 0) -> bool:
 
 def is_seen(x: Variable) -> bool:
     """May anything but x, and the node that computed it, refer to the memory of x?"""
-    data = [x.array]
-    return not _unshared(data, int(x.node is not None and x.node.output is data[0]))
+    node = x.node
+    more = 1 if node is not None and node.output is x.array else 0
+    if sys.getrefcount(x.array) - more > _REFERRED_BY_ONE:
+        return True
+    return x.array.base is not None and not _unshared([x.array], more)
+
+
+_ONE = _new(Variable)
+_ONE.array = np.empty(0)
+_REFERRED_BY_ONE = sys.getrefcount(_ONE.array)  # counted as in `is_seen`
 
 
 # ------------------------------------------------------------------------------------- modes

@@ -39,41 +39,56 @@ def become(name: str, x: T, function: Callable[..., Any], *args: Any) -> T:
     """
     if not isinstance(x, Variable):
         return function(x, *args)
-    _check_writable(name, x)
-    seen = is_seen(x)
-    old = x.array
-    if seen:  # what is saved on the way is no memory that is about to be written
-        x.array = old.copy("K")
-    try:
-        y = function(x, *args)
-        if y is x:  # dropout in evaluation
-            return x
-        _check_fits(name, x, y)
-        if seen:
-            _write(name, x, old, y)
-        else:
-            x.array = y.array
-    finally:
-        if seen:
-            x.array = old
-    if y.node is not None:
-        _move_kept_grad(x, y.node)
-        x.node = y.node
-        x.requires_grad = True
-    return x
-
-
-def _check_writable(name: str, x: Variable) -> None:
-    if context.grad_enabled and x.requires_grad and x.node is None:
+    before = x.node
+    if before is None and x.requires_grad and context.grad_enabled:
         raise GraphError(
             name,
             "a leaf that requires grad is used in an in-place operation. Compute a new tensor "
             "(inplace=False, x = x + y), or write inside `with tc.no_grad():`",
         )
+    if is_seen(x):
+        return _become_where_seen(name, x, function, args)
+    y = function(x, *args)
+    if y.array.shape != x.array.shape or y.array.dtype is not x.array.dtype:
+        _check_fits(name, x, y)
+    x.array = y.array
+    if y.node is not None and y is not x:
+        _take_node(x, y.node)
+    return x
+
+
+def _become_where_seen(name: str, x: Any, function: Callable[..., Any], args: Any) -> Any:
+    """The same where others than x may see its memory."""
     if not getattr(x.array.flags, "writeable", True):
         raise GraphError(
             name, "the memory is read-only, that of an expanded tensor, say; use x.clone()"
         )
+    old = x.array
+    x.array = old.copy("K")  # what is saved on the way is no memory that is about to be written
+    try:
+        y = function(x, *args)
+        if y is x:  # dropout in evaluation
+            return x
+        _check_fits(name, x, y)
+        _write(name, x, old, y)
+    finally:
+        x.array = old
+    if y.node is not None:
+        _take_node(x, y.node)
+    return x
+
+
+def _take_node(x: Variable, made: Node) -> None:
+    """x is what ``made`` computed; `retain_grad` keeps the gradient of that from here on."""
+    hooks = None if x.node is None else x.node.hooks
+    x.node = made
+    x.requires_grad = True
+    if hooks:
+        kept = [hook for hook in hooks if type(hook) is KeepGrad and hook.tensor() is x]
+        for hook in kept:
+            hooks.remove(hook)
+        if kept:
+            made.hooks = [*kept]
 
 
 def _check_fits(name: str, x: Variable, y: Variable) -> None:
@@ -165,15 +180,3 @@ class KeepGrad:
         tensor = self.tensor()
         if tensor is not None:
             tensor._grad = g.clone() if tensor._grad is None else tensor._grad + g
-
-
-def _move_kept_grad(x: Variable, made: Node) -> None:
-    """`retain_grad` keeps the gradient of what the tensor is now."""
-    hooks = None if x.node is None else x.node.hooks
-    if not hooks:
-        return
-    kept = [hook for hook in hooks if type(hook) is KeepGrad and hook.tensor() is x]
-    for hook in kept:
-        hooks.remove(hook)
-    if kept:
-        made.hooks = [*kept]
