@@ -1,5 +1,6 @@
 """Integers and booleans, through every operation and function: PyTorch's numbers or a refusal."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from itertools import cycle
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from calls import Call
 
+import tinyconv as tc
 from tinyconv.autograd import OPS
 from tinyconv.errors import DTypeError, TinyconvError
 from tinyconv.samples import FUNCTIONS, Draw, Sample
@@ -88,6 +90,88 @@ def asked(call: Call, peer: Any) -> Any:
     return tried(call.on, [torch.tensor(a) for a in call.arrays], peer, to_torch)
 
 
+OPERATORS = ["+", "-", "*", "/", "**", "//", "%", "&", "|", "^", "==", "!=", "<", "<=", ">", ">="]
+LEFT = {
+    "int64": [7, -7, 0], "uint8": [200, 3, 0], "int8": [-128, 100, 5], "bool": [True, False, True],
+    "float32": [7.5, -3.0, 0.25],
+}  # fmt: skip
+RIGHT = [
+    2, 0, -1, 300, 257, -300, 2.5, -0.5, True, False, float("nan"), 2**40, 2**70,
+    np.float64(2.5), np.int64(3), np.int64(-1), np.float32(0.5),
+    *[([3, 2, 1], kind) for kind in ("int64", "int32", "uint8", "int8", "float32")],
+    ([2, 0, 1], "int64"), ([-1, 0, 2], "int8"), ([True, False, True], "bool"),
+    *[(2, kind) for kind in ("int64", "uint8", "bool", "float32")],
+]  # fmt: skip
+
+
+def operand(m: Any, value: Any) -> Any:
+    """A number, or a tensor of (numbers, dtype)."""
+    return m.tensor(value[0], dtype=getattr(m, value[1])) if isinstance(value, tuple) else value
+
+
+def agree(ours: Any, theirs: Any) -> None:
+    """PyTorch's tensor, or a refusal of tinyconv's."""
+    if isinstance(ours, Exception):
+        assert isinstance(ours, TinyconvError), (ours, theirs)
+    elif not isinstance(theirs, Exception):
+        assert compared([ours], [theirs]) == ""
+    else:  # beyond what PyTorch has: then as it is for floats
+        assert ours.dtype.kind in "biuf"
+
+
+# what PyTorch has and tinyconv refuses: bool ** True, and numbers that wrap before they are powers
+REFUSED = {("bool", "**"), ("uint8", "**"), ("int8", "**")}
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("sign", OPERATORS)
+def test_operators_promote_as_pytorch(sign: str, left: str) -> None:
+    for right in RIGHT:
+        for order in ("x {} y", "y {} x"):
+
+            def value(m: Any, order: str = order, right: Any = right) -> Any:
+                known = {"x": operand(m, (LEFT[left], left)), "y": operand(m, right)}
+                return eval(order.format(sign), known)
+
+            ours, theirs = tried(value, tc), tried(value, torch)
+            agree(ours, theirs)
+            refused = isinstance(ours, Exception) and not isinstance(theirs, Exception)
+            assert not refused or (left, sign) in REFUSED or not_ours(right), (right, ours, theirs)
+
+
+def not_ours(right: Any) -> bool:
+    """Numbers whose meaning is PyTorch's own."""
+    return isinstance(right, (int, tuple)) and (isinstance(right, tuple) or abs(right) > 2**63)
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("sign", [*OPERATORS[:10]])
+def test_operators_in_place(sign: str, left: str) -> None:
+    for right in RIGHT:
+
+        def value(m: Any, right: Any = right) -> Any:
+            x = operand(m, (LEFT[left], left))
+            known = {"q": x, "y": operand(m, right)}
+            exec(f"q {sign}= y", known)
+            assert known["q"] is x
+            return x
+
+        agree(tried(value, tc), tried(value, torch))
+
+
+def test_operators_in_place_pass_gradients_on() -> None:
+    x = tc.tensor([2.0, 3.0], requires_grad=True)
+    y = x * 1
+    y **= 3
+    y.sum().backward()
+    assert x.grad.tolist() == [12, 27]
+    z = tc.ones(2, 2)
+    same = z
+    z @= tc.ones(2, 2)
+    assert same is z
+    assert z.tolist() == [[2, 2], [2, 2]]
+
+
 def compared(ours: list[Any], theirs: list[Any], dtypes: bool = True) -> str:
     for a, b in zip(ours, theirs, strict=True):
         x, y = np.asarray(getattr(a, "array", a)), b.numpy()
@@ -124,3 +208,105 @@ def test_mixed_integers_are_promoted_as_pytorch_does_or_refused(
     function: Any, sample: Sample, peer: Any, dtypes: list[str]
 ) -> None:
     assert differences(function, sample, dtypes, peer) == ""
+
+
+# --- NumPy's scalars as parameters
+
+
+def numpys(value: Any) -> Any:
+    """Python's numbers as NumPy's; they are to mean the same."""
+    if type(value) is tuple and any(type(v) is float for v in value):
+        return tuple(map(numpys, value))
+    kinds = {float: np.float64, int: np.int64}
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+def defaults(function: Any, sample: Sample) -> dict[str, Any]:
+    """The numbers that the sample leaves to the signature."""
+    parameters = list(inspect.signature(function).parameters.values())[len(sample.args) :]
+    numbers = [p for p in parameters if type(p.default) in (float, int)]
+    return {p.name: p.default for p in numbers if p.kind is not p.VAR_POSITIONAL}
+
+
+@pytest.mark.parametrize(("function", "sample", "peer"), CALLS)
+def test_numpy_scalars_do_not_widen(function: Any, sample: Sample, peer: Any) -> None:
+    params = {**defaults(function, sample), **sample.params}
+    call = Call(function, Sample(sample.args, params), np.float32)
+    scalars = Sample(
+        tuple(map(numpys, sample.args)), {name: numpys(v) for name, v in params.items()}
+    )
+    expected = call.on(call.tensors())
+    found = tried(call.on.__func__, Call(function, scalars, np.float32), call.tensors())
+    assert not isinstance(found, Exception), repr(found)
+    for a, b in zip(found, expected, strict=True):
+        x, y = (np.asarray(getattr(t, "array", t)) for t in (a, b))
+        assert x.dtype == y.dtype
+        assert np.array_equal(x, y, equal_nan=True)
+
+
+IMAGES = tc.arange(96.0).reshape(2, 3, 4, 4)
+ROWS = IMAGES.reshape(2, 3, 16)
+MADE: dict[str, Any] = {  # what a layer with numbers among its options needs besides
+    "BatchNorm1d": ((3,), ROWS), "InstanceNorm1d": ((3,), ROWS), "LayerNorm": ((4,), IMAGES),
+    "BatchNorm2d": ((3,), IMAGES), "InstanceNorm2d": ((3,), IMAGES), "GroupNorm": ((1, 3), IMAGES),
+    "ConstantPad1d": ((1, 0.5), ROWS), "ConstantPad2d": ((1, 0.5), IMAGES),
+    "LPPool2d": ((2.0, 2), IMAGES),
+}  # fmt: skip
+
+
+def with_floats(module: Any) -> list[str]:
+    def has(c: Any) -> bool:
+        ps = inspect.signature(c).parameters.values() if inspect.isclass(c) else ()
+        return any(isinstance(p.default, float) or "float" in str(p.annotation) for p in ps)
+
+    return [n for n in dir(module) if n[0].isupper() and has(getattr(module, n))]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", with_floats(tc.nn))
+def test_numpy_scalars_as_options_of_layers(name: str, training: bool) -> None:
+    kind = getattr(tc.nn, name)
+    args, x = MADE.get(name, ((), IMAGES))
+    if name.endswith("Loss"):
+        x = (x[:, :, 0, 0], tc.tensor([0, 2]) if name == "CrossEntropyLoss" else x[:, :, 1, 1])
+    options = {
+        p.name: p.default
+        for p in list(inspect.signature(kind).parameters.values())[len(args) :]
+        if isinstance(p.default, float)
+    }
+    for convert in (lambda v: v, numpys):
+        tc.manual_seed(0)
+        layer = kind(*map(convert, args), **{k: convert(v) for k, v in options.items()})
+        layer.train(training)
+        with tc.set_grad_enabled(training):  # evaluation has kernels of its own without a graph
+            y = layer(*x) if isinstance(x, tuple) else layer(x)
+        state = [v.dtype for v in layer.state_dict().values()]
+        if convert is numpys:
+            assert y.dtype == tc.float32
+            assert y.equal(expected)
+            assert state == dtypes
+        expected, dtypes = y, state
+
+
+@pytest.mark.parametrize("name", [n for n in with_floats(tc.optim) if not n.endswith("LR")])
+def test_numpy_scalars_as_options_of_optimizers(name: str) -> None:
+    kind, found = getattr(tc.optim, name), []
+    numbers = {
+        p.name: p.default or 0.1
+        for p in inspect.signature(kind).parameters.values()
+        if isinstance(p.default, (float, tuple)) or "float" in str(p.annotation)
+    }
+    for convert in (lambda v: v, numpys):
+        p = tc.nn.Parameter(tc.ones(3))
+        optimizer = kind([p], **{k: convert(v) for k, v in numbers.items()})
+        for _ in range(3):
+            p.grad = tc.tensor([1.0, 2.0, 3.0])
+            tc.optim.clip_grad_norm_([p], convert(1.5), convert(3.0))
+            tc.optim.clip_grad_value_([p], convert(0.5))
+            assert p.grad.dtype == tc.float32
+            optimizer.step()
+        state = optimizer.state_dict()["state"][0]
+        assert {v.dtype for v in state.values() if hasattr(v, "node") and v.ndim} <= {tc.float32}
+        found.append(p.tolist())
+    assert p.dtype == tc.float32
+    assert found[0] == found[1]

@@ -649,25 +649,6 @@ def test_softmax_takes_the_class_axis_by_default(name: str, shape: tuple[int, ..
     assert getattr(F, name)(tc.ones(*shape), -1, dtype=tc.float64).dtype == tc.float64
 
 
-INPLACE = ["relu", "relu6", "silu", "leaky_relu", "elu", "hardtanh"]
-
-
-@pytest.mark.parametrize("name", INPLACE)
-def test_inplace_makes_a_new_tensor(name: str) -> None:
-    x = tc.tensor(array(3, 4))
-    before = x.numpy().copy()
-    y = getattr(F, name)(x, inplace=True)
-    assert np.array_equal(x, before)
-    assert np.array_equal(y, getattr(F, name)(x))
-
-
-@pytest.mark.parametrize("function", [F.dropout, F.dropout2d])
-def test_inplace_dropout_leaves_its_input(function: Any) -> None:
-    x = tc.ones(2, 3, 4, 4)
-    assert not function(x, 1.0, True, True).numpy().any()
-    assert x.numpy().all()
-
-
 # --- dropout
 
 

@@ -744,10 +744,11 @@ def test_ctrl_c_does_not_take_the_blas_its_threads(ctrl_c_at: int) -> None:
 
     libraries, blas = [Library(0), Library(ctrl_c_at)], threads._SingleThreadedBlas()
     blas.libraries = libraries
-    with pytest.raises(KeyboardInterrupt), blas:
-        pass
-    with blas:
-        assert [library.threads for library in libraries] == [1, 1]
+    with pytest.raises(KeyboardInterrupt):
+        blas.leave(blas.enter(nested=False))
+    inside = blas.enter(nested=False)
+    assert [library.threads for library in libraries] == [1, 1]
+    blas.leave(inside)
     assert [library.threads for library in libraries] == [4, 4]
 
 

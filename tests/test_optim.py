@@ -322,7 +322,7 @@ def test_a_rejected_group_leaves_the_optimizer_as_it_was() -> None:
 def test_a_gradient_that_does_not_fit_is_an_error() -> None:
     w = tc.tensor([1.0, 2.0], requires_grad=True)
     optimizer = optim.SGD([w])
-    with pytest.raises(tc.ShapeError, match=r"x.grad = value: the value has shape \(1,\), x \(2,\)"):
+    with pytest.raises(tc.ShapeError, match=r"the value has shape \(1,\), x \(2,\)"):
         w.grad = tc.tensor([1.0])  # would broadcast
     with pytest.raises(tc.DTypeError, match="the value is float64, x float32"):
         w.grad = tc.zeros(2, dtype=tc.float64)

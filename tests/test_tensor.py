@@ -576,17 +576,23 @@ def test_index_errors() -> None:
         x[:, [0, 7]]
     with pytest.raises(IndexError, match="too many indices for tensor that is 2-dimensional"):
         x[0, 0, 0]
-    with pytest.raises(IndexError, match=r"numpy\.newaxis"):
+    with pytest.raises(IndexError, match=r"a float is no index: 1\.5"):
         x[1.5]
     with pytest.raises(tc.ShapeError, match=r"value: \(2, 3\): could not broadcast"):
         x[0] = tc.ones(4)
+
+
+def is_forward(index: Any) -> bool:
+    """No slice runs backwards, as in PyTorch."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(not isinstance(part, slice) or (part.step or 1) > 0 for part in parts)
 
 
 @quick
 @given(st.data())
 def test_basic_indexing_is_numpys(data: st.DataObject) -> None:
     a = np.arange(24.0).reshape(2, 3, 4)
-    index = data.draw(hnp.basic_indices(a.shape, allow_newaxis=True))
+    index = data.draw(hnp.basic_indices(a.shape, allow_newaxis=True).filter(is_forward))
     x = tc.tensor(a, requires_grad=True)
     y = x[index]
     assert np.array_equal(y.detach().numpy(), a[index])

@@ -94,9 +94,7 @@ def _band_product(x: Any, *, band: Any, dim: int) -> Any:
     """The table that the band stands for."""
     table = torch.zeros(len(band.starts), band.columns, dtype=x.dtype)
     for i, (start, count) in enumerate(zip(band.starts, band.counts, strict=True)):
-        table[i, start : start + count] = (
-            1.0 if band.weights is None else torch.tensor(band.weights[i, :count], dtype=x.dtype)
-        )
+        table[i, start : start + count] = torch.tensor(band.weights[i, :count], dtype=x.dtype)
     return torch.movedim(torch.movedim(x, dim, -1) @ table.T, -1, dim)
 
 
@@ -169,7 +167,7 @@ TWINS: dict[str, Any] = {
     "sum_to": lambda x, *, shape: x.sum_to_size(shape),
     "broadcast_to": lambda x, *, shape: torch.broadcast_to(x, shape),
     "cat": lambda *xs, dim: torch.cat(xs, dim),
-    "pad_zeros": lambda x, *, padding: _pad(x, padding),
+    "pad_zeros": lambda x, *, padding, value=None: _pad(x, padding, value or 0.0),
     "getitem": lambda x, *, index: x[index],
     "put_add": _put_add,
     "gather": lambda x, index, *, dim: torch.gather(x, dim, index),

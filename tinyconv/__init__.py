@@ -26,9 +26,11 @@ from tinyconv.backend import device as device, kernels as kernels
 from tinyconv.backend.config import show_config as show_config
 from tinyconv.backend.modes import (
     are_deterministic_algorithms_enabled as are_deterministic_algorithms_enabled,
+    are_direct_convolutions_enabled as are_direct_convolutions_enabled,
     get_float32_precision as get_float32_precision,
     set_float32_precision as set_float32_precision,
     use_deterministic_algorithms as use_deterministic_algorithms,
+    use_direct_convolutions as use_direct_convolutions,
 )
 from tinyconv.backend.threads import (
     get_num_threads as get_num_threads,

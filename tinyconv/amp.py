@@ -17,11 +17,10 @@ Reference: Micikevicius et al., Mixed precision training, ICLR 2018.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ContextDecorator
 from typing import Any
 
 from tinyconv.autograd import no_grad
-from tinyconv.context import context
+from tinyconv.context import Setting
 from tinyconv.dtypes import as_dtype, float16
 from tinyconv.errors import DTypeError
 from tinyconv.ops.elementwise import isfinite
@@ -31,7 +30,7 @@ from tinyconv.optim.optimizer import Optimizer
 from tinyconv.tensor import Tensor
 
 
-class autocast(ContextDecorator):
+class autocast(Setting):
     """Inside, convolutions and linear layers of float32 tensors multiply in float16.
 
     Their results are float32 again, so that sums, norms and losses lose nothing.  The gradient
@@ -40,20 +39,14 @@ class autocast(ContextDecorator):
     device_type: PyTorch's, without effect: what is multiplied says where
     """
 
+    attribute = "autocast"
+
     def __init__(
         self, device_type: str = "cuda", dtype: Any = float16, enabled: bool = True
     ) -> None:
         if as_dtype(dtype) != float16:
             raise DTypeError("autocast", f"dtype is {as_dtype(dtype)}; tinyconv has tc.float16")
-        self.dtype = as_dtype(dtype) if enabled else None
-        self.before: list[Any] = []  # a stack: one object may decorate a recursive function
-
-    def __enter__(self) -> None:
-        self.before.append(context.autocast)
-        context.autocast = self.dtype
-
-    def __exit__(self, *_: object) -> None:
-        context.autocast = self.before.pop()
+        super().__init__(as_dtype(dtype) if enabled else None)
 
 
 class GradScaler:

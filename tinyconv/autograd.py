@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ContextDecorator
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
@@ -26,7 +25,7 @@ from numpy.exceptions import AxisError
 from tinyconv.backend import BACKENDS, Array, array_module, backend_of
 from tinyconv.backend.memory import is_lent
 from tinyconv.clock import date_write, last_write, owner, tick, written
-from tinyconv.context import context
+from tinyconv.context import Setting, context
 from tinyconv.dtypes import float32, int64
 from tinyconv.errors import (
     DeviceError,
@@ -915,7 +914,7 @@ def _vjp(
     return out
 
 
-_RAISED: Any = _new(Variable)  # in the place of what a VJP that raised would have returned
+_RAISED: Any = object()  # in the place of what a VJP that raised would have returned
 
 
 def _misshaped(op: Op, i: int, share: Any, edge: Edge) -> ShapeError:
@@ -1211,10 +1210,11 @@ def _alone(g: Tensor) -> bool:
     return data[0].flags.c_contiguous and _unshared(data)
 
 
-def _unshared(array: list[Array]) -> bool:
+def _unshared(array: list[Array], more: int = 0) -> bool:
     """Does only one more than this list refer to the array in it, and nothing but the array to its
 
     base?  That is the one of which an array is a reshaped view: it must have memory of its own.
+    more: how many further references to the array are known.
     """
     base = [array[0].base]
     if base[0] is None:
@@ -1227,35 +1227,40 @@ def _unshared(array: list[Array]) -> bool:
     unshared = [_UNSHARED]
     # counted alike: in a list each, and referred to once more
     counts = [sys.getrefcount(held[0]) for held in (unshared, array, base) if held[0] is not None]
+    counts[1] -= more
     return max(counts) == counts[0]
+
+
+def is_seen(x: Variable) -> bool:
+    """May anything but x, and the node that computed it, refer to the memory of x?"""
+    data = [x.array]
+    return not _unshared(data, int(x.node is not None and x.node.output is data[0]))
 
 
 # ------------------------------------------------------------------------------------- modes
 
 
-class grad_mode(ContextDecorator):
+class grad_mode(Setting):
     """Record operations, or do not, inside a ``with`` block or a decorated function."""
 
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.before: list[bool] = []  # a stack: one object may decorate a recursive function
-
-    def __enter__(self) -> None:
-        self.before.append(context.grad_enabled)
-        context.grad_enabled = self.enabled
-
-    def __exit__(self, *_: object) -> None:
-        context.grad_enabled = self.before.pop()
+    attribute = "grad_enabled"
 
 
-class no_grad(grad_mode):
+class _WithoutArguments(grad_mode):
+    """``@tc.no_grad`` without parentheses decorates, too."""
+
+    def __new__(cls, function: Any = None) -> Any:
+        return super().__new__(cls) if function is None else cls()(function)
+
+
+class no_grad(_WithoutArguments):
     """Nothing inside is recorded: for evaluation and for writing parameters."""
 
     def __init__(self) -> None:
         super().__init__(False)
 
 
-class enable_grad(grad_mode):
+class enable_grad(_WithoutArguments):
     """Record again inside a `no_grad` block."""
 
     def __init__(self) -> None:
@@ -1265,26 +1270,33 @@ class enable_grad(grad_mode):
 class inference_mode(grad_mode):
     """PyTorch's other name of `no_grad`."""
 
+    def __new__(cls, mode: Any = True) -> Any:
+        return cls()(mode) if callable(mode) else super().__new__(cls)
+
     def __init__(self, mode: bool = True) -> None:
         super().__init__(not mode)
 
 
-class set_grad_enabled(ContextDecorator):
+class set_grad_enabled(grad_mode):
     """Record from here on, or do not; as a ``with`` block or a decorator, only inside."""
 
     def __init__(self, mode: bool) -> None:
-        self.enabled, self.before = mode, context.grad_enabled
-        context.grad_enabled = mode
+        super().__init__(bool(mode))
+        # What to put back in this thread, should the object turn out to be for a block only.
+        self._acted = [(context.__dict__, context.grad_enabled)]
+        context.grad_enabled = self.value
+
+    def _take_back(self) -> None:
+        while self._acted and self._acted[0][0] is context.__dict__:
+            context.grad_enabled = self._acted.pop()[1]
 
     def __enter__(self) -> None:
-        context.grad_enabled = self.enabled
-
-    def __exit__(self, *_: object) -> None:
-        context.grad_enabled = self.before
+        self._take_back()
+        super().__enter__()
 
     def __call__(self, function: Any) -> Any:
-        context.grad_enabled = self.before
-        return grad_mode(self.enabled)(function)
+        self._take_back()
+        return super().__call__(function)
 
 
 def is_grad_enabled() -> bool:

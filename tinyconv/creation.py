@@ -1,5 +1,6 @@
 """Making tensors.  Names, arguments and defaults are PyTorch's; floats are float32 unless said."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from tinyconv.backend import Array, backend_named, backend_of
 from tinyconv.backend.array import is_array
 from tinyconv.backend.interchange import shared
 from tinyconv.dtypes import as_dtype, bool_, float32, float64, int64
-from tinyconv.errors import DTypeError
+from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.ops.elementwise import written_number
 from tinyconv.random import generator
 from tinyconv.tensor import Tensor, _shape
 
@@ -68,6 +70,15 @@ def _made(array: Array, requires_grad: bool) -> Tensor:
     return out.requires_grad_() if requires_grad else out
 
 
+def _number(name: str, what: str, value: Any) -> Any:
+    """A Python number, of a NumPy scalar or a 0-d tensor too; DTypeError for anything else."""
+    if hasattr(value, "dtype") and not value.ndim:
+        value = value.item()
+    if not isinstance(value, (bool, int, float)):
+        raise DTypeError(name, f"{what} is a {type(value).__name__}, it must be a number: {value}")
+    return value
+
+
 def _number_type(value: Any) -> Any:
     return bool_ if isinstance(value, bool) else int64 if isinstance(value, int) else float32
 
@@ -76,7 +87,14 @@ def _sizes(sizes: tuple[Any, ...], size: Any) -> tuple[int, ...]:
     """``zeros(2, 3)``, ``zeros((2, 3))`` and ``zeros(size=(2, 3))`` mean the same."""
     if sizes and size is not None:
         raise TypeError(f"the size is given twice: {sizes} and size={size}")
-    return _shape(sizes if size is None else (size,))
+    return _counts(_shape(sizes if size is None else (size,)))
+
+
+def _counts(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape; ShapeError where a size is negative."""
+    if shape and min(shape) < 0:
+        raise ShapeError("size", f"{shape} has the size {min(shape)}; 0 is the least")
+    return shape
 
 
 def zeros(
@@ -122,9 +140,14 @@ def full(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """``fill_value`` everywhere; its Python type gives the dtype."""
-    kind = as_dtype(dtype or _number_type(fill_value))
-    return _made(backend_named(device).xp.full(_shape((size,)), fill_value, kind), requires_grad)
+    """``fill_value`` everywhere; its Python type gives the dtype.
+
+    DTypeError for a value that the dtype has no room for.
+    """
+    value = _number("full", "fill_value", fill_value)
+    kind = as_dtype(dtype or _number_type(value))
+    value = written_number("full", value, kind)
+    return _made(backend_named(device).xp.full(_sizes((), size), value, kind), requires_grad)
 
 
 def arange(
@@ -135,14 +158,28 @@ def arange(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """start, start + step, ... below end; int64 when all are integers, else float32."""
+    """start, start + step, ... below end; int64 when all are integers, else float32.
+
+    For an integer dtype start and step (for int64 end, too) are cut to integers, as in PyTorch.
+    """
     start, end = (0, start) if end is None else (0 if start is None else start, end)
     if end is None:
         raise TypeError("arange needs an end: arange(end) or arange(start, end, step)")
-    kind = as_dtype(
-        dtype or (int64 if all(isinstance(v, int) for v in (start, end, step)) else float32)
-    )
-    return _made(backend_named(device).xp.arange(start, end, step).astype(kind), requires_grad)
+    names = {"start": start, "end": end, "step": step}
+    start, end, step = (_number("arange", name, value) for name, value in names.items())
+    whole = all(isinstance(v, int) for v in (start, end, step))
+    kind = as_dtype(dtype or (int64 if whole else float32))
+    if not all(map(math.isfinite, (start, end, step))) or kind == bool_:
+        raise ValueError(f"arange: {start}, {end}, {step} as {kind} is no row of numbers")
+    if kind == int64:  # exact beyond 2^53
+        start, end, step = int(start), int(end), int(step)
+    moved = step if kind.kind == "f" else int(step)
+    if moved == 0 or (end - start) * step < 0:
+        raise ValueError(f"arange: the step {moved} does not lead from {start} to {end}")
+    count = -((start - end) // step) if kind == int64 else math.ceil((end - start) / step)
+    start = start if kind.kind == "f" else int(start)
+    steps = backend_named(device).xp.arange(count)
+    return _made((start + moved * steps).astype(kind), requires_grad)
 
 
 def linspace(
@@ -153,11 +190,18 @@ def linspace(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """``steps`` numbers from start to end, both included."""
-    return _made(
-        backend_named(device).xp.linspace(start, end, steps, dtype=as_dtype(dtype or float32)),
-        requires_grad,
-    )
+    """``steps`` numbers from start to end, both included; integers cut fractions off."""
+    start, end = _number("linspace", "start", start), _number("linspace", "end", end)
+    kind, (steps,) = as_dtype(dtype or float32), _sizes((steps,), None)
+    xp = backend_named(device).xp
+    if kind == bool_:
+        raise DTypeError("linspace", "booleans are no row of numbers; leave dtype out")
+    if kind.kind == "f":
+        return _made(xp.linspace(start, end, steps, dtype=kind), requires_grad)
+    i, start, end = xp.arange(steps), int(start), int(end)
+    step = (end - start) / max(steps - 1, 1)  # from both ends, so that both are exact
+    numbers = xp.where(i < steps // 2, start + step * i, end - step * (steps - 1 - i))
+    return _made((numbers if steps != 1 else start + i).astype(kind), requires_grad)
 
 
 def eye(
@@ -168,9 +212,9 @@ def eye(
     requires_grad: bool = False,
 ) -> Tensor:
     """Ones on the diagonal of an (n, m) matrix."""
-    return _made(
-        backend_named(device).xp.eye(n, m, dtype=as_dtype(dtype or float32)), requires_grad
-    )
+    shape = _sizes((n, n if m is None else m), None)
+    kind = as_dtype(dtype or float32)
+    return _made(backend_named(device).xp.eye(*shape, dtype=kind), requires_grad)
 
 
 def randn(
@@ -204,16 +248,29 @@ def _drawn_as(dtype: Any) -> Any:
 def randint(
     low: int = 0, high: Any = None, size: Any = None, dtype: Any = None, device: str | None = None
 ) -> Tensor:
-    """Integers low <= i < high: ``randint(10, (3,))`` or ``randint(0, 10, (3,))``."""
+    """Integers low <= i < high: ``randint(10, (3,))`` or ``randint(0, 10, (3,))``.
+
+    ValueError where there are none, or where the dtype has no room for them.
+    """
     if size is None:  # randint(10, (3,))
         high, size = None, high
     if high is None:
         low, high = 0, low
-    return _drawn(generator().integers(low, high, _shape((size,))), dtype or int64, device, False)
+    low, high = _shape((low, high))
+    kind = as_dtype(dtype or int64)
+    if low >= high:
+        raise ValueError(f"randint: there is no integer from {low} to below {high}")
+    least, most = (0, 1) if kind == bool_ else (low, high)
+    if kind.kind in "iu":
+        least, most = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
+    if low < least or high - 1 > most:
+        raise ValueError(f"randint: {kind} holds {least}..{most}, not {low}..{high - 1}")
+    return _drawn(generator().integers(low, high, _sizes((), size)), kind, device, False)
 
 
 def randperm(n: int, device: str | None = None) -> Tensor:
     """0..n-1 in random order."""
+    (n,) = _sizes((n,), None)
     return _drawn(generator().permutation(n), int64, device, False)
 
 

@@ -4,6 +4,11 @@ from typing import Any
 
 from tinyconv.context import context
 
+READ_ONLY = (
+    "the memory is read-only, that of an expanded tensor or of np.load(..., mmap_mode='r'), say; "
+    "use x.clone()"
+)
+
 
 class TinyconvError(Exception):
     """Base of every error raised on purpose; the message starts with the module's path."""

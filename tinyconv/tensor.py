@@ -7,7 +7,6 @@ argument order and meaning are torch.Tensor's.
 from __future__ import annotations
 
 import operator
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, overload
 
@@ -29,7 +28,8 @@ from tinyconv.backend.interchange import shared
 from tinyconv.clock import date_write, owner
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
-from tinyconv.errors import DeviceError, DTypeError, GraphError, ShapeError, not_a_tensor
+from tinyconv.errors import READ_ONLY, DeviceError, DTypeError, GraphError, ShapeError, not_a_tensor
+from tinyconv.inplace import KeepGrad, become
 from tinyconv.ops import (
     elementwise as e,
     index as ix,
@@ -226,6 +226,10 @@ class Tensor(Variable):
         """``np.ones(2) * t`` is recorded as ``t * ...`` is; no other ufunc takes a Tensor."""
         operation = _OPERATORS.get(ufunc)
         if operation is not None and method == "__call__" and not options:
+            scalars = (type(x) is np.ndarray and not x.ndim for x in inputs)  # np.float64(2) == t
+            inputs = tuple(
+                x.item() if one else x for x, one in zip(inputs, scalars, strict=True)
+            )
             return operation(*inputs)
         if "out" in options:
             raise TypeError(
@@ -326,7 +330,7 @@ class Tensor(Variable):
         if edge.hooks is None:
             edge.hooks = []
         handle = RemovableHandle(edge.hooks, hook)
-        edge.hooks.sort(key=lambda found: type(found) is _KeepGrad)  # that one sees the result
+        edge.hooks.sort(key=lambda found: type(found) is KeepGrad)  # that one sees the result
         return handle
 
     # --- in place: for training loops; guarded, and noticed by a later backward
@@ -335,9 +339,9 @@ class Tensor(Variable):
         """Keep the gradient of this intermediate result in ``.grad`` too, as a leaf's is."""
         kept = self.node.hooks or () if self.node else ()
         if not (self.is_leaf and self.requires_grad) and not any(
-            type(h) is _KeepGrad for h in kept
+            type(h) is KeepGrad for h in kept
         ):
-            self.register_hook(_KeepGrad(self))
+            self.register_hook(KeepGrad(self))
 
     def _write(self, name: str, *others: Any) -> Array:
         if context.grad_enabled and (
@@ -350,9 +354,7 @@ class Tensor(Variable):
                 "(x = x + y), or write inside `with tc.no_grad():`",
             )
         if not getattr(self.array.flags, "writeable", True):
-            raise GraphError(
-                name, "the memory is read-only, that of an expanded tensor, say; use x.clone()"
-            )
+            raise GraphError(name, READ_ONLY)
         date_write(self.array)
         return self.array
 
@@ -378,50 +380,95 @@ class Tensor(Variable):
 
     def add_(self, other: Any, alpha: float = 1) -> Tensor:
         """self += alpha * other"""
-        return self._update("add_", operator.iadd, other, alpha)
+        return self._update("add_", operator.iadd, e.add, other, alpha)
 
     def sub_(self, other: Any, alpha: float = 1) -> Tensor:
         """self -= alpha * other"""
-        return self._update("sub_", operator.isub, other, alpha)
+        return self._update("sub_", operator.isub, e.sub, other, alpha)
 
     def mul_(self, other: Any) -> Tensor:
         """self *= other"""
-        return self._update("mul_", operator.imul, other)
+        return self._update("mul_", operator.imul, e.mul, other)
 
     def div_(self, other: Any) -> Tensor:
         """self /= other"""
-        return self._update("div_", operator.itruediv, other)
+        return self._update("div_", operator.itruediv, e.div, other)
 
-    def _update(self, name: str, assign: Any, other: Any, alpha: float = 1) -> Tensor:
+    def _update(
+        self, name: str, assign: Any, operation: Any, other: Any, alpha: float | None = None
+    ) -> Tensor:
+        """What ``operation`` gives, written over this tensor; DTypeError where that needs floats.
+
+        assign: the same in place in memory, for floats.
+        """
         value = self._fitting(name, other)
         data = self._write(name, other)
         check_devices(name, (data, value))
         try:
-            assign(data, value if alpha == 1 else value * alpha)
-        except TypeError:
+            if data.dtype.kind != "f":
+                value = wrap(value) if isinstance(other, Tensor) else value
+                made = operation(wrap(data), value, *(() if alpha is None else (alpha,)))
+                data[...] = _narrowed(name, made.array, data.dtype)
+            else:
+                assign(data, value if alpha in (None, 1) else value * alpha)
+        except TypeError as error:
+            if isinstance(error, DTypeError):
+                raise
             kind = getattr(value, "dtype", type(value).__name__)
-            said = f"the result of {self.dtype} and {kind} is no {self.dtype}; convert: x.float()"
+            said = f"{self.dtype} and {kind} have no such result; convert: x.long()"
             raise DTypeError(name, said) from None
         return self
 
+    def _in_place(self, assign: Any, operation: Any, other: Any) -> Tensor:
+        """``x op= y``: written over x, but x = x op y where a gradient passes."""
+        if self._is_passed(other):
+            return operation(self, other)
+        return self._update(f"x {operation.name}= y", assign, operation, other)
+
     def _is_passed(self, other: Any) -> bool:
-        """Does the graph go on through ``x += y``?  Then it means x = x + y."""
+        """Is ``x += y`` recorded?  Else it is a write like any other."""
         return context.grad_enabled and (
             self.node is not None
             or (not self.requires_grad and getattr(other, "requires_grad", False))
         )
 
     def __iadd__(self, other: Any) -> Tensor:
-        return e.plus.apply(self, other) if self._is_passed(other) else self.add_(other)
+        return become("+=", self, e.plus, other) if self._is_passed(other) else self.add_(other)
 
     def __isub__(self, other: Any) -> Tensor:
-        return e.minus(self, other) if self._is_passed(other) else self.sub_(other)
+        return become("-=", self, e.minus, other) if self._is_passed(other) else self.sub_(other)
 
     def __imul__(self, other: Any) -> Tensor:
-        return e.mul.apply(self, other) if self._is_passed(other) else self.mul_(other)
+        return become("*=", self, e.mul, other) if self._is_passed(other) else self.mul_(other)
 
     def __itruediv__(self, other: Any) -> Tensor:
-        return e.div(self, other) if self._is_passed(other) else self.div_(other)
+        return become("/=", self, e.div, other) if self._is_passed(other) else self.div_(other)
+
+    def __ipow__(self, other: Any) -> Tensor:  # type: ignore[misc]
+        return self._in_place(operator.ipow, e.pow, other)
+
+    def __imod__(self, other: Any) -> Tensor:
+        return self._in_place(operator.imod, e.remainder, other)
+
+    def __ifloordiv__(self, other: Any) -> Tensor:
+        return self._in_place(operator.ifloordiv, e.floor_divide, other)
+
+    def __iand__(self, other: Any) -> Tensor:
+        return self._in_place(operator.iand, e.bitwise_and, other)
+
+    def __ior__(self, other: Any) -> Tensor:
+        return self._in_place(operator.ior, e.bitwise_or, other)
+
+    def __ixor__(self, other: Any) -> Tensor:
+        return self._in_place(operator.ixor, e.bitwise_xor, other)
+
+    def __imatmul__(self, other: Any) -> Tensor:
+        if self._is_passed(other):
+            return la.matmul(self, other)
+        y = la.matmul(self.detach(), other)
+        if y.shape != self.shape:
+            raise ShapeError("x @= y", f"the product is {y.shape}, x is {self.shape}")
+        return self.copy_(y)
 
     def normal_(self, mean: float = 0.0, std: float = 1.0) -> Tensor:
         """Normal numbers from the one random stream."""
@@ -451,16 +498,19 @@ class Tensor(Variable):
         return self.fill_(0)
 
     def fill_(self, value: float) -> Tensor:
-        self._write("fill_")[...] = value
+        data = self._write("fill_")
+        data[...] = _written("fill_", value, data)
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
         data = self._write("x[...] = value", value)
-        raw = _raw_index(index, data)
-        check_devices("x[...] = value", (data, _value(value)))
+        first, arrays = ix.split_index(index, data)
+        value = _written("x[...] = value", value, data)
         try:
-            data[raw] = _value(value)
-        except IndexError as error:
+            if first is not None:  # a view, for an Ellipsis is in it
+                data = data[(*first, Ellipsis) if Ellipsis not in first else first]
+            data[Ellipsis if arrays is None else arrays] = value
+        except (IndexError, TypeError) as error:
             raise ix.bad_index(self.shape, error) from None
         except ValueError as error:
             raise ShapeError("x[...] = value", f"{self.shape}: {error}") from None
@@ -618,7 +668,11 @@ class Tensor(Variable):
         return e.bitwise_not(self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return ix.getitem(self, index=_kept_index(index, self.array))
+        first, arrays = ix.split_index(index, self.array)
+        if arrays is None:
+            return ix.getitem(self, index=first)
+        x = self if first is None else ix.getitem(self, index=first)
+        return ix.getitem(x, index=_kept(arrays))
 
     # --- elementwise
 
@@ -911,18 +965,6 @@ class Tensor(Variable):
         return self.to(int32)
 
 
-class _KeepGrad:
-    """The hook of `Tensor.retain_grad`; holding the tensor itself would close a cycle."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = weakref.ref(tensor)
-
-    def __call__(self, g: Tensor) -> None:
-        tensor = self.tensor()
-        if tensor is not None:
-            tensor._grad = g.clone() if tensor._grad is None else tensor._grad + g
-
-
 Variable.tensor_type = Tensor
 
 
@@ -957,8 +999,17 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         array = _regular(_plain(data, dtypes))
         is_python_float = array.dtype == float64 and float64 not in dtypes
         found = float32 if is_python_float else array.dtype
+        if dtype is not None and array.size:
+            _check_room(array, as_dtype(dtype))
     kind = as_dtype(found if dtype is None else dtype)
     return backend.xp.asarray(array.astype(kind, copy=False))
+
+
+def _check_room(array: Array, kind: Any) -> None:
+    """DTypeError for Python's numbers that an integer dtype cannot hold, as in PyTorch."""
+    if kind.kind in "iu" and array.dtype.kind in "fiu":
+        for value in (array.min(), array.max()):
+            e.written_number("tensor", value, kind)
 
 
 def _regular(data: Any) -> Array:
@@ -986,30 +1037,41 @@ def _value(other: Any) -> Any:
     return other.array if isinstance(other, Tensor) else other
 
 
-def _raw_index(index: Any, data: Array) -> Any:
-    """An index into ``data`` with arrays in the place of Tensors and lists."""
+def _written(name: str, value: Any, data: Array) -> Any:
+    """A value as it is written into ``data``: numbers that its dtype has no room for raise."""
+    value = _value(value)
+    if isinstance(value, (bool, int, float, np.generic)):
+        return e.written_number(name, value, data.dtype)
+    if isinstance(value, (list, tuple)):
+        return as_array(value, data.dtype)
+    check_devices(name, (data, value))
+    shape = getattr(value, "shape", ())
+    if shape and shape[0] == 1:  # NumPy wants a mask's value without leading ones
+        ones = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+        value = value.reshape(shape[ones:])
+    return value
+
+
+def _narrowed(name: str, made: Array, dtype: Any) -> Array:
+    """What is written over integers or booleans; DTypeError for floats, and integers over bools."""
+    if made.dtype.kind == "f" or (dtype.kind == "b" and made.dtype.kind != "b"):
+        said = f"the result is {made.dtype} and no {dtype}; convert: x.float(), or x.long()"
+        raise DTypeError(name, said)
+    return made
+
+
+def _kept(index: Any) -> Any:
+    """An index that later writes cannot change: the backward pass reads it again."""
     if isinstance(index, tuple):
-        return tuple(_raw_index(part, data) for part in index)
-    if isinstance(index, Tensor):
-        index = index.array
-    elif isinstance(index, list):
-        array = np.asarray(index, None if index else np.int64)
-        return backend_of(data).xp.asarray(array)
-    if hasattr(index, "strides") and type(index) is not type(data):
-        check_devices("x[...]", (data, index))
-    return index
-
-
-def _kept_index(index: Any, data: Array) -> Any:
-    """A raw index that later writes cannot change: the backward pass reads it again."""
-    raw = _raw_index(index, data)
-    parts = raw if isinstance(raw, tuple) else (raw,)
-    kept = tuple(part.copy() if hasattr(part, "dtype") else part for part in parts)
-    return kept if isinstance(raw, tuple) else kept[0]
+        return tuple(part.copy() if hasattr(part, "dtype") else part for part in index)
+    return index.copy() if hasattr(index, "dtype") else index
 
 
 def _shape(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """``f(2, 3)`` and ``f((2, 3))`` mean the same."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
-    return tuple(map(int, sizes))
+    try:
+        return tuple(map(operator.index, sizes))
+    except TypeError:
+        raise DTypeError("size", f"{sizes} must be made of integers; // divides into one") from None

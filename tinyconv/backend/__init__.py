@@ -7,7 +7,7 @@ reference, written once in plain ``xp`` code, stands behind all of them.
 
     compiled    register tiles, compiled by Numba where that is installed
     blocked     plain NumPy, block by block so that each stays in cache
-    reference   the mathematics; `fused`, `special` and `sums` have more of it
+    reference   the mathematics; `fused`, `special`, `sums` and `band` have more of it
     naive       loops over every multiply-add
 
 CuPy's backend is `tinyconv.backend.cuda`; nothing imports CuPy before it is asked for.
@@ -15,19 +15,20 @@ CuPy's backend is `tinyconv.backend.cuda`; nothing imports CuPy before it is ask
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import blocked, compiled, fused, naive, reference, special, sums
+from tinyconv.backend import band, blocked, compiled, fused, naive, reference, special, sums
 from tinyconv.backend.array import Array, array_module, register_array_type
 from tinyconv.backend.device import device
+from tinyconv.errors import READ_ONLY, GraphError
 
 __all__ = [
     "BACKENDS",
@@ -43,6 +44,10 @@ __all__ = [
     "moved",
     "register_array_type",
 ]
+
+
+# Kernels that write into arrays that they are given, and which arguments those are.
+WRITTEN = {"adam": (0, 2, 3, 4), "add_to": (0,), "move_statistics": (0, 1, 4), "sgd": (0, 2)}
 
 
 class Backend:
@@ -67,11 +72,11 @@ class Backend:
 
     def use(self, choice: str) -> None:
         """Pick an implementation: "fast", "reference" or "naive"."""
-        for name in self._found:
-            del self.__dict__[name]
-        self._found = []
         self.choice = choice
         self.layers = self.choices[choice]
+        found, self._found = self._found, []
+        for name in found:
+            self.__dict__.pop(name, None)  # another thread may have been here
 
     def to_numpy(self, x: Array) -> np.ndarray[Any, Any]:
         """The array in host memory."""
@@ -106,9 +111,29 @@ class Backend:
         chosen = first if alone else self._first_that_covers(kernel, found)
         if least := getattr(first, "least", 0):
             chosen = self._by_size(least, [*found.values()][1], chosen)
-        self.__dict__[kernel] = chosen
+        if kernel in WRITTEN:
+            chosen = self._refusing_read_only(kernel, chosen)
         self._found.append(kernel)
+        self.__dict__[kernel] = chosen
+        if self.layers is not layers:  # another thread made another choice meanwhile
+            self.__dict__.pop(kernel, None)
         return chosen
+
+    @staticmethod
+    def _refusing_read_only(name: str, chosen: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiled kernels write to an address: a read-only memory map would end the process."""
+        places = WRITTEN[name]
+
+        def kernel(*args: Any, **params: Any) -> Any:
+            for i in places:
+                given = args[i]
+                for x in given if type(given) is list else (given,):
+                    # CuPy's arrays have no such flag: none of them is read-only
+                    if x is not None and not getattr(x.flags, "writeable", True):
+                        raise GraphError(name, READ_ONLY)
+            return chosen(*args, **params)
+
+        return kernel
 
     @staticmethod
     def _by_size(least: int, small: Callable[..., Any], large: Callable[..., Any]) -> Any:
@@ -116,9 +141,12 @@ class Backend:
         if not getattr(small, "complete", False):
             return large
 
-        # Not one with *args for both, which takes as long as a NumPy call on a few numbers.
-        if len(inspect.signature(small).parameters) == 1:
+        # Not one with *args for all, which takes as long as a NumPy call on a few numbers.
+        operands = len(inspect.signature(small).parameters)
+        if operands == 1:
             return lambda x: small(x) if x.size < least else large(x)
+        if operands == 4:
+            return lambda x, y, z, w: small(x, y, z, w) if x.size < least else large(x, y, z, w)
         return lambda x, y: small(x, y) if x.size < least else large(x, y)
 
     def _first_that_covers(
@@ -142,7 +170,7 @@ class Backend:
         return kernel
 
 
-_PLAIN = [reference, fused, special, sums]
+_PLAIN = [reference, fused, special, sums, band]
 CPU = Backend(
     "cpu",
     np,
@@ -214,16 +242,7 @@ def _choose_from_environment() -> None:
 _choose_from_environment()
 
 
-@contextmanager
-def _restore(backends: dict[Backend, str]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for backend, choice in backends.items():
-            backend.use(choice)
-
-
-def kernels(choice: str) -> Any:
+class kernels:
     """Pick the implementation of the heavy kernels, conv2d's above all.
 
     ``tc.kernels("naive")``      loops over every multiply-add: for reading, and as an oracle
@@ -232,11 +251,33 @@ def kernels(choice: str) -> Any:
     ``tc.kernels("fast")``       the default: compiled by Numba where that is installed
 
     The environment variable TINYCONV_KERNELS picks what is used from the start.
-    Acts at once; used as ``with tc.kernels("naive"):`` it is undone at the end of the block.
+    Acts at once, on all threads; used as ``with tc.kernels("naive"):`` it is undone at the end of
+    the block, and as a decorator it acts during each call.  ValueError for any other choice.
     """
-    before = {backend: backend.choice for backend in BACKENDS.values()}
-    for backend in before:
-        if choice not in backend.choices:
-            raise ValueError(f"kernels: {choice!r} is none of {', '.join(backend.choices)}")
-        backend.use(choice)
-    return _restore(before)
+
+    def __init__(self, choice: str) -> None:
+        for backend in BACKENDS.values():
+            if choice not in backend.choices:
+                raise ValueError(f"kernels: {choice!r} is none of {', '.join(backend.choices)}")
+        self.choice = choice
+        self.before = {backend: backend.choice for backend in BACKENDS.values()}
+        for backend in self.before:
+            backend.use(choice)
+
+    def __enter__(self) -> None:
+        for backend in self.before:
+            backend.use(self.choice)
+
+    def __exit__(self, *_: object) -> None:
+        for backend, choice in self.before.items():
+            backend.use(choice)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        self.__exit__()  # it was not to act at once
+
+        @functools.wraps(function)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            with kernels(self.choice):
+                return function(*args, **kwargs)
+
+        return decorated

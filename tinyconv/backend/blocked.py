@@ -16,16 +16,25 @@ P pixels (N*H*W). Arguments and results are those of `tinyconv.backend.reference
 import functools
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from tinyconv.backend import reference, sums
+from tinyconv.backend import reference
 from tinyconv.backend.array import Array, complete
 from tinyconv.backend.memory import empty, empty_like, memory_order
 from tinyconv.backend.reference import Padding, Pair
-from tinyconv.backend.threads import WORTH_THREADS, cut, evenly, in_spans, scratch
+from tinyconv.backend.threads import (
+    WORTH_THREADS,
+    cut,
+    evenly,
+    get_num_threads,
+    in_spans,
+    scratch,
+)
+
+R = TypeVar("R")
 
 FEW = 2**14  # numbers below which the reference's fewer calls win
 BLOCK = 2**19  # numbers in a block, 2 MB: it stays in cache, and NumPy's calls are few and long
@@ -34,9 +43,17 @@ IMAGE_AXES = [(2, 3), (-2, -1)]  # of (N,C,H,W)
 SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing: 20 % faster
 
 
-def _even_blocks(rows: Array) -> list[slice]:
+def _even_blocks(rows: Array, threads: int) -> list[slice]:
     """Slices of the first axis of about BLOCK numbers."""
-    return cut(len(rows), evenly(-(-rows.size // BLOCK)))
+    return cut(len(rows), evenly(-(-rows.size // BLOCK), threads))
+
+
+def _in_blocks(
+    job: Callable[[Sequence[slice]], R], rows: Array, size: int, blas: bool = True
+) -> list[R]:
+    """job(span) for spans of `_even_blocks`."""
+    threads = get_num_threads()
+    return in_spans(job, _even_blocks(rows, threads), size, blas=blas, threads=threads)
 
 
 # --------------------------------------------------------------------------- convolution
@@ -44,12 +61,12 @@ def _even_blocks(rows: Array) -> list[slice]:
 Block = tuple[slice, slice]  # images, rows of the output
 
 
-def _blocks(images: int, rows: int, row_size: int) -> list[Block]:
+def _blocks(images: int, rows: int, row_size: int, threads: int) -> list[Block]:
     """Cut (images, rows) into whole images, or where one is too large, into bands of its rows."""
     fit = max(1, BLOCK // row_size)
     if fit >= rows:
         some = -(-images // (fit // rows))
-        return [(piece, slice(0, rows)) for piece in cut(images, evenly(some))]
+        return [(piece, slice(0, rows)) for piece in cut(images, evenly(some, threads))]
     bands = cut(rows, -(-rows // fit))
     return [(slice(n, n + 1), band) for n in range(images) for band in bands]
 
@@ -155,7 +172,7 @@ class _Correlation:
         self.w = np.ascontiguousarray(w).reshape(KH * KW * C, O)
         self.y = y
         self.patches = _Patches(x, OW, (KH, KW), stride, dilation, origin)
-        self.blocks = _blocks(N, OH, OW * max(self.w.shape))
+        self.geometry = N, OH, OW * max(self.w.shape)
         self.work = N * OH * OW * max(self.w.shape)
 
     def compute(self, block: Block) -> None:
@@ -171,14 +188,15 @@ class _Correlation:
 
 def _correlate(correlations: list[_Correlation]) -> None:
     """Compute them all, side by side."""
-    todo = [(c, block) for c in correlations for block in c.blocks]
+    threads = get_num_threads()
+    todo = [(c, block) for c in correlations for block in _blocks(*c.geometry, threads)]
     todo.sort(key=lambda item: item[1][0].start)  # a span has a share of each
 
     def job(span: Sequence[tuple[_Correlation, Block]]) -> None:
         for correlation, block in span:
             correlation.compute(block)
 
-    in_spans(job, todo, sum(c.work for c in correlations))
+    in_spans(job, todo, sum(c.work for c in correlations), threads=threads)
 
 
 def _pixels(x: Array) -> Array:
@@ -372,8 +390,9 @@ def _correlate_weight(
         return total
 
     per_thread = max(1, min(4, 4 * BLOCK // (K * O)))  # totals of a large kernel take memory
-    blocks = _blocks(N, OH, OW * max(K, O))
-    totals = in_spans(job, blocks, N * OH * OW * max(K, O), per_thread)
+    threads = get_num_threads()
+    blocks = _blocks(N, OH, OW * max(K, O), threads)
+    totals = in_spans(job, blocks, N * OH * OW * max(K, O), per_thread, threads=threads)
     return sum(totals[1:], totals[0]).reshape(*kernel_size, C, O)
 
 
@@ -436,7 +455,7 @@ def _channel_sums(
             found.append((np.dot(np.ones(len(p), p.dtype), p), np.einsum("ij,ij->j", p, d)))
         return found
 
-    parts = [part for span in in_spans(job, _even_blocks(x), x.size) for part in span]
+    parts = [part for span in _in_blocks(job, x, x.size) for part in span]
     first, second = (
         np.concatenate([part[i] for part in parts]).reshape(-1, channels).sum(0, dtype=np.float64)
         for i in (0, 1)
@@ -487,7 +506,7 @@ def batch_norm(
             part = np.multiply(rows[block], scales, out=y[block])
             part += shifts
 
-    in_spans(normalise, _even_blocks(rows), x.size)
+    _in_blocks(normalise, rows, x.size)
     return from_rows(y, x), mean.astype(x.dtype), var.astype(x.dtype)
 
 
@@ -524,7 +543,7 @@ def batch_norm_backward(
             np.subtract(gs[block], part, out=part)
             part *= scales
 
-    in_spans(combine, _even_blocks(xs), x.size)
+    _in_blocks(combine, xs, x.size)
     return from_rows(dx, x), (scale * sum_gd).astype(x.dtype), sum_g.astype(x.dtype)
 
 
@@ -560,7 +579,7 @@ def copy(x: Array) -> Array:
         for block in span:
             np.copyto(target[block], source[block])
 
-    in_spans(job, _even_blocks(source), x.size, blas=False)
+    _in_blocks(job, source, x.size, blas=False)
     return twin
 
 
@@ -586,7 +605,7 @@ def _sum(x: Array, y: Array, total: Array) -> Array:
         for block in span:
             np.add(a[block], b[block], out=target[block])
 
-    in_spans(job, _even_blocks(a), x.size, blas=False)
+    _in_blocks(job, a, x.size, blas=False)
     return total
 
 
@@ -602,7 +621,7 @@ def relu(x: Array) -> Array:
         for block in span:
             np.maximum(source[block], 0, out=target[block])
 
-    in_spans(job, _even_blocks(source), x.size, blas=False)
+    _in_blocks(job, source, x.size, blas=False)
     return y
 
 
@@ -630,7 +649,7 @@ def relu_backward(g: Array, y: Array) -> Array:
             np.not_equal(ys[block], 0, out=keep, casting="unsafe")  # NaN keeps its gradient
             np.multiply(gs[block], keep, out=target[block])
 
-    in_spans(job, _even_blocks(ys), y.size, blas=False)
+    _in_blocks(job, ys, y.size, blas=False)
     return dx
 
 

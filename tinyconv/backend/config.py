@@ -40,8 +40,9 @@ def _compiled() -> str:
         return "no, Numba is not installed: pip install numba"
     from tinyconv.backend.compiled import host, jit  # not before they are asked for: slow to import
 
-    machine = host.host()
+    machine, reason = host.host(), jit.refusal()
+    kept = f"kept in {jit.cache_folder()}" if reason is None else f"kept nowhere: {reason}"
     return (
         f"{machine.name}, {machine.lanes('float32')} float32 to a vector, "
-        f"{machine.registers} registers; kept in {jit.cache_folder()}"
+        f"{machine.registers} registers; {kept}"
     )

@@ -86,6 +86,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.inside = 0  # the thread that is in `empty`
+        self.torn = False  # did an exception from a signal handler leave it half way?
         self.slabs: list[_Slab] = []
         self.loans: dict[int, _Loan] = {}  # by their identity
         # Loans whose arrays are gone.  An array may die anywhere, also in the midst of `empty`.
@@ -96,20 +98,45 @@ class Memory:
         if count * dtype.itemsize < LARGE:
             return np.empty(shape, dtype)
         size = (-(-count * dtype.itemsize // LINE) + STAGGER) * LINE
+        me = threading.get_ident()
+        if self.inside == me:  # a signal handler or a finalizer computes, in the midst of this
+            return np.empty(shape, dtype)
         with self.lock:
-            self._end_loans()
-            slab, start = self._take(size)
-            owner = np.frombuffer(slab.space, dtype, count, start)
-            loan = _Loan(owner, self.over.append)
-            loan.slab, loan.start, loan.stop = slab, start, start + size
-            self.loans[id(loan)] = loan
+            self.inside = me
+            try:
+                owner = self._lend(size, dtype, count)
+            finally:
+                self.inside = 0
         return owner.reshape(shape)  # a view: it and all views of it refer to the owner
+
+    def _lend(self, size: int, dtype: Any, count: int) -> Array:
+        """The loans say what is lent; the holes only say it faster."""
+        if self.torn:
+            self._find_holes()
+        self.torn = True
+        self._end_loans()
+        slab, start = self._take(size)
+        owner = np.frombuffer(slab.space, dtype, count, start)
+        loan = _Loan(owner, self.over.append)
+        loan.slab, loan.start, loan.stop = slab, start, start + size
+        self.loans[id(loan)] = loan
+        self.torn = False
+        return owner
 
     def _end_loans(self) -> None:
         while self.over:
             loan = self.over.popleft()
-            del self.loans[id(loan)]
-            loan.slab.give_back(loan.start, loan.stop)
+            if self.loans.pop(id(loan), None) is not None:
+                loan.slab.give_back(loan.start, loan.stop)
+
+    def _find_holes(self) -> None:
+        """Anew, from the loans whose arrays are alive."""
+        alive = [(loan, loan()) for loan in self.loans.values()]  # and stay so until we are done
+        self.loans = {id(loan): loan for loan, array in alive if array is not None}
+        for slab in self.slabs:
+            lent = sorted((a.start, a.stop) for a in self.loans.values() if a.slab is slab)
+            edges = [0, *(edge for part in lent for edge in part), slab.size]
+            slab.holes = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
     def _take(self, size: int) -> tuple[_Slab, int]:
         for slab in self.slabs:

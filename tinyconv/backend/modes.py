@@ -1,14 +1,22 @@
-"""How exact: TF32 or full float32 on a GPU, and the same bits in every run or not."""
+"""How exact: TF32 or full float32 on a GPU, the same bits in every run or not, fast algorithms or
+
+the definition's sums.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from tinyconv.backend import BACKENDS
 
 PRECISIONS = ("highest", "tf32")
 
-_modes: dict[str, Any] = {"deterministic": False, "precision": "highest"}
+_modes: dict[str, Any] = {
+    "deterministic": False,
+    "precision": "highest",
+    "direct": os.environ.get("TINYCONV_DIRECT", "0") not in ("", "0"),
+}
 
 
 def use_deterministic_algorithms(mode: bool) -> None:
@@ -28,6 +36,27 @@ def are_deterministic_algorithms_enabled() -> bool:
 
 def deterministic() -> bool:
     return _modes["deterministic"]
+
+
+def use_direct_convolutions(mode: bool) -> None:
+    """Compute every convolution as the sum that defines it, by no fast algorithm; slower.
+
+    On the CPU Winograd's algorithm computes most 3x3 convolutions of stride 1.  It mixes the pixels
+    of a tile: where rounding could make an output depend on a pixel that it does not read, the
+    direct sum takes its place (docs/conv.md), but the last bits may still differ when a pixel
+    nearby does.  With this mode they do not.  TINYCONV_DIRECT=1 in the environment turns it on from
+    the start.  On a GPU such algorithms are never used.
+    """
+    _modes["direct"] = bool(mode)
+
+
+def are_direct_convolutions_enabled() -> bool:
+    """Does `use_direct_convolutions` hold?"""
+    return direct()
+
+
+def direct() -> bool:
+    return _modes["direct"]
 
 
 def set_float32_precision(precision: str) -> None:

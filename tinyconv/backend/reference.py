@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from tinyconv.backend import sums
 from tinyconv.backend.array import Array, array_module
 from tinyconv.random import generator
@@ -314,7 +312,7 @@ def batch_norm_relu_backward(
 def affine(x: Array, scale: Array, shift: Array) -> Array:
     """x (N,C,...) * scale (C,) + shift (C,)."""
     _, channel = _channel_axes(x)
-    return x * channel(scale) + channel(shift)
+    return sums.cast(x * channel(scale) + channel(shift), x.dtype)
 
 
 def affine_relu(x: Array, scale: Array, shift: Array, residual: Array | None) -> Array:

@@ -161,7 +161,7 @@ def product(a: Array, b: Array) -> Array:
     if K <= VECTOR or a.dtype.kind != "f":
         return a @ b
     piece = VECTOR if M == 1 or N == 1 else LONG
-    if K <= piece:
+    if piece >= K:
         return a @ b
     whole = K // piece * piece
     left = a[..., :whole].reshape(*a.shape[:-1], -1, piece).swapaxes(-3, -2)

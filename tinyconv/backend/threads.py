@@ -3,17 +3,26 @@
 NumPy releases the interpreter's lock, so plain Python threads compute side by side (compiled
 kernels have threads of their own, `compiled.team`).  Which blocks are summed together depends on
 the thread count alone, and results come in order: bit-identical from run to run.
+
+Signals. Python runs a signal handler on the main thread, between any two steps of its code, and
+the handler may raise (Ctrl-C) or compute with tinyconv itself.  So what has to be undone is undone
+in a `finally` of the function that did it, not in a context manager (the handler may raise when
+`__exit__` begins); no lock is waited for that the interrupted code could hold; and what is counted
+can be counted again.  `threading.Event` and `Thread.start` are not made for that: they are left
+locked where a handler raises inside of them.
 """
 
+import _thread
 import ctypes
 import functools
 import itertools
 import math
+import operator
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -37,29 +46,47 @@ def usable_cores() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
+def most_threads() -> int:
+    """More than this many threads only take memory: scratch, partial sums, stacks."""
+    return max(32, 4 * len(usable_cores()))
+
+
 def _default_threads() -> int:
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else len(usable_cores())
+    """What OMP_NUM_THREADS asks for, if it is a number (its list is for nested loops)."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    given = int(wanted) if wanted.isdecimal() else 0
+    return min(given, most_threads()) if given else len(usable_cores())
 
 
 _threads = _default_threads()
 
 
 def get_num_threads() -> int:
-    """The number of threads that a kernel uses: OMP_NUM_THREADS, else the usable cores."""
+    """The number of threads that a kernel uses: OMP_NUM_THREADS, else the usable cores.
+
+    A kernel asks once and hands the number on: another thread may change it at any time.
+    """
     return _threads
 
 
 def set_num_threads(n: int) -> None:
-    """Let kernels use `n` threads. Raises ValueError unless n >= 1."""
+    """Let kernels use `n` threads, or 4 times the usable cores (but at least 32) where n is more.
+
+    A kernel that is under way goes on with the number that it began with.  Raises TypeError unless
+    n is an integer, ValueError unless n >= 1.
+    """
     global _threads
-    if n < 1:
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"set_num_threads: {n!r} is no number of threads; give an int") from None
+    if count < 1:
         raise ValueError(f"set_num_threads: {n} threads cannot compute anything; give 1 or more")
-    _threads = int(n)
+    _threads = min(count, most_threads())
 
 
 class _Placement:
-    """While entered, the caller stays on its core and the workers stay off it.
+    """While a kernel runs, the caller stays on its core and the workers stay off it.
 
     Left alone, the system may wake a thread on the very core where another one is busy while a
     third idles, and not notice for milliseconds: on virtual machines a core that was halted
@@ -78,25 +105,22 @@ class _Placement:
         self.threads.add(threading.get_native_id())
         self.core = -1
 
-    @contextmanager
-    def spread(self) -> Iterator[None]:
-        if self.current_core is None:
-            yield
+    def usable(self) -> set[int]:
+        """The cores to give back to the caller's thread afterwards; none: leave it where it is."""
+        cores = set() if self.current_core is None else os.sched_getaffinity(0)
+        return cores if len(cores) > 1 else set()  # one: a handler's kernel inside of another
+
+    def spread(self, usable: set[int]) -> None:
+        """Keep the caller on the core where it is, and the workers off it."""
+        if not usable or self.current_core is None:
             return
-        usable, core = os.sched_getaffinity(0), self.current_core()
-        if len(usable) == 1:
-            yield
-            return
+        core = self.current_core()
         if core != self.core:
             self.core = core
-            for thread in self.threads:
+            for thread in tuple(self.threads):
                 with suppress(OSError):  # the thread has ended
                     os.sched_setaffinity(thread, usable - {core})
         os.sched_setaffinity(0, {core})
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, usable)
 
 
 _placement = _Placement()
@@ -107,7 +131,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        threading.Thread(target=self.run, name="tinyconv", daemon=True).start()
+        _thread.start_new_thread(self.run, ())
 
     def run(self) -> None:
         _placement.register()
@@ -119,7 +143,7 @@ _workers: list[_Worker] = []
 
 
 class _SingleThreadedBlas:
-    """While entered, a matrix product runs on the thread that asks for it.
+    """Between `enter` and `leave`, a matrix product runs on the thread that asks for it.
 
     The setting is global to the process: the first to enter saves it, the last to leave restores.
     Where Ctrl-C kept a thread from that, its next product makes up for it.
@@ -131,25 +155,44 @@ class _SingleThreadedBlas:
         self.libraries: list[Any] | None = None
         self.before: list[int] = []  # what is to be restored, for each of the libraries
 
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.libraries is None:
-                found = ThreadpoolController().lib_controllers
-                self.libraries = [library for library in found if library.user_api == "blas"]
-            if not self.before:
-                self.before = [library.get_num_threads() for library in self.libraries]
-            if not self.inside - {threading.get_ident()}:
-                for library in self.libraries:
-                    library.set_num_threads(1)
-            self.inside.add(threading.get_ident())
+    def found(self) -> list[Any]:
+        if self.libraries is None:
+            found = ThreadpoolController().lib_controllers
+            self.libraries = [library for library in found if library.user_api == "blas"]
+        return self.libraries
 
-    def __exit__(self, *_: object) -> None:
+    def enter(self, nested: bool) -> list[int]:
+        """What `leave` is to be told; nested: a signal handler computes inside of a kernel.
+
+        Its thread may be in the midst of either method, so it asks for no lock and puts back what
+        it found.
+        """
+        if nested:
+            now = [library.get_num_threads() for library in self.found()]
+            self._set([1] * len(now))
+            return now
+        with self.lock:
+            libraries = self.found()
+            if not self.before:
+                self.before = [library.get_num_threads() for library in libraries]
+            if not self.inside - {threading.get_ident()}:
+                self._set([1] * len(libraries))
+            self.inside.add(threading.get_ident())
+        return []
+
+    def leave(self, nested: list[int]) -> None:
+        if nested:
+            self._set(nested)
+            return
         with self.lock:
             self.inside.discard(threading.get_ident())
             if not self.inside:
-                for library, n in zip(self.libraries or (), self.before, strict=True):
-                    library.set_num_threads(n)
+                self._set(self.before)
                 self.before = []
+
+    def _set(self, counts: list[int]) -> None:
+        for library, n in zip(self.libraries or (), counts, strict=False):
+            library.set_num_threads(n)
 
 
 _single_threaded_blas = _SingleThreadedBlas()
@@ -161,17 +204,39 @@ def in_spans(
     work: int,
     per_thread: int = 4,
     blas: bool = True,
+    threads: int | None = None,
 ) -> list[R]:
     """job(span) for contiguous spans of `blocks`; results in order, `work` in numbers touched.
 
     A thread that is done takes the next span, so a core that is slow or busy holds nobody up.
-    blas: the job multiplies matrices.
+    blas: the job multiplies matrices.  threads: how many the blocks were cut for.
     """
-    threads = max(1, min(_threads, len(blocks))) if work >= WORTH_THREADS else 1
-    if threads == 1:
-        with _single_threaded_blas if blas else nullcontext():
+    threads = _threads if threads is None else threads
+    threads = max(1, min(threads, len(blocks))) if work >= WORTH_THREADS else 1
+    many = threads > 1
+    mine, depth, outer = _scratch, _scratch.depth, (_scratch.buffers, _scratch.arrays)
+    usable = _placement.usable() if many else set()
+    inside: list[int] = []
+    try:
+        mine.depth = depth + 1
+        if depth > 0:  # a signal handler computes; the kernel that it interrupted wants its own
+            mine.renew()
+        if blas:
+            inside = _single_threaded_blas.enter(depth > 0)
+        if not many:
             return [job(blocks)] if len(blocks) else []
-    spans = [blocks[piece] for piece in cut(len(blocks), per_thread * threads)]
+        _placement.spread(usable)
+        spans = [blocks[piece] for piece in cut(len(blocks), per_thread * threads)]
+        return _together(job, spans, threads)
+    finally:
+        mine.depth, (mine.buffers, mine.arrays) = depth, outer
+        if usable:
+            os.sched_setaffinity(0, usable)
+        if blas:
+            _single_threaded_blas.leave(inside)
+
+
+def _together(job: Callable[[Sequence[T]], R], spans: list[Sequence[T]], threads: int) -> list[R]:
     results: dict[int, R] = {}
     queue = deque(enumerate(spans))
 
@@ -183,13 +248,21 @@ def in_spans(
                 return
             results[i] = job(span)
 
-    with _single_threaded_blas if blas else nullcontext(), _placement.spread():
-        team = _Team(take_spans, threads - 1)
-        try:
-            take_spans()
-        finally:  # after an error or Ctrl-C, too, nobody goes on behind the caller's back
-            queue.clear()
-            team.dismiss()
+    team = _Team(take_spans, threads - 1)
+    late: BaseException | None = None
+    try:
+        team.summon()
+        take_spans()
+    finally:  # after an error or Ctrl-C, too, nobody goes on behind the caller's back
+        while not team.dismissed:
+            try:
+                queue.clear()
+                team.dismiss()
+            except BaseException as error:  # Ctrl-C now: when everybody is done
+                late = error
+        if late is not None:
+            raise late
+    team.raise_errors()
     return [results[i] for i in range(len(spans))]
 
 
@@ -197,43 +270,49 @@ class _Team:
     """Workers that join in a task; one that does not come in time is not waited for."""
 
     def __init__(self, task: Callable[[], None], size: int) -> None:
-        self.size = size
-        self.places = deque(range(size))
-        self.errors: SimpleQueue[BaseException | None] = SimpleQueue()
-        with suppress(RuntimeError):  # Python is shutting down, no thread starts any more
-            while len(_workers) < size:
-                _workers.append(_Worker())
-        for worker in _workers[:size]:
-            context = copy_context()  # carries np.errstate
-            worker.inbox.put(functools.partial(self.join, context.run, task))
+        self.task, self.size = task, size
+        self.dismissed = False
+        self.places: dict[int, str] = {}  # who has it: the worker, or the caller, who is done
+        self.ended: dict[int, BaseException | None] = {}  # by place, of workers who came
+        self.news: SimpleQueue[None] = SimpleQueue()  # one of them has ended
 
-    def join(self, run: Callable[..., None], task: Callable[[], None]) -> None:
-        try:
-            self.places.pop()
-        except IndexError:  # the task is done
+    def summon(self) -> None:
+        with suppress(RuntimeError):  # Python is shutting down, no thread starts any more
+            while len(_workers) < self.size:
+                _workers.append(_Worker())
+        for place, worker in enumerate(_workers[: self.size]):
+            context = copy_context()  # carries np.errstate
+            worker.inbox.put(functools.partial(self.join, place, context.run))
+
+    def join(self, place: int, run: Callable[..., None]) -> None:
+        if self.places.setdefault(place, "worker") != "worker":  # the task is done
             return
         error = None
         try:
-            run(task)
+            run(self.task)
         except BaseException as found:
             error = found
-        self.errors.put(error)
+        self.ended[place] = error
+        self.news.put(None)
 
     def dismiss(self) -> None:
-        """Wait for those who came; raise what one of them raised."""
-        absent = 0
-        while self.places:
-            with suppress(IndexError):
-                self.places.pop()
-                absent += 1
-        for error in [self.errors.get() for _ in range(self.size - absent)]:
+        """Wait for those who came.  Where a signal handler raises in here, call it again."""
+        for place in range(self.size):
+            if self.places.setdefault(place, "caller") == "worker":
+                while place not in self.ended:
+                    self.news.get()
+        self.dismissed = True
+
+    def raise_errors(self) -> None:
+        """What one of them raised."""
+        for error in self.ended.values():
             if error is not None:
                 raise error
 
 
-def evenly(blocks: int) -> int:
+def evenly(blocks: int, threads: int) -> int:
     """At least so many blocks, but as many for each thread."""
-    return -(-blocks // _threads) * _threads
+    return -(-blocks // threads) * threads
 
 
 def cut(n: int, pieces: int) -> list[slice]:
@@ -247,6 +326,10 @@ class _Scratch(threading.local):
     """One thread's buffers by their names, and the arrays in them that were asked for."""
 
     def __init__(self) -> None:
+        self.depth = 0  # kernels of plain NumPy that are under way: a handler's inside of another
+        self.renew()
+
+    def renew(self) -> None:
         self.buffers: dict[str, Array] = {}
         self.arrays: dict[tuple[str, tuple[int, ...], Any], Array] = {}
 
@@ -270,7 +353,7 @@ def _arranged(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
     if name not in buffers or buffers[name].size < size:
         buffers[name] = aligned(size)
         for key in [key for key in arrays if key[0] == name]:
-            del arrays[key]  # they are in the old one
+            arrays.pop(key, None)  # they are in the old one; a signal handler may have been here
     elif len(arrays) >= MOST_ARRAYS:
         arrays.clear()
     array = np.ndarray(shape, dtype, buffers[name])

@@ -1,7 +1,6 @@
 """Activation layers, any shape.
 
-PyTorch's ``inplace`` is accepted, so that models written for it run, and saves nothing: a
-tensor of the graph is never overwritten.
+``inplace``: the input itself becomes the result, as in PyTorch; it saves nothing here.
 """
 
 from typing import Any, Self
@@ -48,21 +47,21 @@ class ReLU(_Inplace):
     """max(x, 0)"""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu(input)
+        return F.relu(input, inplace=self.inplace)
 
 
 class ReLU6(_Inplace):
     """min(max(x, 0), 6)"""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu6(input)
+        return F.relu6(input, inplace=self.inplace)
 
 
 class SiLU(_Inplace):
     """x * sigmoid(x)"""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.silu(input)
+        return F.silu(input, inplace=self.inplace)
 
 
 class LeakyReLU(_Inplace):
@@ -73,7 +72,7 @@ class LeakyReLU(_Inplace):
         self.negative_slope = negative_slope
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.leaky_relu(input, self.negative_slope)
+        return F.leaky_relu(input, self.negative_slope, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}{self._inplace()}"
@@ -87,7 +86,7 @@ class ELU(_Inplace):
         self.alpha = alpha
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.elu(input, self.alpha)
+        return F.elu(input, self.alpha, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}{self._inplace()}"
@@ -104,7 +103,7 @@ class Hardtanh(_Inplace):
         self.max_val = max_val
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardtanh(input, self.min_val, self.max_val)
+        return F.hardtanh(input, self.min_val, self.max_val, inplace=self.inplace)
 
     def extra_repr(self) -> str:
         return f"min_val={self.min_val}, max_val={self.max_val}{self._inplace()}"

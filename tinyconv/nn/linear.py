@@ -100,10 +100,10 @@ class Dropout(Layer):
         if not 0 <= p <= 1:
             raise ValueError(f"{type(self).__name__}: p={p} is a probability, 0 <= p <= 1")
         self.p = p
-        self.inplace = inplace  # for the sake of PyTorch's constructor: nothing is overwritten
+        self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.dropout(input, self.p, self.training)
+        return F.dropout(input, self.p, self.training, self.inplace)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"
@@ -113,4 +113,4 @@ class Dropout2d(Dropout):
     """As Dropout, but whole channels (n, c) at a time."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.dropout2d(input, self.p, self.training)
+        return F.dropout2d(input, self.p, self.training, self.inplace)

@@ -12,7 +12,7 @@ from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F, init
 from tinyconv.nn.activation import ReLU
 from tinyconv.nn.conv import check_groups
-from tinyconv.nn.functional.checks import after_flatten, whole
+from tinyconv.nn.functional.checks import after_flatten, alone, whole
 from tinyconv.nn.functional.norm import tracked_batch_norm
 from tinyconv.nn.module import Layer, Module, new_parameter
 from tinyconv.tensor import Tensor
@@ -224,6 +224,8 @@ class _InstanceNorm(_RunningNorm):
         )
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.ndim + 1 in self.ndims and input.shape[0] == self.num_features:
+            return alone(self.forward, (input,))  # type: ignore[no-any-return]
         self._check(input)
         return F.instance_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias,

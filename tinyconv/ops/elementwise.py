@@ -12,10 +12,9 @@ import numpy as np
 from tinyconv.autograd import common_dtype, exact_number, op
 from tinyconv.backend import Array, array_module, backend_named, backend_of, moved
 from tinyconv.dtypes import bool_, float32, int64, uint8
-from tinyconv.errors import DTypeError, ShapeError
-from tinyconv.ops.shape import unbroadcast
+from tinyconv.errors import DTypeError, ShapeError, not_taken
+from tinyconv.ops.shape import clone as clone, unbroadcast
 from tinyconv.samples import bools, floats, function, ints, positive, sample
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,6 +108,7 @@ def div(a: Array, b: Array) -> Array:
     return floating(a) / floating(b)
 
 
+div.number = lambda _name, value, _dtype: value  # of a quotient in floats: nothing wraps
 div.defvjp(
     lambda g, _y, _a, b: unbroadcast(g / b, _a.shape),
     lambda g, y, _a, b: unbroadcast(-g * y / b, b.shape),
@@ -148,7 +148,13 @@ def _integer_power(a: Any, b: Any) -> Array:
     return xp.where(b >= 0, a ** xp.maximum(b, 0), beyond.astype(b.dtype))
 
 
-pow.number = exact_number
+def _of_power(name: str, value: Any, dtype: Any) -> Any:
+    if dtype.kind == "u" and value < 0:
+        raise DTypeError(name, f"{dtype} has no {value}: x.float() ** y")
+    return exact_number(name, value, dtype)
+
+
+pow.number = _of_power
 
 
 def _power_rule(g: Any, a: Any, b: Any) -> Any:
@@ -454,20 +460,27 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
             f"the value has shape {value.shape}, it must be one number: tc.where(mask, value, x)",
         )
     if x.dtype.kind != "f":
-        value = _cut("masked_fill", value, x.dtype)
+        value = written_number("masked_fill", value, x.dtype)
     return where(mask, value, x)
 
 
-def _cut(name: str, value: Any, dtype: Any) -> Any:
-    """What is written into integers or booleans: fractions are cut off, as in PyTorch."""
+def written_number(name: str, value: Any, dtype: Any) -> Any:
+    """A number as it is written into a tensor: integers cut fractions off, as in PyTorch.
+
+    DTypeError where there is no room for it.
+    """
     if hasattr(value, "node"):
         if backend_of(value.array).waits:
             return to_dtype(value, dtype=dtype)
         value = value.item()
-    try:
-        return exact_number(name, bool(value) if dtype.kind == "b" else int(value), dtype)
-    except (ValueError, OverflowError):
-        raise DTypeError(name, f"{value} is no {dtype}; convert: x.float()") from None
+    value = value.item() if isinstance(value, np.generic) else value
+    if dtype.kind == "f":
+        return value
+    if dtype.kind == "b":
+        return bool(value)
+    if isinstance(value, float) and not ((value >= 0 or dtype.kind == "i") and abs(value) < 2**63):
+        raise DTypeError(name, f"{value} does not fit into {dtype}; convert: x.float()")
+    return exact_number(name, int(value), dtype)
 
 
 # --- dtype and identity
@@ -517,15 +530,6 @@ to_device.defvjp(
     lambda g, _y, _x, *, device, source: to_device(g, device=source, source=device),
     samples=[sample((3, 4), device="cpu", source="cpu")],
 )
-
-
-@op
-def clone(x: Array, *, order: str = "K") -> Array:
-    """A copy; order "K" keeps the memory layout, "C" makes it row-major."""
-    return x.copy(order)
-
-
-clone.defvjp(lambda g, _y, _x, *, order: g, samples=[sample((3, 4)), sample((3, 4), order="C")])
 
 
 @op(differentiable=False, samples=[sample((3, 4))])
@@ -655,8 +659,7 @@ def isfinite(x: Array) -> Array:
 
 
 @op(
-    same=(0, 1), differentiable=False, takes="numbers",
-    samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
+    same=(0, 1), differentiable=False, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
 )
 def floor_divide(a: Array, b: Array) -> Array:
     """floor(a / b); a constant to the derivative, which is 0 wherever there is one.
@@ -668,17 +671,19 @@ def floor_divide(a: Array, b: Array) -> Array:
 
 
 def _check_divisor(name: str, a: Any, b: Any) -> None:
-    """Integers have no infinity, and NumPy's result is 0."""
+    """Integers have no infinity, and NumPy's result is 0; booleans are not divided."""
     dtype = getattr(a, "dtype", None) or b.dtype
     if dtype is float32 or dtype.kind == "f":
         return
+    if dtype.kind == "b":
+        raise not_taken(name, 0, dtype)
     if hasattr(b, "dtype") and (not b.size or backend_of(b).waits):
         return
     if not (b.all() if hasattr(b, "dtype") else b):
         raise DTypeError(name, "integers cannot be divided by 0; x.float() gives inf or nan")
 
 
-@op(same=(0, 1), takes="numbers")
+@op(same=(0, 1))
 def remainder(a: Array, b: Array) -> Array:
     """a - floor(a / b) b: the sign is the divisor's; DTypeError for integers and 0."""
     _check_divisor("remainder", a, b)

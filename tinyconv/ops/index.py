@@ -1,14 +1,15 @@
 """Picking entries by position, and its adjoint: adding at positions."""
 
+import operator
 import re
 from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import op
+from tinyconv.autograd import check_devices, op
 from tinyconv.backend import Array, array_module, backend_of
 from tinyconv.errors import DimError, DTypeError, ShapeError
-from tinyconv.ops.shape import Shape, axis_of
+from tinyconv.ops.shape import Shape, axis_of, reshape
 from tinyconv.samples import function, ints, sample
 
 # --- x[index]
@@ -28,14 +29,134 @@ def getitem(x: Array, *, index: Any) -> Array:
     """x[index]: integers, slices, None, Ellipsis, arrays of integers or booleans."""
     try:
         y = x[index]
-    except IndexError as error:
+    except (IndexError, TypeError) as error:
         raise bad_index(x.shape, error) from None
     if isinstance(y, np.generic):  # an Ellipsis makes it a view, as every basic index is
         y = x[(*(index if isinstance(index, tuple) else (index,)), Ellipsis)]
     return y
 
 
-def bad_index(shape: Shape, error: IndexError) -> DimError:
+def split_index(index: Any, data: Array) -> tuple[Any, Any]:
+    """An index into ``data`` as two of NumPy's, one after the other; either may be None.
+
+    PyTorch applies integers, slices and None first, then all arrays together.  NumPy takes an
+    integer beside arrays for one of them, which moves axes: x[0, :, [1, 2]].
+    """
+    parts = _parts(index)
+    kinds = {type(part) for part in parts}
+    if slice in kinds:
+        parts = tuple(_forward(part) if type(part) is slice else part for part in parts)
+    if kinds <= _BASIC:
+        return parts, None
+    parts = [part if type(part) in _BASIC else _index_part(part, data) for part in parts]
+    used = sum(_axes(part) for part in parts)
+    if used > data.ndim:
+        raise DimError("x[...]", f"{data.shape} has {data.ndim} axes, the index names {used}")
+    dots = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
+    rest = [p for p in parts[dots:] if p is not Ellipsis]
+    parts = [*parts[:dots], *[slice(None)] * (data.ndim - used), *rest]
+    if not any(hasattr(part, "dtype") or type(part) is bool for part in parts):
+        return tuple(parts), None
+    if not any(type(part) in (int, bool) for part in parts):
+        whole = len(parts) == data.ndim == 1 or not isinstance(index, (tuple, list))
+        return None, parts[0] if whole else tuple(parts)
+    return _basic_step(parts), _array_step(parts, data)
+
+
+_BASIC = {int, slice, type(None), type(Ellipsis)}
+
+
+def _parts(index: Any) -> Any:
+    """The index of each axis.  A list that holds more than numbers is a tuple, as in PyTorch."""
+    if isinstance(index, tuple):
+        return index
+    several = isinstance(index, list) and len(index) < 32  # PyTorch's limit
+    nested = (list, tuple, slice, type(None), type(Ellipsis))
+    if several and any(isinstance(part, nested) or hasattr(part, "strides") for part in index):
+        return tuple(index)
+    if several and any(hasattr(part, "node") for part in index):
+        return tuple(index)
+    return (index,)
+
+
+def _forward(part: slice) -> slice:
+    """The slice; ValueError for one that runs backwards, of which a tensor has no view."""
+    if part.step is not None and part.step <= 0:
+        raise ValueError(f"x[...]: the step is {part.step}, it must be positive; use x.flip(0)")
+    try:
+        ends = (v if v is None else operator.index(v) for v in (part.start, part.stop, part.step))
+        return slice(*ends)
+    except TypeError:
+        raise DimError("x[...]", f"{part} must be made of integers") from None
+
+
+def _index_part(part: Any, data: Array) -> Any:
+    """An int, a bool or an array, of int64, int32 or bool; DimError for what is no index."""
+    if hasattr(part, "node"):
+        part = part.array
+    elif isinstance(part, (list, tuple, range)):
+        numbers = _numbers(part)
+        try:
+            found = np.asarray(numbers, None if len(numbers) else np.int64)
+        except ValueError as error:
+            raise DimError("x[...]", f"the lists of an index differ in length: {error}") from None
+        part = array_module(data).asarray(found)
+    if isinstance(part, (bool, np.bool_)):
+        return bool(part)
+    if not hasattr(part, "strides") or isinstance(part, np.generic):
+        try:
+            return operator.index(part)
+        except TypeError:
+            raise DimError("x[...]", f"a {type(part).__name__} is no index: {part!r}") from None
+    if type(part) is not type(data):
+        check_devices("x[...]", (data, part))
+    if part.dtype.kind not in "biu" or part.dtype in (np.int8, np.int16):
+        raise DimError(
+            "x[...]", f"the index is {part.dtype}; it must be int64, int32, bool or, as a mask, "
+            "uint8: index.long()"
+        )  # fmt: skip
+    if part.dtype.kind == "b" or part.dtype == np.uint8:
+        return part.astype(bool) if part.ndim else bool(part)
+    return part if part.ndim else int(part)
+
+
+def _numbers(part: Any) -> Any:
+    """Nested lists of Python's numbers."""
+    if isinstance(part, (list, tuple, range)):
+        return [_numbers(item) for item in part]
+    return part.tolist() if hasattr(part, "tolist") else part
+
+
+def _axes(part: Any) -> int:
+    """How many axes a part of an index stands for."""
+    if part is None or part is Ellipsis or type(part) is bool:
+        return 0
+    return part.ndim if hasattr(part, "dtype") and part.dtype.kind == "b" else 1
+
+
+def _basic_step(parts: Any) -> tuple[Any, ...]:
+    """Integers, slices and None of an index; the axes of its arrays whole, new ones for bools."""
+    step: list[Any] = []
+    for part in parts:
+        if type(part) in _BASIC:
+            step.append(part)
+        else:
+            step += [None] if type(part) is bool else [slice(None)] * _axes(part)
+    return tuple(step)
+
+
+def _array_step(parts: Any, data: Array) -> tuple[Any, ...]:
+    """The arrays of an index, for what its `_basic_step` leaves of the axes."""
+    step: list[Any] = []
+    for part in parts:
+        if type(part) is bool:
+            step.append(array_module(data).zeros(int(part), np.int64))
+        elif type(part) is not int:
+            step.append(slice(None) if type(part) in _BASIC else part)
+    return tuple(step)
+
+
+def bad_index(shape: Shape, error: Exception) -> DimError:
     """NumPy's complaint with the tensor's shape and the positions that there are."""
     said = re.sub(r"\baxis\b", "dim", str(error)).replace("array: array is", "tensor that is")
     found = re.search(r"with size (\d+)", said)
@@ -143,7 +264,12 @@ def _like_source(g: Any, shape: Shape) -> Any:
     return put_add(g, index=tuple(slice(n) for n in g.shape), shape=shape)
 
 
-# --- as PyTorch spells them
+# --- as PyTorch spells them; a number without axes counts as a row of one
+
+
+def row(x: Any) -> Any:
+    """x, or a number without axes as a row of one."""
+    return x if x.ndim else reshape(x, shape=(1,))
 
 
 @function(sample((4, 3), 0, ints(2, 3, high=4)), sample((3, 4), -1, ints(2, 5, high=4)))
@@ -152,6 +278,8 @@ def gather(x: Any, dim: int, index: Any) -> Any:
 
     index: integers of x's number of axes, each 0 <= i < x.shape[dim].
     """
+    if not (x.ndim and index.ndim):
+        return reshape(gather(row(x), dim, row(index)), shape=index.shape)
     _check_positions("gather", x, dim, index)
     return _gather(x, index, dim=dim)
 
@@ -159,16 +287,26 @@ def gather(x: Any, dim: int, index: Any) -> Any:
 @function(sample((4, 3), 0, ints(2, 3, high=4), (2, 3)))
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with ``src`` added at ``index`` along ``dim``: `gather`'s counterpart."""
+    if not (x.ndim and index.ndim and src.ndim):
+        return reshape(scatter_add(row(x), dim, row(index), row(src)), shape=x.shape)
     _check_positions("scatter_add", x, dim, index)
+    if src.ndim != x.ndim or any(n > m for n, m in zip(index.shape, src.shape, strict=True)):
+        raise ShapeError("scatter_add", f"index {index.shape} is no part of src {src.shape}")
     return _scatter_add(x, index, src, dim=dim)
 
 
 @function(sample((3, 4), 1, ints(5, high=4)), sample((3, 4), -2, ints(2, high=3)))
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The entries ``index`` (1-D) along ``dim``."""
-    axis = axis_of("index_select", x.shape, dim)
-    _check_range("index_select", index, x.shape[axis])
-    return x[(slice(None),) * axis + (index,)]
+    if index.ndim > 1:
+        raise ShapeError("index_select", f"index {index.shape} is {index.ndim}-D, need a row")
+    if not x.ndim and index.shape not in ((), (1,)):
+        raise ShapeError("index_select", f"x has one number, index {index.shape} wants more")
+    rows = row(x)
+    axis = axis_of("index_select", rows.shape, dim)
+    _check_range("index_select", index, rows.shape[axis])
+    y = rows[(slice(None),) * axis + (row(index),)]
+    return y if x.ndim else reshape(y, shape=())
 
 
 def _check_positions(name: str, x: Any, dim: int, index: Any) -> None:
@@ -187,8 +325,8 @@ def _check_positions(name: str, x: Any, dim: int, index: Any) -> None:
 
 def _check_range(name: str, index: Any, size: int) -> None:
     values = index.array if hasattr(index, "node") else index
-    if values.dtype.kind not in "iu":
-        raise DTypeError(name, f"index is {values.dtype}; it must hold integers: index.long()")
+    if values.dtype != np.int64 and values.dtype != np.int32:
+        raise DTypeError(name, f"index is {values.dtype}; it must be int64 or int32: index.long()")
     if backend_of(values).waits or not values.size:
         return
     if not (values.min() >= 0 and values.max() < size):

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import op
-from tinyconv.backend import Array, array_module, reference
+from tinyconv.backend import Array, array_module, backend_of, reference
+from tinyconv.backend.band import Band
 from tinyconv.dtypes import float16, float32
 from tinyconv.samples import sample
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
-Host = np.ndarray[Any, Any]
 
 # --- windows as columns
 
@@ -67,47 +67,12 @@ fold.defvjp(
 # --- runs
 
 
-class Band:
-    """A matrix whose rows are runs: row i holds weights[i] from column starts[i] on.
-
-    starts and ends must not decrease, so that its columns are runs, too.  weights (rows, longest),
-    or None for ones.  Only what is in a run is ever read.
-    """
-
-    def __init__(self, columns: int, starts: Host, counts: Host, weights: Host | None) -> None:
-        self.columns, self.starts, self.counts, self.weights = columns, starts, counts, weights
-        self._transposed: Band | None = None
-
-    @property
-    def T(self) -> "Band":
-        if self._transposed is None:
-            self._transposed = self._turned()
-            self._transposed._transposed = self
-        return self._transposed
-
-    def _turned(self) -> "Band":
-        ends, column = self.starts + self.counts, np.arange(self.columns)
-        first = np.searchsorted(ends, column, "right")  # the first row that ends behind it
-        counts = np.searchsorted(self.starts, column, "right") - first
-        weights = None
-        if self.weights is not None:
-            rows = np.minimum(first[:, None] + np.arange(counts.max()), len(self.starts) - 1)
-            within = np.clip(column[:, None] - self.starts[rows], 0, self.weights.shape[1] - 1)
-            weights = self.weights[rows, within]
-        return Band(len(self.starts), first, counts, weights)
-
-    def __repr__(self) -> str:
-        return f"Band({len(self.starts)} x {self.columns})"
-
-
 @op
 def band_product(x: Array, *, band: Band, dim: int) -> Array:
     """The band's rows times x along ``dim``: each output is a weighed sum over one run."""
     kind = x.dtype
     x = x.astype(float32) if kind == float16 else x
-    few = len(band.starts) < band.counts.max(initial=0)
-    y = _row_by_row(x, band, dim) if few else _step_by_step(x, band, dim)
-    return y.astype(kind, copy=False)
+    return backend_of(x).band_product(x, band, dim).astype(kind, copy=False)
 
 
 band_product.defvjp(
@@ -115,49 +80,13 @@ band_product.defvjp(
 )
 
 
-def _weights(x: Array, values: Host, dim: int) -> Array:
-    """As an array to broadcast along dim."""
-    return array_module(x).asarray(values, x.dtype).reshape((-1,) + (1,) * (x.ndim - 1 - dim))
-
-
-def _row_by_row(x: Array, band: Band, dim: int) -> Array:
-    """For few long runs."""
-    xp, before = array_module(x), (slice(None),) * dim
-    rows = []
-    for i, (start, count) in enumerate(zip(band.starts, band.counts, strict=True)):
-        run = x[(*before, slice(int(start), int(start + count)))]
-        if band.weights is not None:
-            run = run * _weights(x, band.weights[i, :count], dim)
-        rows.append(run.sum(dim, keepdims=True))
-    return xp.concatenate(rows, dim)
-
-
-def _step_by_step(x: Array, band: Band, dim: int) -> Array:
-    """For many short runs: the first entries of all, then the second ones where there are any."""
-    xp, before = array_module(x), (slice(None),) * dim
-    y = None
-    for step in range(int(band.counts.max(initial=0))):
-        some = np.flatnonzero(band.counts > step)
-        part = x.take(xp.asarray(band.starts[some] + step), dim)
-        if band.weights is not None:
-            part *= _weights(x, band.weights[some, step], dim)
-        if len(some) < len(band.starts):
-            if y is None:
-                y = xp.zeros((*x.shape[:dim], len(band.starts), *x.shape[dim + 1 :]), x.dtype)
-            y[(*before, xp.asarray(some))] += part
-        elif y is None:
-            y = part
-        else:
-            y += part
-    return y
-
-
 @lru_cache(maxsize=512)
 def even_band(size: int, out: int) -> Band:
-    """Ones: row i covers columns floor(i size / out) to ceil((i + 1) size / out)."""
+    """Means: row i covers columns floor(i size / out) to ceil((i + 1) size / out)."""
     i = np.arange(out)
     starts = i * size // out
-    return Band(size, starts, -(-(i + 1) * size // out) - starts, None)
+    counts = -(-(i + 1) * size // out) - starts
+    return Band(size, starts, counts, np.repeat(1 / counts[:, None], counts.max(initial=0), 1))
 
 
 @lru_cache(maxsize=512)
@@ -177,6 +106,14 @@ def linear_band(
     pair = low < size - 1  # else both neighbours are the last pixel
     weights = np.stack([np.where(pair, 1 - share, 1), np.where(pair, share, 0)], 1)
     return Band(size, low, 1 + pair, weights)
+
+
+@lru_cache(maxsize=512)
+def nearest_band(size: int, out: int, scale: float) -> Band:
+    """One entry a row: that at i * scale, rounded down."""
+    starts = (np.arange(out, dtype=np.float32) * np.float32(scale)).astype(np.int64)
+    ones = np.ones((out, 1))
+    return Band(size, np.minimum(starts, size - 1), np.ones(out, np.int64), ones)
 
 
 band_product.samples += [

@@ -134,9 +134,18 @@ def inverse_permutation(dims: Shape) -> Shape:
 
 
 @op
+def clone(x: Array, *, order: str = "K") -> Array:
+    """A copy; order "K" keeps the memory layout, "C" makes it row-major."""
+    return x.copy(order)
+
+
+clone.defvjp(lambda g, _y, _x, *, order: g, samples=[sample((3, 4)), sample((3, 4), order="C")])
+
+
+@op
 def flip(x: Array, *, dims: Shape) -> Array:
     """Reversed along the given axes: what makes a convolution of a cross-correlation."""
-    return array_module(x).flip(x, dims)
+    return array_module(x).flip(x, dims).copy()
 
 
 flip.defvjp(
@@ -207,10 +216,13 @@ _cat.defvjp(
 
 
 @op
-def pad_zeros(x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
-    """Zeros before and after, (before, after) for each axis; negative counts cut off."""
+def pad_zeros(
+    x: Array, *, padding: tuple[tuple[int, int], ...], value: float | None = None
+) -> Array:
+    """Zeros, or value, before and after, (before, after) for each axis; negative counts cut off."""
     xp = array_module(x)
-    out = xp.zeros(tuple(n + a + b for n, (a, b) in zip(x.shape, padding, strict=True)), x.dtype)
+    shape = tuple(n + a + b for n, (a, b) in zip(x.shape, padding, strict=True))
+    out = xp.full(shape, value, x.dtype) if value else xp.zeros(shape, x.dtype)
     inner = tuple(
         slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(out.shape, padding, strict=True)
     )
@@ -222,8 +234,13 @@ def pad_zeros(x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
 
 
 pad_zeros.defvjp(
-    lambda g, _y, _x, *, padding: pad_zeros(g, padding=tuple((-a, -b) for a, b in padding)),
-    samples=[sample((3, 4), padding=((1, 2), (0, 3))), sample((3, 5), padding=((-1, 2), (2, -3)))],
+    lambda g, _y, _x, *, padding, value: pad_zeros(
+        g, padding=tuple((-a, -b) for a, b in padding), value=None
+    ),
+    samples=[
+        sample((3, 4), padding=((1, 2), (0, 3))),
+        sample((3, 5), padding=((-1, 2), (2, -3)), value=1.5),
+    ],
 )
 
 
@@ -275,7 +292,7 @@ def tile(x: Any, dims: Sequence[int]) -> Any:
     sizes = (1,) * (len(counts) - x.ndim) + x.shape
     pairs = tuple(zip(counts, sizes, strict=True))
     lone = reshape(x, shape=tuple(n for _, size in pairs for n in (1, size)))
-    full = broadcast_to(lone, shape=tuple(n for pair in pairs for n in pair))
+    full = clone(broadcast_to(lone, shape=tuple(n for pair in pairs for n in pair)), order="C")
     return reshape(full, shape=tuple(count * size for count, size in pairs))
 
 

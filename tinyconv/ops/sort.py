@@ -21,6 +21,9 @@ class Sorted(NamedTuple):
 def argsort(x: Array, *, dim: int = -1, descending: bool = False, stable: bool = False) -> Array:
     """The positions that sort along ``dim``; equal entries stay in order; NaN is the largest."""
     xp = array_module(x)
+    if not x.ndim:
+        axis_of("argsort", (1,), dim)
+        return xp.zeros((), xp.int64)
     if not descending:
         return xp.argsort(x, axis=dim, kind="stable")
     # backwards and back again: so the first of equal entries comes first here, too
@@ -38,8 +41,10 @@ def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = False) 
 @function(sample((3, 4), 2), sample((3, 4), 3, 0, False))
 def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Sorted:
     """The k largest entries (or smallest) along ``dim``, in order, and where they were."""
-    n = x.shape[axis_of("topk", x.shape, dim)]
+    shape = x.shape or (1,)
+    n = shape[axis_of("topk", shape, dim)]
     if not 0 <= k <= n:
         raise ShapeError("topk", f"k is {k}, dim {dim} of {x.shape} has {n} entries")
-    indices = narrow(argsort(x, dim=dim, descending=largest), dim, 0, k)
+    indices = argsort(x, dim=dim, descending=largest)
+    indices = narrow(indices, dim, 0, k) if x.ndim else indices
     return Sorted(gather(x, dim, indices), indices)

@@ -278,7 +278,7 @@ def _cat(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
 def _matmul(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
     """A product mixes the columns of its left operand, the rows of its right one.
 
-    With a constant table (adaptive pooling, bilinear resizing) it mixes those of its non-zeros.
+    With a constant table it mixes those of its non-zeros.
     """
     if len(shape) != len(node.shape) or len(shape) not in (3, 4):
         return None
@@ -294,6 +294,20 @@ def _matmul(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
         pair[at] = Table(shape[-1 - i], tuple(tuple(map(int, np.flatnonzero(w))) for w in weights))
     else:
         pair[at] = Everything(shape[-1 - i], out)
+    return pair[0], pair[1]
+
+
+def _band_product(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
+    """Resizing and adaptive means: what is in a row's run and weighs something."""
+    band, dim = node.params["band"], node.params["dim"] % len(shape)
+    if len(shape) not in (3, 4) or dim < 2:
+        return None
+    pair: list[Axis] = [Axis(n) for n in _view(shape)]
+    rows = tuple(
+        tuple(int(start + k) for k in np.flatnonzero(weights[:count]))
+        for start, count, weights in zip(band.starts, band.counts, band.weights, strict=True)
+    )
+    pair[dim - (2 if len(shape) == 4 else 1)] = Table(shape[dim], rows)
     return pair[0], pair[1]
 
 
@@ -313,6 +327,7 @@ _RULES: dict[str, Callable[[Node, tuple[int, ...], int], Axes | None]] = {
     "getitem": _getitem,
     "cat": _cat,
     "matmul": _matmul,
+    "band_product": _band_product,
     **dict.fromkeys(_LOCAL, _local),
     **dict.fromkeys(_ALONG, _along),
 }

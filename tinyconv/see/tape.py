@@ -8,6 +8,7 @@ read one tensor, and from one ``backward()`` to the next.
 from __future__ import annotations
 
 import html
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ContextDecorator
@@ -169,16 +170,17 @@ class record(ContextDecorator):
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"record: params[{name!r}] is a {type(tensor).__name__}, no Tensor")
         self.names: Mapping[str, Tensor] = params or {}
-        self.open: list[tuple[Tape, Any]] = []  # with what was there before
+        # By thread, which may share this object: tapes, with what was there before.
+        self.open: dict[int, list[tuple[Tape, Any]]] = {}
 
     def __enter__(self) -> Tape:
         tape = Tape(self.names)
-        self.open.append((tape, context.tape))
+        self.open.setdefault(threading.get_ident(), []).append((tape, context.tape))
         context.tape = tape
         return tape
 
     def __exit__(self, *_: object) -> None:
-        tape, context.tape = self.open.pop()
+        tape, context.tape = self.open[threading.get_ident()].pop()
         tape._close()
 
 

@@ -19,6 +19,7 @@ MODULES = {
     "add_to": "elementwise",
     "relu": "elementwise",
     "relu_backward": "elementwise",
+    "band_product": "band",
     "adam": "optim",
     "sgd": "optim",
     "conv2d": "conv",
@@ -34,6 +35,8 @@ MODULES = {
     "batch_norm_relu_backward": "norm",
     "move_statistics": "norm",
     "fixed_norm": "norm",
+    "mean": "sums",
+    "sum": "sums",
     "max_pool2d": "pool",
     "pool_gather": "pool",
     "pool_scatter": "pool",
@@ -42,6 +45,8 @@ MODULES = {
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
 MANY = 2**15  # the same for a mere loop over numbers
+SOME = 2**12  # the same for a sum
+LEAST = {"elementwise": MANY, "sums": SOME}
 # Worth a compiled call also of a few numbers, because NumPy needs several.
 ANY_SIZE = {"adam", "cross_entropy", "cross_entropy_backward", "move_statistics", "sgd"}
 DTYPES = "fd"  # float32, float64
@@ -50,10 +55,10 @@ DTYPES = "fd"  # float32, float64
 @cache
 def _lazy(name: str) -> Callable[..., Any]:
     """The kernel, of arrays for which there is a compiled one, and for which it is worth it."""
-    mere_loop, any_size = MODULES[name] == "elementwise", name in ANY_SIZE
+    least, any_size = LEAST.get(MODULES[name], 0), name in ANY_SIZE
 
     def kernel(x: Any, *args: Any, **params: Any) -> Any:
-        if x.size < (MANY if mere_loop else FEW) or x.dtype.char not in DTYPES:
+        if x.size < (least or FEW) or x.dtype.char not in DTYPES:
             return NotImplemented
         return _implementation(name)(x, *args, **params)
 
@@ -64,7 +69,7 @@ def _lazy(name: str) -> Callable[..., Any]:
         return _implementation(name)(x, *args, **params)
 
     chosen = kernel_of_any_size if any_size else kernel
-    chosen.least = MANY if mere_loop else 0
+    chosen.least = least
     return chosen
 
 

@@ -655,6 +655,7 @@ class Plan(NamedTuple):
     shape: Any  # of the tile, with 1 or 2 zeros at its end: groups of channels, or depthwise
     lanes: int  # output channels of a tile
     together: int  # images that are computed together, where their rows are too short for a tile
+    threads: int  # at most, that compute it: each has at least `together` images
     parts: int  # of an image, where there are fewer images than threads
     images: Array  # the table of one `Image`
     groups: int
@@ -731,6 +732,7 @@ def _plan(
         ((0,) * J, (0,) * V, (0,) * lanes, (0,) * (1 + depthwise)),
         V * lanes,
         together,
+        how.threads,
         1 if how.threads <= N else how.threads,
         table([Image(*size, channels, top, left, height, width, int(copied), turns)]),
         G,
@@ -829,8 +831,9 @@ def correlate(plan: Plan, x: Array, w: Array) -> Array:
     """What is planned, x (N,C,H,W) with w (O,C/G,KH,KW), forward or in reverse."""
     kind, y = x.dtype, empty(plan.out, x.dtype)
     work = max(y.size * len(plan.taps), plan.packed)
-    share = share_out(len(x) * plan.parts, work, 4 if plan.together == 1 else 1)
-    _, threads, _, _ = share
+    share = share_out(len(x) * plan.parts, work, 4 if plan.together == 1 else 1, plan.threads)
+    _, threads, blocks, pieces = share
+    assert blocks // pieces >= plan.together, "a piece has fewer images than are computed together"
     _convolve(
         share,
         plan.shape,
@@ -853,7 +856,7 @@ def correlate(plan: Plan, x: Array, w: Array) -> Array:
 def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
     """The gradient (O,C/G,KH,KW) of the weight, from x (N,C,H,W) and g (N,O,OH,OW)."""
     kind, dw = x.dtype, empty(plan.out, x.dtype)
-    share = share_out(len(x), g.size * len(plan.taps), pieces_of_sums(plan.packed))
+    share = share_out(len(x), g.size * len(plan.taps), pieces_of_sums(plan.packed), plan.threads)
     _, threads, _, pieces = share
     filled = plan.blocks * plan.lanes * plan.together * math.prod(g.shape[2:])
     _sum_up(

@@ -57,6 +57,7 @@ class How:
     threads: int
     backward: bool
     weight_gradient: bool
+    direct: bool  # by the definition's sum: see `modes.use_direct_convolutions`
 
 
 HOSTS = [
@@ -95,8 +96,10 @@ def use(name: str | None) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def how_for(x: Any, y: Any, threads: int, backward: bool, weight_gradient: bool) -> How | None:
+def how_for(
+    x: Any, y: Any, threads: int, backward: bool, weight_gradient: bool, direct: bool = False
+) -> How | None:
     """For arrays of these dtypes; None where nothing here computes with them."""
     if x.char not in "fd" or x != y:
         return None
-    return How(x, host(), threads, backward, weight_gradient)
+    return How(x, host(), threads, backward, weight_gradient, direct)

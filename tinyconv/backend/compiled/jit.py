@@ -1,13 +1,19 @@
-"""Numba, set up once: compiled at first use, kept on disk, and said aloud while it takes time."""
+"""Numba, set up once: compiled at first use, kept on disk, and said aloud while it takes time.
+
+What is kept are pickles, and a pickle runs code when it is read.  So the folder has to be the
+user's alone, and each file starts with a checksum: what is damaged is compiled anew.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
+import pickle
+import stat
 import sys
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +34,53 @@ def cache_folder() -> Path:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
     parent = os.environ.get("NUMBA_CACHE_DIR") or pooch.os_cache("tinyconv") / "kernels"
-    return Path(parent) / digest.hexdigest()[:16]
+    # Links are followed now, once: they may lead elsewhere later.
+    return Path(os.path.realpath(parent)) / digest.hexdigest()[:16]
+
+
+@functools.cache
+def refusal() -> str | None:
+    """Why no kernels are kept on disk; None where they are.  The folder is made if it is not there.
+
+    Whoever can write into the folder, or rename one above it, can have a program of his run.
+    """
+    folder = cache_folder()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        if hasattr(os, "geteuid"):
+            return next(filter(None, map(_fault, (folder, *folder.parents))), None)
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror}"
+    return None
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a folder that holds the kernels, or that their folder is in."""
+    status, inner = os.lstat(folder), folder == cache_folder()
+    me = os.geteuid()
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{folder} is no folder"
+    if status.st_uid != me and (inner or status.st_uid != 0):
+        return f"{folder} belongs to another user"
+    own_group = status.st_gid == status.st_uid  # as where each user has a group of the same number
+    others = 0o022 if inner or not own_group else 0o002
+    kept_apart = status.st_mode & stat.S_ISVTX and not inner  # nobody renames what is not his
+    if status.st_mode & others and not kept_apart:
+        return f"other users may write into {folder}"
+    return None
+
+
+@functools.cache
+def _say(reason: str) -> None:
+    """Once."""
+    warnings.warn(
+        f"tinyconv: kernels are compiled anew in each process, which takes a while: {reason}. Set "
+        "NUMBA_CACHE_DIR to a folder that is yours alone (mkdir -m 700), in folders into which "
+        "nobody else may write",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 class _Locator(caching._CacheLocator):
@@ -46,20 +98,75 @@ class _Locator(caching._CacheLocator):
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> _Locator | None:
-        self = cls(py_func.__code__.co_firstlineno)
-        try:
-            self.ensure_cache_path()
-        except OSError:
-            return None
-        return self
+        return cls(py_func.__code__.co_firstlineno)
+
+    def ensure_cache_path(self) -> None:
+        """`refusal` has seen to it."""
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):
     _locator_classes = (_Locator,)
 
 
+class _Files(caching.IndexDataCacheFile):
+    """An index and files with code.  What is not whole, or is somebody else's, is not there.
+
+    With the code goes what it is for: two processes may have given one name to two of them.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (self._index_name, key, data))
+
+    def load(self, key: Any) -> Any:
+        found = super().load(key)
+        return found[2] if found is not None and found[:2] == (self._index_name, key) else None
+
+    def _load_index(self) -> dict[Any, str]:
+        found = self._read(self._index_path)
+        return found[2] if found and found[:2] == (self._index_name, self._source_stamp) else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        self._write(self._index_path, (self._index_name, self._source_stamp, overloads))
+
+    def _load_data(self, name: str) -> Any:
+        return self._read(self._data_path(name))
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), data)
+
+    def _write(self, path: str, content: Any) -> None:
+        data = self._dump(content)
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(data).digest() + data)
+
+    def _read(self, path: str) -> Any:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            with open(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                content = file.read() if stat.S_ISREG(status.st_mode) else b""
+        except OSError:  # not there, a link, a folder
+            return None
+        checksum, data = content[:32], content[32:]
+        foreign = hasattr(os, "geteuid") and status.st_uid != os.geteuid()
+        if foreign or hashlib.sha256(data).digest() != checksum:
+            return None
+        return pickle.loads(data)
+
+
 class _Cache(caching.FunctionCache):
     _impl_class = _CacheImpl
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        old = self._cache_file
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, old._source_stamp)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:  # a full disk, say: the kernel is there, for this process
+            _say(f"{error.filename or self._cache_path}: {error.strerror}")
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         """The folder's name tells the sources apart; functions in closures have no lasting name."""
@@ -85,9 +192,17 @@ class _Notice(event.Listener):
 event.register("numba:compile", _Notice())
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def reassociating_kernel(function: Callable[..., Any]) -> Any:
+    """A `kernel` whose sums may be taken in another order, so in several vectors side by side."""
+    return kernel(function, fastmath={"reassoc"})
+
+
+def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile a function at its first call, for good; it runs without the interpreter's lock."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    with suppress(RuntimeError):  # no folder can be written: compile in each process
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    reason = refusal()
+    if reason is None:
         dispatcher._cache = _Cache(function)
+    else:
+        _say(reason)
     return dispatcher

@@ -12,7 +12,9 @@ number of pieces alone, hence on the thread count: bit-identical from run to run
 
 from __future__ import annotations
 
+import _thread
 import ctypes
+import itertools
 import os
 import sys
 import threading
@@ -245,22 +247,30 @@ def parallel(function: Callable[..., Any]) -> Any:
 
 
 class _Worker:
-    """A thread in `_work`; it sleeps when nothing comes."""
+    """A thread in `_work`; it sleeps when nothing comes.
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    The bell is a bare lock, which one call locks or unlocks: a signal handler that raises on the
+    caller's thread finds it done or not done.  A `threading.Event` it may leave locked for good.
+    """
+
+    def __init__(self, team: _Team, index: int) -> None:
+        self.team, self.index = team, index
         self.asleep = False
-        self.bell = threading.Event()
-        self.thread = threading.Thread(target=self.run, name="tinyconv", daemon=True)
-        self.thread.start()
+        self.bell = _thread.allocate_lock()  # locked: nobody has rung
+        self.bell.acquire()
+        self.native_id = threading.get_native_id()
 
     def run(self) -> None:
+        team = self.team
         while True:
-            _work(_team.address, self.index, _team.rounds)
+            _work(team.address, self.index, team.rounds)
             self.asleep = True
-            self.bell.wait()
-            self.bell.clear()
+            self.bell.acquire()
             self.asleep = False
+
+    def ring(self) -> None:
+        with suppress(RuntimeError):  # it was rung before, and the worker has not got up yet
+            self.bell.release()
 
 
 class _Team:
@@ -270,16 +280,22 @@ class _Team:
         self.memory = aligned(4 * LINE).view(np.int64)
         self.memory[:] = 0
         self.address = self.memory.ctypes.data
-        self.workers: list[_Worker] = []
+        self.workers: list[_Worker] = []  # each comes by itself when its thread has started
+        self.hired = 0  # threads that were started, perhaps more
+        self.index = itertools.count(1).__next__
         self.rounds = 0
         self.core = -1  # the caller's, which the workers are kept off
         self.current_core = None
         if hasattr(os, "sched_setaffinity"):
             self.current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None)
 
-    def share_out(self, blocks: int, work: int, per_thread: int = PER_THREAD) -> Share:
+    def share_out(
+        self, blocks: int, work: int, per_thread: int = PER_THREAD, threads: int | None = None
+    ) -> Share:
         """For `blocks` that touch `work` numbers in all."""
-        threads = min(get_num_threads(), blocks) if work >= WORTH else 1
+        if threads is None:
+            threads = get_num_threads()
+        threads = min(threads, blocks) if work >= WORTH else 1
         if threads <= 1:
             return self.address, 1, blocks, 1
         self._gather(threads - 1)
@@ -287,20 +303,28 @@ class _Team:
 
     def _gather(self, size: int) -> None:
         """Have so many workers, awake, and not on the caller's core."""
-        if len(self.workers) < size:
+        if self.hired < size:
             self._hire(size)
         for worker in self.workers[:size]:
             if worker.asleep:
-                worker.bell.set()
+                worker.ring()
         if self.current_core is not None and (core := self.current_core()) != self.core:
             self._keep_off(core)
 
     def _hire(self, size: int) -> None:
+        """Start threads.  Ctrl-C between the two lines of the loop: one too many, no two alike."""
         self.rounds = self.rounds or self._rounds()
         with suppress(RuntimeError):  # Python is shutting down, no thread starts any more
-            while len(self.workers) < size:
-                self.workers.append(_Worker(len(self.workers) + 1))
+            while self.hired < size:
+                _thread.start_new_thread(self._join, ())
+                self.hired += 1
+
+    def _join(self) -> None:
+        """What a new thread does."""
+        worker = _Worker(self, self.index())
+        self.workers.append(worker)
         self.core = -1
+        worker.run()
 
     def _rounds(self) -> int:
         """Of the watching loop in a moment."""
@@ -317,23 +341,32 @@ class _Team:
         self.core = core
         usable = os.sched_getaffinity(0) - {core}
         for worker in self.workers if usable else []:
-            if worker.thread.native_id is not None:
-                with suppress(OSError):  # the thread has ended
-                    os.sched_setaffinity(worker.thread.native_id, usable)
+            with suppress(OSError):  # the thread has ended
+                os.sched_setaffinity(worker.native_id, usable)
+
+    def after_fork(self) -> None:
+        """In the child: other threads do not survive a fork, and what they held, nobody frees.
+
+        In the same memory: whoever forked, in a signal handler say, may be about to use it.
+        """
+        self.memory[:] = 0
+        self.workers, self.hired, self.core = [], 0, -1
+        self.index = itertools.count(1).__next__
 
 
 _team = _Team()
 
 
-def share_out(blocks: int, work: int, per_thread: int = PER_THREAD) -> Share:
-    """Share range(blocks) among the threads; `work` in numbers touched."""
-    return _team.share_out(blocks, work, per_thread)
+def share_out(
+    blocks: int, work: int, per_thread: int = PER_THREAD, threads: int | None = None
+) -> Share:
+    """Share range(blocks) among the threads; `work` in numbers touched.
 
-
-def _after_fork() -> None:
-    """In the child: other threads do not survive a fork."""
-    _team.__init__()  # type: ignore[misc]
+    threads: how many a plan was made for; None where the share is all that depends on it.  A
+    kernel takes the number from its share and asks nobody again: it may have changed meanwhile.
+    """
+    return _team.share_out(blocks, work, per_thread, threads)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_team.after_fork)

@@ -31,6 +31,7 @@ class _Emitter:
         self.b, self.element, self.lanes = builder, element, lanes
         self.vector = ir.VectorType(element, lanes)
         self.size = 4 if isinstance(element, ir.FloatType) else 8
+        self.integers = ir.VectorType(ir.IntType(8 * self.size), lanes)
         name = f"llvm.fma.v{lanes}f{8 * self.size}"
         self.fma = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
@@ -104,6 +105,21 @@ class _Emitter:
     def scaled_sum(self, x: Any, factor: float, y: Any) -> Any:
         """x * factor + y"""
         return self.b.call(self.fma, [x, self.vector([factor] * self.lanes), y])
+
+    def magnitude(self, x: Any) -> Any:
+        """|x| as integers, which are in the same order, infinity and NaN at its end."""
+        most = 2 ** (8 * self.size - 1) - 1
+        return self.b.and_(self.b.bitcast(x, self.integers), self.integers([most] * self.lanes))
+
+    def extreme(self, order: str, values: list[Any]) -> Any:
+        """In every lane the least (order "<") or largest (">") of integers."""
+        while len(values) > 1:  # in pairs: no long chain
+            pairs = zip(values[::2], values[1::2], strict=False)
+            odd = values[len(values) // 2 * 2 :]
+            values = [
+                self.b.select(self.b.icmp_signed(order, a, b), a, b) for a, b in pairs
+            ] + odd
+        return values[0]
 
     def prefetch(self, address: Any, step: Any, to_write: bool = False) -> Any:
         """Have a cache line brought from memory while something else is computed.
@@ -442,6 +458,37 @@ def _load_tile(e: _Emitter, size: int, source: Any, step: Any) -> list[list[Any]
     ]
 
 
+# What rounding may have made of a sum, found out afterwards (see winograd.py).
+
+
+def _limits(e: _Emitter, terms: list[Any]) -> tuple[Any, Any]:
+    """In every lane, two parts of the largest of the terms: NaN or infinite if one of them is."""
+    largest = e.b.bitcast(e.extreme(">", [e.magnitude(term) for term in terms]), e.vector)
+    vague, tiny = (2.0**-15, 2.0**-100) if e.size == 4 else (2.0**-44, 2.0**-900)
+    bound = e.scaled(vague, largest)
+    # Below `tiny`, products lose digits of their own: nothing is larger than NaN.
+    normal = e.b.fcmp_ordered(">", largest, e.vector([tiny] * e.lanes))
+    bound = e.b.select(normal, bound, e.vector([float("nan")] * e.lanes))
+    return bound, e.scaled(2.0**-6 if e.lanes >= 4 else 2.0**-8, largest)
+
+
+def _clear(e: _Emitter, least: Any, limits: tuple[Any, Any]) -> Any:
+    """Are all lanes above the first limit, and one above the second?  `least`: see `magnitude`."""
+    value = e.b.bitcast(least, e.vector)
+    every, some = (e.b.fcmp_ordered(">", value, limit) for limit in limits)
+    bits = ir.IntType(e.lanes)
+    every, some = (e.b.bitcast(mask, bits) for mask in (every, some))
+    all_of_them = e.b.icmp_unsigned("==", every, bits(-1))
+    return e.b.and_(all_of_them, e.b.icmp_unsigned("!=", some, bits(0)))
+
+
+def _unless(e: _Emitter, there: Any) -> Any:
+    """The bits of a large number, or none of them."""
+    large = {4: 0x7F000000, 8: 0x7FE0000000000000}[e.size]
+    kind = e.integers.element
+    return e.splat(e.b.select(there, kind(0), kind(large)), e.integers)
+
+
 def _from_tile_to_tile(transform: Any, size: int) -> Any:
     """An intrinsic's code generator: size*size vectors, `step_in` apart, through a transform."""
 
@@ -465,9 +512,21 @@ def winograd_weights(typing, lanes, like, w, step_w, u, step_u):
 
 @intrinsic
 def winograd_weight_gradient(typing, lanes, like, t, step_t, dw, step_dw):
-    """G^T t G: 9 vectors from 36."""
-    signature = types.void(lanes, like, *(types.intp,) * 4)
-    return signature, _from_tile_to_tile(_filter_sums, 6)
+    """G^T t G: 9 vectors from 36.  Returns whether all of them are `_clear`."""
+
+    def generate(context, builder, signature, args):
+        _, _, t, step_t, dw, step_dw = args
+        e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
+        square = _load_tile(e, 6, t, step_t)
+        limits = _limits(e, [value for line in square for value in line])
+        taps = _both_ways(e, _filter_sums, square)
+        _store_tile(e, taps, dw, step_dw)
+        clear: Any = ir.IntType(1)(1)
+        for tap in (tap for line in taps for tap in line):
+            clear = builder.and_(clear, _clear(e, e.magnitude(tap), limits))
+        return clear
+
+    return types.boolean(lanes, like, *(types.intp,) * 4), generate
 
 
 @intrinsic
@@ -518,18 +577,31 @@ def winograd_gradient(typing, lanes, like, g, row, pixel, rows, columns, out, st
 
 @intrinsic
 def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):
-    """The 4x4 pixels A^T m A, of which `rows` and `columns` are stored."""
+    """The 4x4 pixels A^T m A, of which `rows` and `columns` are stored.
+
+    Returns bits: which of the rows stored are not `_clear` and have to be computed otherwise.
+    """
 
     def generate(context, builder, signature, args):
         _, _, m, step, y, row, pixel, rows, columns = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
-        pixels = _both_ways(e, _sums, _load_tile(e, 6, m, step))
+        square = _load_tile(e, 6, m, step)
+        limits = _limits(e, [value for line in square for value in line])
+        pixels = _both_ways(e, _sums, square)
+        # Pixels that do not exist are not looked at: as if they were large.
+        beside = [_unless(e, builder.icmp_signed(">", columns, INT(j))) for j in range(4)]
+        unclear: Any = INT(0)
         for i in range(4):
             line = builder.add(y, builder.mul(row, INT(i)))
-            with builder.if_then(builder.icmp_signed(">", rows, INT(i))):
+            there = builder.icmp_signed(">", rows, INT(i))
+            with builder.if_then(there):
                 for j in range(4):
                     with builder.if_then(builder.icmp_signed(">", columns, INT(j))):
                         e.store(pixels[i][j], line, builder.mul(pixel, INT(j)))
-        return context.get_dummy_value()
+            sizes = [builder.or_(e.magnitude(pixels[i][j]), beside[j]) for j in range(4)]
+            failed = builder.not_(_clear(e, e.extreme("<", sizes), limits))
+            bit = builder.select(builder.and_(there, failed), INT(1 << i), INT(0))
+            unclear = builder.or_(unclear, bit)
+        return unclear
 
-    return types.void(lanes, like, *(types.intp,) * 7), generate
+    return types.intp(lanes, like, *(types.intp,) * 7), generate

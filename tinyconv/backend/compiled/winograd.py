@@ -27,6 +27,7 @@ Barabasz et al., Error analysis and improving the accuracy of Winograd convoluti
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +57,10 @@ MANY_WEIGHTS = 8192  # to a pixel: where transforming the weights takes longer t
 STRIP = 12  # tiles: enough to repay reading the weights, few enough to stay in cache
 LONG_STRIP = 28  # of a weight gradient, which reads and writes all its sums for each strip
 MATRICES = 2**19  # bytes of a long strip's inputs that stay in the second-level cache
+MANY_PLACES = 8  # a direct sum of that part of a weight's gradient takes as long as all of it
 OUT, IN, ELEMENTS = 4, 6, 36  # a tile's outputs and inputs along an axis; the matrices
+
+Run = Callable[[Array, Array], Array]
 
 
 class Tiles(NamedTuple):
@@ -116,8 +120,11 @@ def _transform_weights(lanes, w, step_o, step_c, flipped, outputs, u, thread, pi
 
 
 @kernel
-def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
-    """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 36, blocks, C, V*L)."""
+def _transform_gradient(lanes, sums, dw, unclear, thread, piece, start, stop):
+    """dw (O,C,3,3): G^T t G of the sum t of sums (pieces, 36, blocks, C, V*L).
+
+    unclear (C, vectors of output channels): which have to be added up directly.
+    """
     pieces, _, blocks, C, VL = sums.shape
     L, size = len(lanes), dw.itemsize
     taps = np.empty((9, VL), dw.dtype)
@@ -132,7 +139,9 @@ def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
             for o in range(0, VL, L):
                 source = tile.address(sums) + ((block * C + c) * VL + o) * size
                 target = tile.address(taps) + o * size
-                tile.winograd_weight_gradient(lanes, dw, source, step, target, line)
+                clear = tile.winograd_weight_gradient(lanes, dw, source, step, target, line)
+                if block * VL + o < len(dw):
+                    unclear[c, (block * VL + o) // L] = not clear
             count = min(VL, len(dw) - block * VL)
             for o in range(0, count, L):
                 first = tile.address(dw) + ((block * VL + o) * dw.shape[1] + c) * 9 * size
@@ -144,8 +153,90 @@ def _transform_gradient(lanes, sums, dw, thread, piece, start, stop):
 
 
 @kernel
+def _is_blank(image, tiles, i, j, scratch):
+    """Are the 6x6 pixels that the tile i, j reads all zero?"""
+    row = IN * image.channels
+    for line in range(OUT * i, OUT * i + IN):
+        first = (line * image.padded_width + OUT * j) * image.channels
+        for number in scratch[first : first + row]:
+            if number != 0:
+                return False
+    return True
+
+
+@kernel
+def _arrange_weights(lanes, w, step_o, step_c, flipped, inputs, o, out):
+    """The weights of L output channels, from o on, as the direct sum reads them: (9, C, L)."""
+    L, size = len(lanes), w.itemsize
+    for c in range(inputs):
+        for t in range(0, 9, L):
+            target = tile.address(out) + ((8 - t if flipped else t) * inputs + c) * L * size
+            down = inputs * L * size
+            tile.transpose(
+                lanes,
+                w,
+                tile.address(w) + (o * step_o + c * step_c + t) * size,
+                step_o * size,
+                L,
+                min(L, 9 - t),
+                target,
+                -down if flipped else down,
+                L,
+            )
+
+
+@kernel
+def _add_directly(lanes, x, image, tiles, i, j, unclear, weights, scratch, target, line, pixel):
+    """Those rows of a tile, L channels each, that are `unclear`; target: the image's first pixel.
+
+    Four pixels of a row: the last tile's may be its neighbour's too.
+    """
+    size, line_x = x.itemsize, image.padded_width * image.channels * x.itemsize
+    column = min(OUT * j, tiles.width - OUT)
+    taps = np.empty((3, 2), np.int64)
+    for t in range(3):
+        taps[t, 0] = t * line_x
+    for row in range(OUT * i, OUT * i + OUT):
+        if unclear >> (row - OUT * i) & 1:
+            source = tile.address(scratch) + row * line_x + column * image.channels * size
+            tile.window(
+                ((0, 0, 0, 0), (0,), lanes, (0,)),
+                x,
+                source,
+                image.channels * size,
+                tile.address(taps),
+                3,
+                3 * image.channels,
+                tile.address(weights),
+                target + row * line + column * pixel,
+                pixel,
+                len(lanes),
+                source,
+                0,
+            )
+
+
+@kernel
 def _correlate(
-    shape, lanes, x, u, y, images_table, tiles_table, scratch, v, m, thread, piece, start, stop
+    shape,
+    lanes,
+    x,
+    w,
+    step_o,
+    step_c,
+    flipped,
+    u,
+    y,
+    images_table,
+    tiles_table,
+    scratch,
+    v,
+    m,
+    arranged,
+    thread,
+    piece,
+    start,
+    stop,
 ):
     """y (N,OH,OW,O) for the images start:stop; u: (36, blocks of O, C, V*L)."""
     size, image, tiles = x.itemsize, images_table[0], tiles_table[0]
@@ -158,6 +249,8 @@ def _correlate(
     pixel = O * size
     line = tiles.width * pixel
     filled = -(-O // VL) * VL
+    is_arranged = np.zeros(O // L, np.bool_)
+    held = -1  # the image in the scratch memory
     clear_border(image, mine)  # it stays so
     for n0 in range(start, stop, tiles.images):
         images = min(tiles.images, stop - n0)
@@ -171,6 +264,7 @@ def _correlate(
             for n in range(images):
                 if first == 0:
                     copy_image(x, image, n0 + n, size, tile.address(mine))
+                    held = n0 + n
                 target = va + n * count * C * size
                 _transform_input(lanes, x, image, tiles, first, last, tile.address(mine), target)
             for k in range(ELEMENTS):
@@ -199,7 +293,7 @@ def _correlate(
                     for j in range(tiles.columns):
                         at = n * count + (i - first) * tiles.columns + j
                         for o in range(0, O, L):
-                            tile.winograd_output(
+                            unclear = tile.winograd_output(
                                 lanes,
                                 x,
                                 ma + at * pixel + o * size,
@@ -209,6 +303,33 @@ def _correlate(
                                 pixel,
                                 tiles.height - OUT * i,
                                 tiles.width - OUT * j,
+                            )
+                            if not unclear:
+                                continue
+                            if held != n0 + n:
+                                held = n0 + n
+                                copy_image(x, image, held, size, tile.address(mine))
+                            if _is_blank(image, tiles, i, j, mine):
+                                break
+                            weights = arranged[thread, o // L]
+                            if not is_arranged[o // L]:
+                                is_arranged[o // L] = True
+                                _arrange_weights(
+                                    lanes, w, step_o, step_c, flipped, C, o, weights
+                                )
+                            _add_directly(
+                                lanes,
+                                x,
+                                image,
+                                tiles,
+                                i,
+                                j,
+                                unclear,
+                                weights,
+                                mine,
+                                base + o * size,
+                                line,
+                                pixel,
                             )
 
 
@@ -280,6 +401,16 @@ def _correlate_weight(
 
 
 @kernel
+def _is_ordinary(w, large):
+    """Is there no zero, nothing that is not finite, and nothing too large to be transformed?"""
+    others = 0
+    for number in w:
+        size = abs(number)
+        others += not (size > 0) | (not (size < large))
+    return others == 0
+
+
+@kernel
 def _convolve(
     share,
     shape,
@@ -288,6 +419,7 @@ def _convolve(
     step_o,
     step_c,
     flipped,
+    large,
     u,
     y,
     images_table,
@@ -295,22 +427,84 @@ def _convolve(
     scratch,
     v,
     m,
+    arranged,
 ):
-    """`_transform_weights`, then `_correlate`."""
+    """`_transform_weights`, then `_correlate`; False where the weights are not `_is_ordinary`."""
+    if not _is_ordinary(w.reshape(-1), large):
+        return False
     lanes = shape[2]
     arguments = (lanes, w, step_o, step_c, flipped, y.shape[3], u)
     lead(divide(share, u.shape[2], u.size), bind(_transform_weights, arguments))
-    what = (shape, lanes, x, u, y, images_table, tiles_table, scratch, v, m)
-    lead(share, bind(_correlate, what))
+    what = (shape, lanes, x, w, step_o, step_c, flipped, u, y)
+    memory = (images_table, tiles_table, scratch, v, m, arranged)
+    lead(share, bind(_correlate, what + memory))
+    return True
 
 
 @kernel
-def _sum_up(share, shape, x, g, sums, dw, images_table, tiles_table, scratch, v, m):
-    """`_correlate_weight`, then `_transform_gradient`."""
+def _add_products(lanes, x, g, image, dw, places, thread, piece, start, stop):
+    """dw again, as a direct sum, for the places start:stop: (input channel, vector of outputs)."""
+    size, L = x.itemsize, len(lanes)
+    N, H, W, C = x.shape
+    _, OH, OW, O = g.shape
+    total = np.empty((9, L), dw.dtype)
+    for place in range(start, stop):
+        c, o = places[place, 0], places[place, 1] * L
+        total[:] = 0
+        for n in range(N):
+            for t in range(9):
+                down, right = t // 3 - image.top, t % 3 - image.left
+                row, column = max(0, -down), max(0, -right)  # of g, whose tap is in the image
+                at = ((n * H + row + down) * W + column + right) * C + c
+                at_g = ((n * OH + row) * OW + column) * O + o
+                tile.weight(
+                    ((0,), (0,), lanes, (0,)),
+                    x,
+                    tile.address(x) + at * size,
+                    size,
+                    W * C * size,
+                    C * size,
+                    tile.address(g) + at_g * size,
+                    OW * O * size,
+                    O * size,
+                    min(OH, H - down) - row,
+                    min(OW, W - right) - column,
+                    tile.address(total) + t * L * size,
+                    0,
+                    0,
+                    (tile.address(x), tile.address(g)),
+                    (0, 0),
+                )
+        for k in range(L):
+            for t in range(9):
+                dw[o + k, c, t // 3, t % 3] = total[t, k]
+
+
+@kernel
+def _sum_up(
+    share, shape, x, g, sums, dw, images_table, tiles_table, scratch, v, m, unclear, places
+):
+    """`_correlate_weight`, `_transform_gradient`, and `_add_products` where that is not enough.
+
+    False where that is so in so many places that the direct algorithm is faster altogether.
+    """
     lanes = shape[2]
     arguments = (shape, lanes, x, g, sums, images_table, tiles_table, scratch, v, m)
     lead(share, bind(_correlate_weight, arguments))
-    lead(divide(share, sums.shape[3], sums.size), bind(_transform_gradient, (lanes, sums, dw)))
+    transformed = (lanes, sums, dw, unclear)
+    lead(divide(share, sums.shape[3], sums.size), bind(_transform_gradient, transformed))
+    count = 0
+    for c in range(unclear.shape[0]):
+        for o in range(unclear.shape[1]):
+            if unclear[c, o]:
+                if count == len(places):
+                    return False
+                places[count, 0], places[count, 1] = c, o
+                count += 1
+    if count:
+        more = (lanes, x, g, images_table[0], dw, places)
+        lead(divide(share, count, count * g.size), bind(_add_products, more))
+    return True
 
 
 def covers(
@@ -331,6 +525,7 @@ def covers(
     pixels = images * out_size[0] * out_size[1]
     return (
         kernel_size == [3, 3]
+        and not how.direct
         and stride == dilation == (1, 1)
         and groups == 1
         and O % lanes == C % lanes == 0
@@ -351,6 +546,8 @@ class Plan(NamedTuple):
     matrices: tuple[int, ...]  # the shape of the transformed weights
     scratch: tuple[int, ...]  # numbers: the image, and its and the outputs' matrices
     out: tuple[int, ...]  # the shape of the result, of channels-last images or of weights
+    direct_weights: Pair  # vectors of output channels, and numbers of each, for the direct sum
+    large: float  # weights from which on transforms might overflow
 
 
 def plan(
@@ -392,6 +589,8 @@ def plan(
         (ELEMENTS, blocks, C, V * L),
         (height * width * C, *(ELEMENTS * step // size for step in (step_x, step_y))),
         (O, C, 3, 3) if how.weight_gradient else (N, OH, OW, O),
+        (O // L, 9 * C * L),
+        float(np.finfo(how.dtype).max) / 16,
     )
 
 
@@ -408,33 +607,40 @@ def _scratch(threads: int, plan: Plan, dtype: Any) -> list[Array]:
     return [scratch(name, (threads, n), dtype) for name, n in zip(names, plan.scratch, strict=True)]
 
 
-def correlate(plan: Plan, x: Array, w: Array) -> Array:
-    """x (N,C,H,W) with w (O,C,3,3), or in reverse with w (C,O,3,3): (N,O,OH,OW)."""
+def correlate(plan: Plan, direct: Run, x: Array, w: Array) -> Array:
+    """x (N,C,H,W) with w (O,C,3,3), or in reverse with w (C,O,3,3): (N,O,OH,OW).
+
+    `direct` computes the same where the weights ask for it.
+    """
     y = empty(plan.out, x.dtype)
     share = share_out(len(x), y.size * 16)
     _, threads, _, _ = share
-    _convolve(
+    done = _convolve(
         share,
         plan.shape,
         images(x),
         contiguous(w),
         *plan.steps,
         plan.flipped,
+        plan.large,
         scratch("weights", plan.matrices, x.dtype),
         y,
         plan.images,
         plan.tiles,
         *_scratch(threads, plan, x.dtype),
+        scratch("winograd_w", (threads, *plan.direct_weights), x.dtype),
     )
-    return y.transpose(0, 3, 1, 2)
+    return y.transpose(0, 3, 1, 2) if done else direct(x, w)
 
 
-def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
-    """The gradient (O,C,3,3) of w."""
+def correlate_weight(plan: Plan, direct: Run, x: Array, g: Array) -> Array:
+    """The gradient (O,C,3,3) of w; `direct` computes the same."""
     share = share_out(len(x), g.size * 16, pieces_of_sums(math.prod(plan.matrices)))
     _, threads, _, pieces = share
     dw = empty(plan.out, x.dtype)
-    _sum_up(
+    O, C, _, _ = plan.out
+    vectors = O // len(plan.shape[2])
+    done = _sum_up(
         share,
         plan.shape,
         images(x),
@@ -444,5 +650,7 @@ def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
         plan.images,
         plan.tiles,
         *_scratch(threads, plan, x.dtype),
+        scratch("unclear", (C, vectors), np.bool_),
+        scratch("places", (max(1, C * vectors // MANY_PLACES), 2), np.int64),
     )
-    return dw
+    return dw if done else direct(x, g)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.backend import Backend, fused, modes, naive, reference, special, sums
+from tinyconv.backend import Backend, band, fused, modes, naive, reference, special, sums
 from tinyconv.backend.array import Array
 from tinyconv.backend.cuda import ladder, xp as plain_xp
 from tinyconv.errors import DeviceError
@@ -25,7 +25,7 @@ class Cuda(Backend):
 
     def __init__(self, cupy: Any) -> None:
         layers, reasons = ladder.climb(cupy)
-        plain = [plain_xp, reference, fused, special, sums]
+        plain = [plain_xp, reference, fused, special, sums, band]
         fast = [*layers, *plain]
         choices = {"fast": fast, "numpy": plain, "reference": plain}
         super().__init__("cuda", cupy, {**choices, "naive": [naive, *plain]})

@@ -30,6 +30,7 @@ from tinyconv.backend.reference import Padding, Pair, output_size
 DTYPES = {"e": "HALF", "f": "FLOAT"}  # cuDNN's names of NumPy's
 LARGEST = 2**31  # elements of an array
 WORKSPACE = 2**30  # bytes: what a plan may use besides its operands
+WINOGRADS = ("WINOGRAD", "WINOGRAD_TILE_4x4", "WINOGRAD_TILE_6x6", "WINOGRAD_TILE_13x13")
 ALIGNMENT = 16  # bytes: cuDNN's kernels ask for no more
 INSTALL = (
     "pip install 'nvidia-cudnn-frontend>=1.23,<1.27' nvidia-cudnn-cu12, "
@@ -193,6 +194,8 @@ def _describe(graph: Any, problem: Problem) -> list[Any]:
 def _refused(note: Any, problem: Problem) -> list[Any]:
     """What may not be said of a plan; cuDNN multiplies float32 as TF32 unless that is refused."""
     refused = [note.REDUCED_PRECISION_REDUCTION]  # sums are float32
+    # Fast algorithms let an output depend on pixels that it does not read (docs/conv.md).
+    refused += [note.FFT, *(note.__members__[name] for name in WINOGRADS)]
     if problem.deterministic:
         refused.append(note.NONDETERMINISTIC)
     if problem.dtype == "f" and not problem.tf32:

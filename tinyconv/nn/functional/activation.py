@@ -1,7 +1,7 @@
 """Activations, dropout: elementwise functions of one tensor.
 
-PyTorch's ``inplace`` is accepted and ignored, so that models written for it run: the result is
-always a new tensor, since a tensor of the graph is never overwritten.
+``inplace``: the input itself becomes the result, as in PyTorch (`tinyconv.inplace`); it saves no
+memory and no time here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinyconv.autograd import wrap
+from tinyconv.autograd import check_operands, wrap
 from tinyconv.backend import backend_of
+from tinyconv.inplace import become
 from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops import elementwise as ops
 from tinyconv.ops.elementwise import clamp, erf, expm1, where
@@ -21,8 +22,8 @@ X = (3, 4)
 
 
 def relu(input: Any, inplace: bool = False) -> Any:
-    """max(x, 0); inplace is ignored, the result is new."""
-    return ops.relu(input)
+    """max(x, 0)"""
+    return become("relu_", input, ops.relu) if inplace else ops.relu(input)
 
 
 def sigmoid(input: Any) -> Any:
@@ -42,13 +43,17 @@ def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 @function(sample(X), sample(X, 0.3), takes="floats")
 def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
-    """x where x > 0, else negative_slope x; inplace is ignored, the result is new."""
+    """x where x > 0, else negative_slope x"""
+    if inplace:
+        return become("leaky_relu_", input, leaky_relu, negative_slope)
     return where(input > 0, input, input * negative_slope)
 
 
 @function(sample(X), sample(X, 0.7), takes="floats")
 def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
-    """x where x > 0, else alpha (e^x - 1); inplace is ignored, the result is new."""
+    """x where x > 0, else alpha (e^x - 1)"""
+    if inplace:
+        return become("elu_", input, elu, alpha)
     return where(input <= 0, alpha * expm1(clamp(input, max=0.0)), input)  # NaN: slope 1
 
 
@@ -65,16 +70,18 @@ def gelu(input: Any, approximate: str = "none") -> Any:
 
 @function(sample(X), takes="floats")
 def silu(input: Any, inplace: bool = False) -> Any:
-    """x sigmoid(x); inplace is ignored, the result is new."""
+    """x sigmoid(x)"""
+    if inplace:
+        return become("silu_", input, silu)
     return input * sigmoid(input)
 
 
 @function(sample(X), sample(X, -0.5, 0.75), takes="floats")
 def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
-    """x limited to [min_val, max_val]; at a limit the gradient is 0, as in PyTorch.
-
-    inplace is ignored, the result is new.
-    """
+    """x limited to [min_val, max_val]; at a limit the gradient is 0, as in PyTorch."""
+    if inplace:
+        return become("hardtanh_", input, hardtanh, min_val, max_val)
+    check_operands("hardtanh", (input, min_val, max_val))
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}; exchange them")
     beyond = (input <= min_val) | (input >= max_val)  # NaN is not: its slope is 1, as in PyTorch
@@ -83,8 +90,8 @@ def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: b
 
 @function(sample(X), takes="floats")
 def relu6(input: Any, inplace: bool = False) -> Any:
-    """x limited to [0, 6]; inplace is ignored, the result is new."""
-    return hardtanh(input, 0.0, 6.0)
+    """x limited to [0, 6]"""
+    return hardtanh(input, 0.0, 6.0, inplace)
 
 
 @function(sample(X, dim=1), sample((2, 3, 4), 1), takes="floats")
@@ -107,20 +114,19 @@ def _guess(x: Any, dim: int | None) -> int:
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Each entry is 0 with probability p, else divided by 1 - p; the input itself in evaluation.
-
-    inplace is ignored: the input is never overwritten.
-    """
+    """Each entry is 0 with probability p, else divided by 1 - p; the input itself in evaluation."""
+    if inplace:
+        return become("dropout_", input, dropout, p, training)
     return _dropped("dropout", input, p, training, input.shape)
 
 
 def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Whole channels, (H, W) planes of an (N, C, H, W) input, are dropped.
-
-    inplace is ignored: the input is never overwritten.
-    """
-    check_images("dropout2d", input)
-    return _dropped("dropout2d", input, p, training, (*input.shape[:2], 1, 1))
+    """Whole channels, (H, W) planes of an (N, C, H, W) or (C, H, W) input, are dropped."""
+    if inplace:
+        return become("dropout2d_", input, dropout2d, p, training)
+    if input.ndim != 3:
+        check_images("dropout2d", input)
+    return _dropped("dropout2d", input, p, training, (*input.shape[:-2], 1, 1))
 
 
 def _dropped(name: str, x: Any, p: float, training: bool, shape: tuple[int, ...]) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from tinyconv.backend import backend_of
 from tinyconv.context import context
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.nn.functional.origin import before_flatten
+from tinyconv.ops.shape import squeeze, unsqueeze
 
 F = TypeVar("F", bound=Callable[..., Any])
 CASTS = {"float16": "half", "float32": "float", "float64": "double"}
@@ -30,6 +32,45 @@ def in_autocast(product: F) -> F:
         return product(*low, *args, **options).to(input.dtype)
 
     return cast(F, call)
+
+
+def alone(
+    function: Callable[..., Any], tensors: Sequence[Any], /, *args: Any, **options: Any
+) -> Any:
+    """A function of a batch, called on one sample: the axis is added, and taken off again.
+
+    tensors: those with a batch axis, the first arguments.
+    """
+    batches = [unsqueeze(x, 0) for x in tensors]
+    results = function(*batches, *args, **options)
+    if isinstance(results, tuple):
+        return tuple(squeeze(y, 0) for y in results)
+    return squeeze(results, 0)
+
+
+def or_one(ndim: int, tensors: int = 1) -> Callable[[F], F]:
+    """The function takes batches, of ``ndim`` axes; so decorated it takes one sample, too.
+
+    tensors: how many of the first arguments have the batch axis.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(input: Any, *args: Any, **options: Any) -> Any:
+            if input.ndim != ndim - 1:
+                return function(input, *args, **options)
+            if tensors == 1:
+                return alone(function, (input,), *args, **options)
+            others = dict(zip(names[1:], args, strict=False)) | options
+            samples = [input, *(others.pop(name) for name in names[1:tensors])]
+            if any(x.shape != input.shape for x in samples):
+                return function(input, *args, **options)  # which says so
+            return alone(function, samples, **others)
+
+        names = list(inspect.signature(function).parameters)
+        return cast(F, call)
+
+    return decorate
 
 
 def whole(layer: str, name: str, value: Any) -> int:

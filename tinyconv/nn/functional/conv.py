@@ -9,10 +9,12 @@ from tinyconv.backend.reference import output_size as output_size_of
 from tinyconv.context import context
 from tinyconv.errors import ShapeError
 from tinyconv.nn.functional.checks import (
+    alone,
     check_dtype,
     check_images,
     check_shape,
     in_autocast,
+    or_one,
     whole,
 )
 from tinyconv.ops import conv as ops, move as moves
@@ -76,6 +78,11 @@ def _padding(name: str, padding: Any, stride: Pair, kernel: Pair, dilation: Pair
 # --- errors
 
 
+def _is_one(x: Any, ndim: int, channels: int) -> bool:
+    """One sample without a batch axis: its first axis is what the weight wants for channels."""
+    return x.ndim == ndim - 1 and x.shape[0] == channels  # type: ignore[no-any-return]
+
+
 def _check_image(name: str, x: Any, weight: Any, channels: int, groups: int = 1) -> None:
     """Four axes and the channels and dtype that the weight wants, or an error with a fix."""
     shape = x.shape
@@ -101,6 +108,7 @@ def _check_signal(name: str, x: Any, weight: Any, channels: int, groups: int = 1
 
 def _check_channels(name: str, x: Any, weight: Any, channels: int, groups: int) -> None:
     """What images and signals share."""
+    _check_some(name, groups)
     got, last = x.shape[1], x.ndim - 1
     if got == channels:
         check_dtype(name, x, weight)
@@ -163,9 +171,15 @@ def _check_fit(name: str, shape: Any, kernel: Any, padding: Padding, dilation: P
     raise ShapeError(name, f"{reach} > {n + around} ({sizes}). Smallest padding that fits: {need}")
 
 
+def _check_some(name: str, groups: int) -> None:
+    if groups < 1:
+        raise ShapeError(name, f"groups is {groups}, it must be at least 1")
+
+
 def _check_groups(name: str, c_in: int, c_out: int, groups: int) -> None:
+    _check_some(name, groups)
     for what, n in (("input", c_in), ("output", c_out)):
-        if groups < 1 or n % groups:
+        if n % groups:
             fits = [g for g in range(1, max(groups, 2)) if c_in % g == 0 == c_out % g]
             raise ShapeError(
                 name,
@@ -182,6 +196,7 @@ def _check_groups(name: str, c_in: int, c_out: int, groups: int) -> None:
     sample((2, 4, 7, 6), (4, 2, 3, 2), None, [2, 1], [0, 1], [2, 1], 2),
     sample((2, 2, 5, 6), (3, 2, 4, 2), (3,), padding="same"),
     sample((1, 2, 5, 6), (3, 2, 2, 2), padding="valid"),
+    sample((2, 5, 4), (3, 2, 3, 2), (3,), 1, 1),
     takes="floats",
 )
 @in_autocast
@@ -203,6 +218,8 @@ def conv2d(
     fits = len(shape) == len(kernels) == 4 and shape[1] == kernels[1] * groups
     if not fits or input.dtype != weight.dtype:  # asked first, because these say what is wrong
         _check_weight("conv2d", weight, "(O, C/groups, KH, KW)")
+        if _is_one(input, 4, weight.shape[1] * groups):
+            return alone(conv2d, (input,), weight, bias, stride, padding, dilation, groups)
         _check_image("conv2d", input, weight, weight.shape[1] * groups, groups)
     return _convolved("conv2d", input, weight, bias, stride, padding, dilation, groups)
 
@@ -237,6 +254,7 @@ def _geometry(
 @function(
     sample((2, 3, 7), (4, 3, 3), (4,), 2, 1),
     sample((2, 4, 8), (6, 2, 2), None, 1, "same", 3, 2),
+    sample((2, 7), (3, 2, 3), (3,), 2, 1),
     takes="floats",
 )
 @in_autocast
@@ -251,6 +269,8 @@ def conv1d(
 ) -> Any:
     """(N, C, L), (O, C/groups, K) -> (N, O, OL): `conv2d` of images one pixel high."""
     _check_weight("conv1d", weight, "(O, C/groups, K)")
+    if _is_one(input, 3, weight.shape[1] * groups):
+        return alone(conv1d, (input,), weight, bias, stride, padding, dilation, groups)
     _check_signal("conv1d", input, weight, weight.shape[1] * groups, groups)
     if not isinstance(padding, str):
         padding = (0, single(padding, "padding"))
@@ -266,6 +286,7 @@ def conv1d(
     sample((2, 3, 4, 3), (3, 2, 3, 3), (2,), 2, 1, 1),
     sample((1, 4, 3, 4), (4, 3, 2, 3), None, [1, 2], [0, 1], 0, 2, [2, 1]),
     sample((1, 2, 2, 3), (2, 3, 2, 3), (3,), 1, [1, 0], [2, 1], 1, [3, 2]),
+    sample((2, 3, 2), (2, 3, 2, 2), (3,), 2),
     takes="floats",
 )
 @in_autocast
@@ -285,6 +306,9 @@ def conv_transpose2d(
     convolution give one output size; output_padding says which of them is meant.
     """
     _check_weight("conv_transpose2d", weight, "(C, O/groups, KH, KW)")
+    if _is_one(input, 4, weight.shape[0]):
+        how = stride, padding, output_padding, groups, dilation
+        return alone(conv_transpose2d, (input,), weight, bias, *how)
     _check_image("conv_transpose2d", input, weight, weight.shape[0])
     return _transposed(
         "conv_transpose2d", input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -331,7 +355,11 @@ def _transposed(
     return y if bias is None else y + reshape(bias, shape=(1, -1, 1, 1))
 
 
-@function(sample((2, 3, 5), (3, 2, 3), (2,), 2, 1, 1), takes="floats")
+@function(
+    sample((2, 3, 5), (3, 2, 3), (2,), 2, 1, 1),
+    sample((3, 5), (3, 2, 3), (2,), 2),
+    takes="floats",
+)
 @in_autocast
 def conv_transpose1d(
     input: Any,
@@ -345,6 +373,9 @@ def conv_transpose1d(
 ) -> Any:
     """The adjoint of `conv1d`: (N, C, L), (C, O/groups, K) -> (N, O, OL)."""
     _check_weight("conv_transpose1d", weight, "(C, O/groups, K)")
+    if _is_one(input, 3, weight.shape[0]):
+        how = stride, padding, output_padding, groups, dilation
+        return alone(conv_transpose1d, (input,), weight, bias, *how)
     _check_signal("conv_transpose1d", input, weight, weight.shape[0])
     stride, dilation = single(stride, "stride"), single(dilation, "dilation")
     padding, extra = single(padding, "padding"), single(output_padding, "output_padding")
@@ -358,13 +389,22 @@ def conv_transpose1d(
 # --- windows as columns, and the adjoint
 
 
-@function(sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]), sample((2, 2, 5, 6), 3, 2), takes="floats")
+@function(
+    sample((2, 3, 5, 6), [2, 3], 1, 1, [2, 1]),
+    sample((2, 2, 5, 6), 3, 2),
+    sample((2, 4, 3), 2),
+    takes="floats",
+)
+@or_one(4)
 def unfold(
     input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Any:
     """The windows as columns: (N, C, H, W) -> (N, C KH KW, L), L windows in row-major order."""
     check_images("unfold", input)
     kernel = pair(kernel_size, "kernel_size")
+    if 0 in input.shape[1:]:
+        said = f"input {input.shape} has no pixels; only the batch may be empty"
+        raise ShapeError("unfold", said)
     window = _window("unfold", kernel, stride, padding, dilation)
     _check_fit("unfold", input.shape, kernel, window["padding"], window["dilation"])
     return moves.unfold(input, **window)
@@ -384,8 +424,10 @@ def _window(name: str, kernel: Pair, stride: Any, padding: Any, dilation: Any) -
 @function(
     sample((2, 18, 36), [5, 6], [2, 3], 1, [1, 1], 1),
     sample((2, 18, 4), [5, 6], 3, 1, 0, 2),
+    sample((8, 4), 3, 2),
     takes="floats",
 )
+@or_one(3)
 def fold(
     input: Any,
     output_size: Any,
@@ -398,6 +440,11 @@ def fold(
     kernel, size = pair(kernel_size, "kernel_size"), pair(output_size, "output_size")
     window = _window("fold", kernel, stride, padding, dilation)
     rows, columns = output_size_of(size, **window)
+    if input.ndim != 3:
+        said = f"input {input.shape} is {input.ndim}-D, need (N, C*KH*KW, L) or (C*KH*KW, L)"
+        raise ShapeError("fold", said)
+    if min(rows, columns) < 1:
+        raise ShapeError("fold", f"no window of {kernel} fits into an output of {size}")
     if input.shape[1] % (kernel[0] * kernel[1]) or rows * columns != input.shape[2]:
         raise ShapeError(
             "fold",

@@ -76,7 +76,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
         "embedding", "input", input, weight.shape[0], "the table has {n} rows (0..{last})",
         larger("num_embeddings"),
     )  # fmt: skip
-    y = weight[input]
+    y = weight[input.long()]  # of uint8, too, which would be a mask
     if padding_idx is None:
         return y
     return where(unsqueeze(input == padding_idx % weight.shape[0], -1), y.detach(), y)

@@ -147,7 +147,7 @@ def _pick(name: str, log_p: Any, target: Any, weight: Any, ignore_index: int) ->
     safe, ignored = _without(ignore_index, target)
     _check_classes(name, safe, log_p.shape[axis])
     picked = squeeze(gather(log_p, unsqueeze(safe, axis), dim=axis), axis)
-    used = None if weight is None else weight[safe]
+    used = None if weight is None else weight[safe.long()]
     if ignored is not None:
         used = where(ignored, 0.0, 1.0 if used is None else used).to(log_p.dtype)
         picked = where(ignored, 0.0, picked)

@@ -80,6 +80,8 @@ def tracked_batch_norm(
     seen: () int64, counts the batches of training, or None.  momentum None: the running statistics
     become the mean over all that were seen.
     """
+    eps = float(eps)  # NumPy's would widen float32
+    momentum = momentum if momentum is None else float(momentum)
     _check_batch_norm(input, running_mean, running_var, weight, bias)
     if residual is not None and residual.shape != input.shape:
         raise ShapeError("batch_norm_relu", f"residual {residual.shape}, input {input.shape}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
 from tinyconv.autograd import wrap
-from tinyconv.backend import array_module, backend_of
-from tinyconv.errors import ShapeError
-from tinyconv.nn.functional.checks import check_images, whole
+from tinyconv.backend import array_module
+from tinyconv.context import context
+from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.nn.functional.checks import check_images, or_one, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
-from tinyconv.ops.elementwise import abs_, in_float32, maximum, ones_like, pow, relu, sign
+from tinyconv.ops.elementwise import abs_, in_float32, maximum, ones_like, pow, relu, sign, where
 from tinyconv.ops.index import _gather as gather
 from tinyconv.ops.move import band_product, even_band
 from tinyconv.ops.reduce import argmax, mean
@@ -35,6 +37,9 @@ def _geometry(
     check_images(name, x)
     top, left = padding
     check_least(name, stride, ((top, top), (left, left)), dilation)
+    if min(kernel) < 1:
+        raise ShapeError(name, f"kernel_size {kernel} must be at least 1")
+    _check_filled(name, x)
     size, pads = [], []
     for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True):
         if p > k // 2:
@@ -43,19 +48,26 @@ def _geometry(
                 f"padding {p} is more than half of the kernel {k}: a window would see nothing but "
                 f"padding. At most {k // 2}",
             )
-        if span(k, d) > n + 2 * p:
+        free = n + 2 * p - span(k, d)
+        if free <= (-s if ceil_mode else -1):
             raise ShapeError(
                 name,
                 f"the window spans {d}*({k}-1)+1 = {span(k, d)} > {n} + 2*{p} = {n + 2 * p}; "
                 f"use a kernel of at most {(n + 2 * p - 1) // d + 1}",
             )
-        free = n + 2 * p - span(k, d)
         out = (-(-free // s) if ceil_mode else free // s) + 1
         if ceil_mode and (out - 1) * s >= n + p:
             out -= 1  # the last window must start inside the image or its left padding
         size.append(out)
         pads.append((p, p + max(0, (out - 1) * s + span(k, d) - n - 2 * p)))
     return (size[0], size[1]), (pads[0], pads[1])
+
+
+def _check_filled(name: str, x: Any) -> None:
+    """A batch may be empty, an image may not."""
+    if 0 in x.shape[1:]:
+        said = f"input {x.shape} has no pixels; only the batch, axis 0, may be empty"
+        raise ShapeError(name, said)
 
 
 # --- maxima
@@ -65,7 +77,10 @@ def _geometry(
     sample((2, 3, 6, 6), 2),
     sample((2, 3, 7, 6), [3, 2], [2, 1], 1, [1, 2], True),
     sample((1, 2, 5, 5), 3, return_indices=True),
+    sample((2, 4, 4), 2, return_indices=True),
+    sample((1, 2, 2, 2), 3, 2, 0, 1, True),
 )
+@or_one(4)
 def max_pool2d(
     input: Any,
     kernel_size: Any,
@@ -82,14 +97,43 @@ def max_pool2d(
     kernel = pair(kernel_size, "kernel_size")
     stride = _stride(stride, kernel)
     padding, dilation = pair(padding, "padding"), pair(dilation, "dilation")
-    _, pads = _geometry("max_pool2d", input, kernel, stride, padding, dilation, ceil_mode)
+    size, pads = _geometry("max_pool2d", input, kernel, stride, padding, dilation, ceil_mode)
     window = {"kernel_size": kernel, "stride": stride, "padding": pads, "dilation": dilation}
     indices = ops.max_pool2d_indices(input, **window)
-    values = ops.pool_gather(input, indices, window=window)
+    blind = [
+        _blind(n, out, k, s, p, d)
+        for n, out, k, s, p, d in zip(
+            input.shape[2:], size, kernel, stride, padding, dilation, strict=True
+        )
+    ]
+    if any(axis.any() for axis in blind):
+        values, indices = _seen(input, indices, np.logical_or.outer(*blind))
+    else:
+        values = ops.pool_gather(input, indices, window=window)
     return (values, indices) if return_indices else values
 
 
-@function(sample((2, 3, 2, 2), UNPOOLED, 2), takes="floats")
+@functools.lru_cache(maxsize=1024)
+def _blind(n: int, out: int, k: int, s: int, p: int, d: int) -> np.ndarray[Any, Any]:
+    """Which windows hop over the image: a dilated one may have all its entries in the padding."""
+    if d == 1:
+        return np.zeros(out, bool)
+    rows = (np.arange(out) * s - p)[:, None] + np.arange(k) * d
+    return ~((rows >= 0) & (rows < n)).any(1)
+
+
+def _seen(x: Any, indices: Any, blind: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+    """The maxima and where they are; of a window without entries, the least number, place 0."""
+    xp = array_module(x.array)
+    hidden = wrap(xp.asarray(blind))
+    indices = where(hidden, 0, indices).to(indices.dtype)
+    is_float = x.array.dtype.kind == "f"
+    least = xp.full((1,), -math.inf if is_float else xp.iinfo(x.array.dtype).min, x.array.dtype)
+    return where(hidden, wrap(least), ops.pool_gather(x, indices)), indices
+
+
+@function(sample((2, 3, 2, 2), UNPOOLED, 2), sample((3, 2, 2), UNPOOLED[0], 2), takes="floats")
+@or_one(4, tensors=2)
 def max_unpool2d(
     input: Any,
     indices: Any,
@@ -107,24 +151,50 @@ def max_unpool2d(
         raise ShapeError("max_unpool2d", f"input {input.shape} and indices {indices.shape} differ")
     kernel = pair(kernel_size, "kernel_size")
     stride, padding = _stride(stride, kernel), pair(padding, "padding")
-    if output_size is None:
-        height, width = (
-            (n - 1) * s - 2 * p + k
-            for n, s, p, k in zip(input.shape[2:], stride, padding, kernel, strict=True)
-        )
-    else:
-        height, width = tuple(output_size)[-2:]
-    unseen = backend_of(indices.array).waits or not indices.array.size
-    top = 0 if unseen else int(indices.array.max())
-    if top >= height * width:
-        raise ShapeError(
-            "max_unpool2d",
-            f"an index is {top}, the places of {height} x {width} are 0..{height * width - 1}; "
-            f"say which size was pooled, at least output_size={(math.isqrt(top) + 1,) * 2}",
-        )
+    height, width = (
+        (n - 1) * s - 2 * p + k
+        for n, s, p, k in zip(input.shape[2:], stride, padding, kernel, strict=True)
+    )
+    if output_size is not None:
+        height, width = _unpooled_size(tuple(output_size), (height, width), stride)
+    _check_places(indices, height, width)
     placed = ops.pool_scatter(input, indices, input_size=(height, width))
     count = ops.pool_scatter(ones_like(input), indices, input_size=(height, width))
     return placed / maximum(count, 1.0)
+
+
+def _unpooled_size(given: tuple[Any, ...], usual: Pair, stride: Pair) -> Pair:
+    """The size that was asked for: one that pooling could have come from."""
+    if len(given) not in (2, 4):
+        said = f"output_size={given} must be (height, width), or (N, C, height, width)"
+        raise ShapeError("max_unpool2d", said)
+    height, width = (whole("max_unpool2d", "output_size", n) for n in given[-2:])
+    for n, middle, s in zip((height, width), usual, stride, strict=True):
+        if not middle - s < n < middle + s:
+            raise ShapeError(
+                "max_unpool2d",
+                f"output_size={given}: with stride {s} pooling comes from "
+                f"{max(middle - s + 1, 1)}..{middle + s - 1}, not from {n}",
+            )
+    return height, width
+
+
+def _check_places(indices: Any, height: int, width: int) -> None:
+    """int64 in the image.  A step that is being captured cannot wait for the values."""
+    array = indices.array
+    if array.dtype != np.int64:
+        raise DTypeError("max_unpool2d", f"indices are {array.dtype}: indices.long()")
+    if context.capture is not None or not array.size:
+        return
+    least, top = int(array.min()), int(array.max())
+    if least < 0 or top >= height * width:
+        size = math.isqrt(top) + 1
+        fix = f"; say which size was pooled, at least output_size={(size, size)}" * (least >= 0)
+        raise ShapeError(
+            "max_unpool2d",
+            f"an index is {least if least < 0 else top}, the places of {height} x {width} are "
+            f"0..{height * width - 1}{fix}",
+        )
 
 
 # --- means
@@ -135,8 +205,11 @@ def max_unpool2d(
     sample((2, 3, 7, 6), [3, 2], [2, 1], [1, 1], True, False),
     sample((2, 3, 7, 6), 3, 2, 1, True, True),
     sample((1, 2, 5, 5), 2, 1, divisor_override=3),
+    sample((2, 4, 4), 2),
+    sample((1, 2, 3, 2), 4, 3, 1, True, False),
     takes="floats",
 )
+@or_one(4)
 @in_float32
 def avg_pool2d(
     input: Any,
@@ -176,12 +249,20 @@ def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.
     return end - start if include_pad else np.minimum(end, n) - np.maximum(start, 0)
 
 
-@function(sample((2, 3, 6, 6), 2, 2), positive((2, 3, 6, 7), 3.0, [2, 3], 2, True), takes="floats")
+@function(
+    sample((2, 3, 6, 6), 2, 2),
+    positive((2, 3, 6, 7), 3.0, [2, 3], 2, True),
+    positive((2, 4, 4), 2, 2),
+    takes="floats",
+)
+@or_one(4)
 @in_float32
 def lp_pool2d(
     input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Any:
     """(sum x^p)^(1/p) over each window."""
+    if norm_type == 0:
+        raise ValueError("lp_pool2d: norm_type is 0; the root of order 0 is not defined")
     kernel = pair(kernel_size, "kernel_size")
     y = avg_pool2d(pow(input, float(norm_type)), kernel, stride, 0, ceil_mode)
     return pow(sign(y) * relu(abs_(y)) * (kernel[0] * kernel[1]), 1 / norm_type)
@@ -211,22 +292,24 @@ def _target(name: str, x: Any, output_size: Any) -> Pair:
 
 
 @function(
-    sample((2, 3, 6, 6), 1),
-    sample((2, 3, 6, 4), [3, 2]),
-    sample((2, 3, 7, 5), (3, None)),
+    sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), [3, 2]), sample((2, 3, 7, 5), (3, None)),
+    sample((2, 5, 4), 3), sample((1, 2, 5, 4), [8, 4]),
     takes="floats",
-)
+)  # fmt: skip
+@or_one(4)
 @in_float32
 def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
     """Means over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_avg_pool2d", input, output_size)
     if size == (1, 1):
         return mean(input, dim=(2, 3), keepdim=True)
-    if all(n % out == 0 for n, out in zip(input.shape[2:], size, strict=True)):
+    if 0 in input.shape[2:]:
+        raise ShapeError("adaptive_avg_pool2d", f"input {input.shape} has no pixels")
+    even = all(n % out == 0 for n, out in zip(input.shape[2:], size, strict=True))
+    if even and input.shape[1]:
         return avg_pool2d(input, (input.shape[2] // size[0], input.shape[3] // size[1]))
     rows, columns = (even_band(n, out) for n, out in zip(input.shape[2:], size, strict=True))
-    total = band_product(band_product(input, band=rows, dim=2), band=columns, dim=3)
-    return total / _host(np.outer(rows.counts, columns.counts), input)
+    return band_product(band_product(input, band=rows, dim=2), band=columns, dim=3)
 
 
 def _host(values: np.ndarray[Any, Any], like: Any) -> Any:
@@ -237,16 +320,19 @@ def _host(values: np.ndarray[Any, Any], like: Any) -> Any:
 @function(
     sample((2, 3, 6, 6), 1), sample((2, 3, 6, 4), [3, 2]),
     sample((2, 3, 7, 5), (3, None)), sample((1, 2, 7, 5), [3, 2], True),
+    sample((2, 5, 4), 3, True),
 )  # fmt: skip
+@or_one(4)
 def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
     """Maxima over windows that tile the image into ``output_size`` (None: keep that size)."""
     size = _target("adaptive_max_pool2d", input, output_size)
+    _check_filled("adaptive_max_pool2d", input)
     n, c, height, width = input.shape
     xp = array_module(input.array)
     rows, columns = (_padded_windows(m, out) for m, out in zip((height, width), size, strict=True))
     places = rows[:, None, :, None] * width + columns[None, :, None, :]  # OH, OW, rows, columns
     places = xp.asarray(places.reshape(*size, -1))
-    found = argmax(input.array.reshape(n, c, -1)[:, :, places], dim=-1, keepdim=True)
+    found = argmax(input.array.reshape(n, c, height * width)[:, :, places], dim=-1, keepdim=True)
     everywhere = xp.broadcast_to(places, (n, c, *places.shape))
     indices = wrap(gather(everywhere, found, dim=-1)[..., 0])
     values = ops.pool_gather(input, indices)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import exact_number, wrap
 from tinyconv.backend import array_module
 from tinyconv.dtypes import float64
-from tinyconv.errors import ShapeError, not_taken
-from tinyconv.nn.functional.checks import check_images
-from tinyconv.ops.move import band_product, linear_band
+from tinyconv.errors import DTypeError, ShapeError, not_taken
+from tinyconv.nn.functional.checks import whole
+from tinyconv.ops.elementwise import clone
+from tinyconv.ops.move import band_product, linear_band, nearest_band
 from tinyconv.ops.shape import broadcast_to, pad_zeros, permute, reshape
 from tinyconv.samples import function, sample
 
@@ -26,40 +26,81 @@ IMAGE = (2, 3, 4, 5)
     sample(IMAGE, [1, 2]),
     sample(IMAGE, [1, 2, 0, 3], "constant", 1.5),
     sample(IMAGE, [-1, 2, 1, -1]),
+    sample(IMAGE, [1, -2, -1, 2], "circular"),
+    sample(IMAGE, [-1, 2, 1, -2], "reflect"),
     sample(IMAGE, [2, 1, 3, 0], "reflect"),
     sample(IMAGE, [2, 1, 3, 6], "replicate"),
     sample(IMAGE, [2, 1, 3, 0], "circular"),
 )
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """(before, after) for the last axis, then the one before it, and so on.
+    """(before, after) for the last axis, then the one before it, and so on; negative: cut off.
 
-    mode: "constant" (``value``; negative counts cut off), "reflect" (without the border),
+    mode: "constant" (``value``, 0 by default), "reflect" (without the border),
     "replicate" (the border again), "circular" (from the other side).
     """
-    counts = [(int(pad[i]), int(pad[i + 1])) for i in range(0, len(pad) - 1, 2)][::-1]
-    if len(pad) % 2 or len(counts) > input.ndim:
+    around = [whole("pad", "pad", n) for n in pad]
+    counts = [(around[i], around[i + 1]) for i in range(0, len(around) - 1, 2)][::-1]
+    if len(around) % 2 or len(counts) > input.ndim:
         raise ShapeError(
             "pad",
             f"pad={tuple(pad)} needs (before, after) for at most {input.ndim} axes, last first",
         )
     per_axis = ((0, 0),) * (input.ndim - len(counts)) + tuple(counts)
     if mode == "constant":
-        return _constant(input, per_axis, value or 0.0)
+        _check_cut(input.shape, per_axis)
+        return pad_zeros(input, padding=per_axis, value=_filling(input.dtype, value))
     if mode not in _POSITIONS:
         raise ValueError(f"pad: mode={mode!r} is none of 'constant', {str([*_POSITIONS])[1:-1]}")
+    if value:
+        raise ValueError(f"pad: value={value} is for mode='constant'; mode={mode!r} has its own")
+    y = input
     for axis, (before, after) in enumerate(per_axis):
         if before or after:
-            n, most = input.shape[axis], _MOST[mode](input.shape[axis])
-            if not 0 <= min(before, after) <= max(before, after) <= most:
-                raise ShapeError(
-                    "pad",
-                    f"({before}, {after}) along axis {axis} of {input.shape}: "
-                    f"{mode} of {n} entries takes 0..{most} on each side; "
-                    "mode='replicate' takes any number",
-                )
-            positions = _POSITIONS[mode](np.arange(-before, n + after), n)
-            input = input[(slice(None),) * axis + (array_module(input.array).asarray(positions),)]
-    return input
+            positions = _positions(input.shape, axis, before, after, mode)
+            y = y[(slice(None),) * axis + (array_module(y.array).asarray(positions),)]
+    return clone(y) if y is input else y
+
+
+def _positions(shape: tuple[int, ...], axis: int, before: int, after: int, mode: str) -> Any:
+    """Which entry stands where along one axis; negative counts cut off, a circle before it closes.
+
+    The others mirror and repeat what is cut off, as in PyTorch.
+    """
+    n, start = shape[axis], 0
+    if mode == "circular":
+        start, n = max(-before, 0), n + min(before, 0) + min(after, 0)
+        before, after = max(before, 0), max(after, 0)
+    if max(before, after) > _MOST[mode](n):
+        raise ShapeError(
+            "pad",
+            f"({before}, {after}) along axis {axis} of {shape}: "
+            f"{mode} of {n} entries takes 0..{_MOST[mode](n)} on each side; "
+            "mode='replicate' takes any number",
+        )
+    if n < 0 or n + before + after < (0 if mode == "circular" else 1):
+        said = f"({before}, {after}) cuts off too much of axis {axis} of {shape}: nothing is left"
+        raise ShapeError("pad", said)
+    return start + _POSITIONS[mode](np.arange(-before, n + after), n)
+
+
+def _check_cut(shape: tuple[int, ...], padding: tuple[tuple[int, int], ...]) -> None:
+    for axis, (n, (before, after)) in enumerate(zip(shape, padding, strict=True)):
+        if n + min(before, 0) + min(after, 0) < 0:
+            raise ShapeError(
+                "pad", f"({before}, {after}) cuts more off than the {n} entries of axis {axis}"
+            )
+
+
+def _filling(dtype: Any, value: float | None) -> Any:
+    """The value as the dtype holds it: integers cut off what comes after the point."""
+    if value is None or dtype.kind == "b":
+        return bool(value)
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    if dtype.kind == "f" and not math.isfinite(value):
+        return value
+    if not limits.min <= value <= limits.max:
+        raise DTypeError("pad", f"value={value} does not fit into {dtype}")
+    return int(value) if dtype.kind in "iu" else value
 
 
 _POSITIONS: dict[str, Callable[[Any, int], Any]] = {
@@ -69,21 +110,9 @@ _POSITIONS: dict[str, Callable[[Any, int], Any]] = {
 }
 _MOST: dict[str, Callable[[int], int]] = {
     "reflect": lambda n: n - 1,
-    "replicate": lambda n: 2**31,
+    "replicate": lambda n: 2**31 if n else 0,
     "circular": lambda n: n,
 }
-
-
-def _constant(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any:
-    y = pad_zeros(x, padding=padding)
-    if value == 0:
-        return y
-    number = value if x.dtype.kind == "f" else exact_number("pad", int(value), x.dtype)
-    frame = array_module(x.array).full(y.shape, number, x.dtype)
-    frame[
-        tuple(slice(max(a, 0), n - max(b, 0)) for n, (a, b) in zip(y.shape, padding, strict=True))
-    ] = 0
-    return y + wrap(frame)
 
 
 # --- resizing
@@ -128,14 +157,14 @@ def interpolate(
         )
     factors: list[float | None] = [None] * len(spatial)
     if size is None:
-        factors = (
-            list(scale_factor)
-            if isinstance(scale_factor, (tuple, list))
-            else [scale_factor] * len(spatial)
-        )
-        size = [math.floor(n * f) for n, f in zip(spatial, factors, strict=True)]
-    size = [size] * len(spatial) if isinstance(size, int) else list(size)
-    if len(size) != len(spatial) or min(size) < 1:
+        several = isinstance(scale_factor, (tuple, list))
+        factors = list(scale_factor) if several else [scale_factor] * len(spatial)
+        size = [math.floor(n * f) for n, f in zip(spatial, factors, strict=False)]
+        size += [1] * (len(factors) - len(spatial))  # one too many, which is an error
+    several = isinstance(size, (tuple, list))
+    size = list(size) if several else [size] * len(spatial)
+    size = [whole("interpolate", "size", n) for n in size]
+    if len(size) != len(spatial) or min(size) < 1 or 0 in input.shape[1:]:
         raise ShapeError(
             "interpolate",
             f"{spatial} cannot become {tuple(size)}: {len(spatial)} sizes of at least 1",
@@ -144,13 +173,14 @@ def interpolate(
         return _nearest(input, size, factors)
     if input.dtype.kind != "f":
         raise not_taken("interpolate", "input", input.dtype)
+    y = input
     for axis, (n, out, factor) in enumerate(zip(spatial, size, factors, strict=True), 2):
         if out == n:  # nothing to do, also for a factor such as 1.2 that the size rounds away
             continue
         double = input.dtype == float64
         band = linear_band(n, out, factor, bool(align_corners), double)
-        input = band_product(input, band=band, dim=axis)
-    return input
+        y = band_product(y, band=band, dim=axis)
+    return clone(y) if y is input else y
 
 
 def _nearest(x: Any, size: list[int], given: list[float | None]) -> Any:
@@ -162,8 +192,7 @@ def _nearest(x: Any, size: list[int], given: list[float | None]) -> Any:
     for axis, (out, factor) in enumerate(zip(size, factors, strict=True), 2):
         n = x.shape[axis]
         scale = np.float32(n / out if factor == out / n else 1 / factor)
-        positions = np.minimum((np.arange(out, dtype=np.float32) * scale).astype(np.int64), n - 1)
-        x = x[(slice(None),) * axis + (array_module(x.array).asarray(positions),)]
+        x = band_product(x, band=nearest_band(n, out, scale), dim=axis)
     return x
 
 
@@ -173,31 +202,52 @@ def _repeated(x: Any, times: list[int]) -> Any:
     apart = [k for n in spatial for k in (n, 1)]
     wide = [k for n, t in zip(spatial, times, strict=True) for k in (n, t)]
     y = broadcast_to(reshape(x, shape=(*lead, *apart)), shape=(*lead, *wide))
+    y = clone(y, order="C")  # memory of its own, also where the view needs no copy
     return reshape(y, shape=(*lead, *(n * t for n, t in zip(spatial, times, strict=True))))
 
 
 # --- rearranging
 
 
-@function(sample((2, 12, 2, 3), 2))
+@function(sample((2, 12, 2, 3), 2), sample((4, 2, 3), 2), sample((2, 3, 4, 1, 2), 2))
 def pixel_shuffle(input: Any, upscale_factor: int) -> Any:
-    """(N, C r^2, H, W) -> (N, C, H r, W r): channels become pixels."""
-    check_images("pixel_shuffle", input)
-    n, c, h, w = input.shape
-    r = upscale_factor
+    """(..., C r^2, H, W) -> (..., C, H r, W r): channels become pixels."""
+    *lead, c, h, w = _planes("pixel_shuffle", input)
+    r = _factor("pixel_shuffle", "upscale_factor", upscale_factor)
     if c % (r * r):
         raise ShapeError("pixel_shuffle", f"{c} channels are not a multiple of {r}^2 = {r * r}")
-    x = reshape(input, shape=(n, c // (r * r), r, r, h, w))
-    return reshape(permute(x, dims=(0, 1, 4, 2, 5, 3)), shape=(n, c // (r * r), h * r, w * r))
+    x = reshape(input, shape=(*lead, c // (r * r), r, r, h, w))
+    x = clone(_moved(x, 0, 3, 1, 4, 2), order="C")
+    return reshape(x, shape=(*lead, c // (r * r), h * r, w * r))
 
 
-@function(sample((2, 3, 4, 6), 2))
+@function(sample((2, 3, 4, 6), 2), sample((3, 4, 6), 2))
 def pixel_unshuffle(input: Any, downscale_factor: int) -> Any:
-    """(N, C, H r, W r) -> (N, C r^2, H, W): `pixel_shuffle` undone."""
-    check_images("pixel_unshuffle", input)
-    n, c, h, w = input.shape
-    r = downscale_factor
+    """(..., C, H r, W r) -> (..., C r^2, H, W): `pixel_shuffle` undone."""
+    *lead, c, h, w = _planes("pixel_unshuffle", input)
+    r = _factor("pixel_unshuffle", "downscale_factor", downscale_factor)
     if h % r or w % r:
         raise ShapeError("pixel_unshuffle", f"{h} x {w} is not a multiple of {r} each way")
-    x = reshape(input, shape=(n, c, h // r, r, w // r, r))
-    return reshape(permute(x, dims=(0, 1, 3, 5, 2, 4)), shape=(n, c * r * r, h // r, w // r))
+    x = reshape(input, shape=(*lead, c, h // r, r, w // r, r))
+    x = clone(_moved(x, 0, 2, 4, 1, 3), order="C")
+    return reshape(x, shape=(*lead, c * r * r, h // r, w // r))
+
+
+def _planes(name: str, x: Any) -> tuple[int, ...]:
+    """The shape, which must end in (C, H, W)."""
+    if x.ndim < 3:
+        raise ShapeError(name, f"input {x.shape} is {x.ndim}-D, need (..., C, H, W)")
+    return x.shape  # type: ignore[no-any-return]
+
+
+def _factor(name: str, what: str, value: Any) -> int:
+    r = whole(name, what, value)
+    if r < 1:
+        raise ShapeError(name, f"{what} is {r}, it must be at least 1")
+    return r
+
+
+def _moved(x: Any, *last: int) -> Any:
+    """The last axes in another order."""
+    lead = x.ndim - len(last)
+    return permute(x, dims=(*range(lead), *(lead + i for i in last)))
