@@ -26,7 +26,6 @@ import ast
 import contextlib
 import dataclasses
 import linecache
-import operator
 import re
 import sys
 import types
@@ -79,7 +78,7 @@ OTHER_MEANING = {
 }
 
 # What tinyconv refuses on purpose: the entry's name and the message (regular expressions), why.
-OPTIONS = "memory_format|recompute_scale_factor|layout|pin_memory|out|dtype|capturable|foreach|fused"
+OPTIONS = "memory_format|recompute_scale_factor|layout|pin_memory|out|dtype|capturable"
 REFUSALS: tuple[tuple[str, str, str], ...] = (
     ("", r"complex", "there are no complex numbers"),
     ("", r"bfloat16|uint16|uint32|uint64|float8", "not an element type of tinyconv"),
@@ -89,22 +88,20 @@ REFUSALS: tuple[tuple[str, str, str], ...] = (
     ("interpolate", r"is 5-D", "there are no volumes"),
     ("", r"must hold floats", "a function of floats: integers are refused, not cut"),
     ("", r"must hold numbers, not booleans", "booleans are not added or multiplied unasked"),
-    ("batch_norm", r"the memory is read-only", "running statistics are written; PyTorch writes "
-     "into a broadcast row as often as it is repeated"),
+    ("batch_norm", r"the memory is read-only", "running statistics cannot be written there"),
     ("batch_norm", r"input \(0,\) is 1-D", "there is no axis of channels"),
     ("^(std|var)", r"entries leave", "an error where PyTorch warns and returns NaN"),
     ("pow", r"negative integer", "what is no integer is not cut to 0"),
     ("^(gather|scatter_add)$", r"as many axes", "an index without entries must fit, too"),
-    ("^(gather|index_select|scatter_add)$", r"index is uint8", "an index without entries, too, "
-     "holds int64 or int32"),
+    ("^(gather|index_select|scatter_add)$", r"index is uint8", "even an index without entries"),
 )
 NOT_NUMBERS = r"must be Tensor, not|got \(int, |doesn't apply to a 'int'"
 # What PyTorch refuses and tinyconv computes on purpose.
 COMPUTED: tuple[tuple[str, str, str], ...] = (
     ("", NOT_NUMBERS, "a number may stand for a tensor in every operation of the table"),
     ("one_hot", r"LongTensor", "classes may be integers of any kind"),
-    ("", r"not implemented for 'Bool'|does not support bool dtypes on CPU", "PyTorch has no such "
-     "kernel; the result is that of False = 0 and True = 1"),
+    ("", r"not implemented for 'Bool'|does not support bool dtypes on CPU",
+     "PyTorch has no such kernel; the result is that of False = 0 and True = 1"),
     ("max_pool2d|interpolate.nearest|pad", r"not implemented for '(Long|Int|Short|Char|Byte)'",
      "PyTorch has no such kernel; moves and maxima of integers are exact"),
 )
@@ -128,6 +125,12 @@ class Outcome:
 
 
 # ----------------------------------------------------------------------------- what an error is
+
+
+ARGUMENTS = re.compile(
+    r"unexpected keyword argument|missing \d+ required|takes .* positional argument|"
+    r"multiple values for"
+)
 
 
 @lru_cache(None)
@@ -155,9 +158,7 @@ def is_ours(error: BaseException) -> bool:
     file = trace.tb_frame.f_code.co_filename if trace else ""
     if file.startswith(SOURCE) and trace is not None and trace.tb_lineno in _raises(file):
         return True
-    arguments = r"unexpected keyword argument|missing \d+ required|takes .* positional argument|" \
-        r"multiple values for"
-    return isinstance(error, TypeError) and re.search(arguments, str(error)) is not None
+    return isinstance(error, TypeError) and ARGUMENTS.search(str(error)) is not None
 
 
 def _listed(table: Iterable[tuple[str, str, str]], entry: str, message: str) -> bool:
@@ -210,7 +211,7 @@ class Arguments:
 
     def pair(self, value: Any) -> tuple[Any, Any]:
         """The value for PyTorch and for tinyconv."""
-        if isinstance(value, torch.nn.Parameter) or isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor):
             return self._tensors(value)
         if type(value) in (list, tuple) or isinstance(value, torch.Size):
             pairs = [self.pair(v) for v in value]
@@ -321,9 +322,9 @@ def forms(info: Any) -> dict[str, tuple[Any, Any]]:
         found["function"] = (info.op, getattr(tc.Tensor, last))
     if not found:
         return {}
-    if is_method and isinstance(getattr(torch.Tensor, last, None), types.MethodDescriptorType):
-        if not _is_written_for_the_database(info.op):
-            found["method"] = (getattr(torch.Tensor, last), getattr(tc.Tensor, last))
+    is_builtin = isinstance(getattr(torch.Tensor, last, None), types.MethodDescriptorType)
+    if is_method and is_builtin and not _is_written_for_the_database(info.op):
+        found["method"] = (getattr(torch.Tensor, last), getattr(tc.Tensor, last))
     if info.get_inplace() is not None and hasattr(tc.Tensor, f"{last}_") and is_method:
         found["in place"] = (getattr(torch.Tensor, f"{last}_"), getattr(tc.Tensor, f"{last}_"))
     if callable(getattr(info, "operator_variant", None)):
@@ -508,9 +509,10 @@ def check_call(entry: str, pair: tuple[Any, Any], sample: Any, layout: str, **mo
     wrong = difference(got, want, better)
     if wrong and entry in _ORDERS and _is_another_order(entry, sample, got, want):
         wrong = ""
-    if wrong and (entry.startswith("empty") or more.get("form") != "in place" and _is_random(
-        theirs, for_torch, want
-    )):
+    if wrong and (
+        entry.startswith("empty")
+        or (more.get("form") != "in place" and _is_random(theirs, for_torch, want))
+    ):
         wrong = difference(got, want, values=False)
     return made("wrong", wrong) if wrong else made("same")
 
@@ -719,7 +721,7 @@ def _fitting(info: Any, found: dict[str, Any], sample: Any) -> Iterator[tuple[st
     """The forms that can be called so: a method is a tensor's, an operator takes no keywords."""
     dunder = info.name.startswith("__")
     for form, pair in found.items():
-        is_method = form in ("method", "in place") or form == "function" and dunder
+        is_method = form in ("method", "in place") or (form == "function" and dunder)
         if is_method and not isinstance(sample.input, torch.Tensor):
             continue
         if form == "operator" and sample.kwargs:

@@ -201,9 +201,8 @@ class Optimizer:
                 limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
                 raise ValueError(f"{self.name}: {name} must be a number {limit}, got {value!r}")
         betas = group.get("betas", ())
-        if len({hasattr(beta, "item") and hasattr(beta, "node") for beta in betas}) > 1:
-            said = f"betas must be both numbers or both Tensors, got {betas}"
-            raise ValueError(f"{self.name}: {said}")
+        if len({isinstance(beta, Tensor) for beta in betas}) > 1:
+            raise ValueError(f"{self.name}: betas must be two numbers or two Tensors, got {betas}")
         for i, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{self.name}: betas[{i}] must be at least 0 and below 1, got "

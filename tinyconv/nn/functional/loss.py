@@ -302,7 +302,7 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
 
 def check_delta(name: str, delta: Any) -> float:
     """Where the Huber loss turns linear; ValueError if that is no positive number."""
-    if not isinstance(delta, Real) or not delta > 0:
+    if not isinstance(delta, Real) or not float(delta) > 0:  # nan is not
         raise ValueError(f"{name}: delta is {delta}, it must be a positive number")
     return float(delta)
 
