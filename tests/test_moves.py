@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import tinyconv as tc
-from tinyconv import nn
-from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F
 
 torch = pytest.importorskip("torch")
