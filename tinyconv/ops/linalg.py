@@ -96,7 +96,8 @@ def _transpose_hint(a: Any, b: Any) -> str:
 @op(name="einsum")
 def _einsum(*xs: Array, subscripts: str) -> Array:
     """Einstein's summation, explicit form, no label twice in one operand."""
-    return array_module(xs[0]).einsum(subscripts, *xs, optimize=True)
+    y = array_module(xs[0]).einsum(subscripts, *xs, optimize=True)
+    return y if getattr(y.flags, "writeable", True) else y.copy()  # NumPy's view may be read-only
 
 
 def _einsum_vjp(i: int, g: Any, xs: Any, subscripts: str) -> Any:

@@ -94,8 +94,8 @@ def linear_band(
     size: int, out: int, factor: float | None, align_corners: bool, double: bool
 ) -> Band:
     """The two neighbours of each new pixel's centre, weighed; positions are float32 or float64."""
-    kind = np.float64 if double else np.float32
-    i = np.arange(out, dtype=kind)
+    kind: Any = np.float64 if double else np.float32
+    i: Any = np.arange(out, dtype=kind)
     if align_corners:
         at = i * (kind(size - 1) / kind(out - 1) if out > 1 else kind(0))
     else:
