@@ -304,6 +304,19 @@ def test_layers_take_one_sample(name: str) -> None:
     np.testing.assert_allclose(found.detach().numpy(), expected.detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_integers_are_picked_but_not_weighed(dtype: str) -> None:
+    x = tc.ones(1, 1, 4, 4, dtype=dtype)
+    for params in ({"size": 7}, {"scale_factor": 2}, {"size": 3}):
+        y = F.interpolate(x, **params)
+        assert y.dtype == dtype
+        assert y.all()
+    with pytest.raises(DTypeError):
+        F.interpolate(x, size=7, mode="bilinear")
+    with pytest.raises(DTypeError):
+        F.adaptive_avg_pool2d(x, 3)
+
+
 def test_dropout_of_one_sample_drops_its_channels() -> None:
     y = F.dropout2d(tc.ones(64, 3, 2), 0.5)
     assert set(y.flatten(1).var(1).tolist()) == {0.0}
