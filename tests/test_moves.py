@@ -1,4 +1,4 @@
-"""Pools, padding, resizing and windows against PyTorch on drawn geometries, with NaN and infinities.
+"""Pools, padding, resizing and windows against PyTorch on drawn geometries, with NaN and inf.
 
 What moves numbers must not multiply them by zeros: a number that is not finite reaches the outputs,
 and in the gradients the inputs, that it reaches in PyTorch, and no others.
@@ -40,7 +40,9 @@ def max_pool2d(rng: Any) -> Case:
     padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in kernel)
     stride = pair(rng, 1, 4) if rng.random() < 0.7 else None
     ceil = bool(rng.random() < 0.6)
-    return images(rng), (kernel, stride, padding, pair(rng, 1, 3), ceil), {}
+    # A window may hop over the image: PyTorch's gradient then goes to a place that it never saw.
+    dilation = (1, 1) if any(padding) else pair(rng, 1, 3)
+    return images(rng), (kernel, stride, padding, dilation, ceil), {}
 
 
 def avg_pool2d(rng: Any) -> Case:
@@ -63,7 +65,9 @@ def adaptive(rng: Any) -> Case:
 def pad(rng: Any) -> Case:
     shape = images(rng, 2)
     mode = ["constant", "reflect", "replicate", "circular"][rng.integers(4)]
-    pads = [int(rng.integers(-3, 5)) for _ in range(4)]
+    # A circle that is cut to less than is added reads what PyTorch has not written yet.
+    low, high = (-1, 1) if mode == "circular" else (-3, 4)
+    pads = [int(rng.integers(low, high + 1)) for _ in range(4)]
     value = {"value": float(rng.normal())} if mode == "constant" and rng.random() < 0.5 else {}
     return shape, (pads, mode), value
 
@@ -161,8 +165,7 @@ def test_on_drawn_geometries(name: str, special: bool) -> None:
                 getattr(F, name)(tc.tensor(x), *args, **params)
             continue
         if not x.size or not y.numel():
-            if "circular" not in args:  # what overlaps is refused of a larger batch alone
-                assert getattr(F, name)(tc.tensor(x), *args, **params).shape == y.shape, said
+            assert getattr(F, name)(tc.tensor(x), *args, **params).shape == y.shape, said
             continue
         g = numbers(rng, tuple(y.shape), special)
         h = numbers(rng, shape, special and name != "max_pool2d")
@@ -177,3 +180,170 @@ def test_on_drawn_geometries(name: str, special: bool) -> None:
         except AssertionError as error:
             raise AssertionError(f"{said}: {error}") from None
     assert ran >= 5
+
+
+# --- single cases
+
+
+def test_a_window_that_hops_over_the_image() -> None:
+    x = tc.ones(1, 1, 7, 1, requires_grad=True)
+    y = F.max_pool2d(x, 2, stride=(3, 5), padding=(0, 1), dilation=(1, 2))
+    assert y.flatten().tolist() == [-np.inf, -np.inf]
+    y.sum().backward()
+    assert not x.grad.any()  # it saw nothing
+
+
+@pytest.mark.parametrize("choice", ["fast", "numpy", "reference"])
+@pytest.mark.parametrize("place", [-1, 16, -17, 10**9])
+def test_places_outside_of_the_image(choice: str, place: int) -> None:
+    at = tc.tensor(np.array([[[[0, 2], [5, place]]]]))
+    with tc.kernels(choice), pytest.raises(ShapeError, match=f"an index is {place}"):
+        F.max_unpool2d(tc.ones(1, 1, 2, 2), at, 2)
+
+
+@pytest.mark.parametrize("size", [(2, 4), (4, 6), (20, 9), (4,), (1, 4, 4), (4.0, 4)])
+def test_unpool_to_a_size_that_pooling_cannot_come_from(size: Any) -> None:
+    at = tc.zeros(1, 1, 2, 2).long()
+    with pytest.raises((ShapeError, TypeError)):
+        F.max_unpool2d(tc.ones(1, 1, 2, 2), at, 2, output_size=size)
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        TF.max_unpool2d(
+            torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2).long(), 2, output_size=size
+        )
+
+
+def test_places_are_int64() -> None:
+    with pytest.raises(DTypeError, match=r"indices\.long\(\)"):
+        F.max_unpool2d(tc.ones(1, 1, 2, 2), tc.zeros(1, 1, 2, 2).int(), 2)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [
+    ("int64", 0.5), ("int64", -2.7), ("uint8", 255), ("uint8", -1), ("uint8", 300), ("bool", 2),
+    ("bool", 0), ("int64", float("nan")), ("int64", float("inf")), ("float16", 1e9),
+    ("float16", float("inf")), ("float32", 1.5),
+])  # fmt: skip
+def test_padding_of_every_dtype(dtype: str, value: float) -> None:
+    theirs, mine = torch.ones(2, dtype=getattr(torch, dtype)), tc.ones(2, dtype=dtype)
+    try:
+        expected = TF.pad(theirs, (1, 2), value=value)
+    except RuntimeError:
+        with pytest.raises(DTypeError, match="does not fit"):
+            F.pad(mine, (1, 2), value=value)
+        return
+    found = F.pad(mine, (1, 2), value=value)
+    assert found.dtype == dtype
+    assert found.tolist() == expected.tolist()
+
+
+REFUSED: dict[str, Callable[[Any, Any], Any]] = {
+    "a value for a mirror": lambda m, f: f.pad(m.ones(1, 1, 4), (1, 1), "reflect", 1.0),
+    "more cut off than there is": lambda m, f: f.pad(m.ones(1, 1, 4), (-3, -2)),
+    "half a number of sizes": lambda m, f: f.pad(m.ones(1, 1, 4), (1, 1, 1)),
+    "half a pixel": lambda m, f: f.interpolate(m.ones(1, 1, 2, 2), size=(3.5, 3.5)),
+    "a factor too many": lambda m, f: f.interpolate(m.ones(1, 1, 2, 2), scale_factor=(2, 2, 2)),
+    "nothing left": lambda m, f: f.interpolate(m.ones(1, 1, 2, 2), scale_factor=0.1),
+    "nothing to resize": lambda m, f: f.interpolate(m.ones(1, 0, 2, 2), size=3),
+    "no shuffle": lambda m, f: f.pixel_shuffle(m.ones(1, 4, 2, 2), 0),
+    "no unshuffle": lambda m, f: f.pixel_unshuffle(m.ones(1, 4, 2, 2), -1),
+    "no groups": lambda m, f: f.conv2d(m.ones(1, 1, 3, 3), m.ones(1, 1, 2, 2), groups=0),
+    "no groups, 1-D": lambda m, f: f.conv1d(m.ones(1, 1, 3), m.ones(1, 1, 2), groups=0),
+    "no groups back": lambda m, f: (
+        f.conv_transpose2d(m.ones(1, 1, 3, 3), m.ones(1, 1, 2, 2), groups=0)
+    ),
+    "too much padding": lambda m, f: f.max_pool2d(m.ones(1, 2, 4, 4), 3, 1, 2),
+    "no kernel": lambda m, f: f.avg_pool2d(m.ones(1, 2, 4, 4), 0, 1),
+    "no channels": lambda m, f: f.max_pool2d(m.ones(1, 0, 4, 4), 2),
+    "no channels in windows": lambda m, f: f.unfold(m.ones(1, 0, 4, 4), 2),
+    "no rows": lambda m, f: f.adaptive_avg_pool2d(m.ones(1, 2, 0, 4), 2),
+    "4-D columns": lambda m, f: f.fold(m.ones(1, 1, 4, 4), (3, 3), 2),
+    "division by zero": lambda m, f: f.avg_pool2d(m.ones(1, 1, 2, 2), 2, divisor_override=0),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_pytorch_refuses_is_refused(name: str) -> None:
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        REFUSED[name](torch, TF)
+    with pytest.raises((ShapeError, ValueError, TypeError)) as error:
+        REFUSED[name](tc, F)
+    assert not isinstance(error.value, ZeroDivisionError)
+
+
+LAYERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
+    "Conv2d": (lambda m: m.Conv2d(3, 4, 3, padding=1), (3, 6, 5)),
+    "Conv2d, reflect": (lambda m: m.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (3, 6, 5)),
+    "Conv2d, same": (lambda m: m.Conv2d(4, 4, 3, padding="same", groups=2), (4, 6, 5)),
+    "Conv1d": (lambda m: m.Conv1d(3, 4, 3), (3, 7)),
+    "ConvTranspose2d": (lambda m: m.ConvTranspose2d(3, 2, 3, stride=2), (3, 4, 5)),
+    "ConvTranspose1d": (lambda m: m.ConvTranspose1d(3, 2, 3, stride=2), (3, 4)),
+    "MaxPool2d": (lambda m: m.MaxPool2d(2), (3, 6, 5)),
+    "AvgPool2d": (lambda m: m.AvgPool2d(2), (3, 6, 5)),
+    "LPPool2d": (lambda m: m.LPPool2d(2, 2), (3, 6, 5)),
+    "AdaptiveAvgPool2d": (lambda m: m.AdaptiveAvgPool2d(4), (3, 6, 5)),
+    "AdaptiveMaxPool2d": (lambda m: m.AdaptiveMaxPool2d(4), (3, 6, 5)),
+    "InstanceNorm2d": (lambda m: m.InstanceNorm2d(3, affine=True), (3, 6, 5)),
+    "InstanceNorm1d": (lambda m: m.InstanceNorm1d(3), (3, 6)),
+    "ReflectionPad2d": (lambda m: m.ReflectionPad2d(1), (3, 6, 5)),
+    "ReplicationPad1d": (lambda m: m.ReplicationPad1d(1), (3, 6)),
+    "ConstantPad2d": (lambda m: m.ConstantPad2d(1, 2.0), (3, 6, 5)),
+    "Unfold": (lambda m: m.Unfold(2), (3, 6, 5)),
+    "Fold": (lambda m: m.Fold((3, 3), 2), (8, 4)),
+    "PixelShuffle": (lambda m: m.PixelShuffle(2), (4, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_take_one_sample(name: str) -> None:
+    make, shape = LAYERS[name]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    layer, other = make(nn), make(torch.nn)
+    layer.load_state_dict({k: tc.tensor(v.numpy()) for k, v in other.state_dict().items()})
+    found, expected = layer(tc.tensor(x)), other(torch.tensor(x))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.detach().numpy(), expected.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_integers_are_picked_but_not_weighed(dtype: str) -> None:
+    x = tc.ones(1, 1, 4, 4, dtype=dtype)
+    for params in ({"size": 7}, {"scale_factor": 2}, {"size": 3}):
+        y = F.interpolate(x, **params)
+        assert y.dtype == dtype
+        assert y.all()
+    with pytest.raises(DTypeError):
+        F.interpolate(x, size=7, mode="bilinear")
+    with pytest.raises(DTypeError):
+        F.adaptive_avg_pool2d(x, 3)
+
+
+def test_dropout_of_one_sample_drops_its_channels() -> None:
+    y = F.dropout2d(tc.ones(64, 3, 2), 0.5)
+    assert set(y.flatten(1).var(1).tolist()) == {0.0}
+    assert 0 < int((y[:, 0, 0] == 0).sum()) < 64
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("name", ["dropout", "dropout2d"])
+def test_dropping_what_is_not_finite_gives_nan(name: str) -> None:
+    """x times 0, as in PyTorch."""
+    for m, f in ((tc, F), (torch, TF)):
+        x = m.tensor(np.full((1, 64, 2, 2), np.inf, np.float32))
+        y = np.asarray(getattr(f, name)(x, 0.5, True))
+        assert (np.isnan(y) | np.isposinf(y)).all()
+        assert np.isnan(y).any()
+
+
+@pytest.mark.parametrize("choice", ["fast", "numpy", "reference"])
+def test_one_infinity_stays_where_it_is(choice: str) -> None:
+    x = np.ones((1, 1, 64, 64))
+    x[0, 0, 20, 31] = np.inf
+    with tc.kernels(choice):
+        assert int((~F.unfold(tc.tensor(x), 3).isfinite()).sum()) == 9
+        assert int((~F.adaptive_avg_pool2d(tc.tensor(x), 7).isfinite()).sum()) == 1
+        assert int((~F.adaptive_avg_pool2d(tc.tensor(x), (1, 3)).isfinite()).sum()) == 1
+        assert int((~F.interpolate(tc.tensor(x), size=97).isfinite()).sum()) <= 4
+        for corners in (False, True):
+            up = {"scale_factor": 2, "mode": "bilinear", "align_corners": corners}
+            found = F.interpolate(tc.tensor(x), **up).isfinite().numpy()
+            expected = TF.interpolate(torch.tensor(x), **up).isfinite().numpy()
+            assert np.array_equal(found, expected)

@@ -99,7 +99,8 @@ def _einsum(*xs: Array, subscripts: str) -> Array:
     """Einstein's summation, explicit form, no label twice in one operand."""
     if xs[0].dtype.kind != "f" and xs[0].dtype != int64:
         xs = _summable(xs, subscripts)
-    return array_module(xs[0]).einsum(subscripts, *xs, optimize=True)
+    y = array_module(xs[0]).einsum(subscripts, *xs, optimize=True)
+    return y if getattr(y.flags, "writeable", True) else y.copy()  # NumPy's view may be read-only
 
 
 def _summable(xs: tuple[Array, ...], subscripts: str) -> tuple[Array, ...]:

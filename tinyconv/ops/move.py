@@ -15,6 +15,7 @@ from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module, backend_of, reference
 from tinyconv.backend.band import Band
 from tinyconv.dtypes import float16, float32
+from tinyconv.errors import DTypeError
 from tinyconv.samples import sample
 
 Pair = tuple[int, int]
@@ -71,6 +72,8 @@ fold.defvjp(
 def band_product(x: Array, *, band: Band, dim: int) -> Array:
     """The band's rows times x along ``dim``: each output is a weighed sum over one run."""
     kind = x.dtype
+    if kind.kind != "f" and (band.weights != 1).any():  # picking is right for integers, too
+        raise DTypeError("interpolation and means", f"the input is {kind}, need floats: x.float()")
     x = x.astype(float32) if kind == float16 else x
     return backend_of(x).band_product(x, band, dim).astype(kind, copy=False)
 
@@ -94,8 +97,8 @@ def linear_band(
     size: int, out: int, factor: float | None, align_corners: bool, double: bool
 ) -> Band:
     """The two neighbours of each new pixel's centre, weighed; positions are float32 or float64."""
-    kind = np.float64 if double else np.float32
-    i = np.arange(out, dtype=kind)
+    kind: Any = np.float64 if double else np.float32
+    i: Any = np.arange(out, dtype=kind)
     if align_corners:
         at = i * (kind(size - 1) / kind(out - 1) if out > 1 else kind(0))
     else:

@@ -80,7 +80,7 @@ def _padding(name: str, padding: Any, stride: Pair, kernel: Pair, dilation: Pair
 
 def _is_one(x: Any, ndim: int, channels: int) -> bool:
     """One sample without a batch axis: its first axis is what the weight wants for channels."""
-    return x.ndim == ndim - 1 and x.shape[0] == channels  # type: ignore[no-any-return]
+    return x.ndim == ndim - 1 and x.shape[0] == channels
 
 
 def _check_image(name: str, x: Any, weight: Any, channels: int, groups: int = 1) -> None:

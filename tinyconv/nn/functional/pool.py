@@ -119,7 +119,7 @@ def _blind(n: int, out: int, k: int, s: int, p: int, d: int) -> np.ndarray[Any, 
     if d == 1:
         return np.zeros(out, bool)
     rows = (np.arange(out) * s - p)[:, None] + np.arange(k) * d
-    return ~((rows >= 0) & (rows < n)).any(1)
+    return np.logical_not(((rows >= 0) & (rows < n)).any(axis=1, keepdims=True))[:, 0]
 
 
 def _seen(x: Any, indices: Any, blind: np.ndarray[Any, Any]) -> tuple[Any, Any]:

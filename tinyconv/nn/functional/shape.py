@@ -101,7 +101,7 @@ def _filling(dtype: Any, value: float | None) -> Any:
     limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
     if dtype.kind == "f" and not math.isfinite(value):
         return value
-    if not limits.min <= value <= limits.max:
+    if not float(limits.min) <= value <= float(limits.max):
         raise DTypeError("pad", f"value={value} does not fit into {dtype}")
     return int(value) if dtype.kind in "iu" else value
 
@@ -240,7 +240,7 @@ def _planes(name: str, x: Any) -> tuple[int, ...]:
     """The shape, which must end in (C, H, W)."""
     if x.ndim < 3:
         raise ShapeError(name, f"input {x.shape} is {x.ndim}-D, need (..., C, H, W)")
-    return x.shape  # type: ignore[no-any-return]
+    return x.shape
 
 
 def _factor(name: str, what: str, value: Any) -> int:
