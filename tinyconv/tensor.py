@@ -1042,7 +1042,7 @@ def _written(name: str, value: Any, data: Array) -> Any:
     if isinstance(value, (bool, int, float, np.generic)):
         return e.written_number(name, value, data.dtype)
     if isinstance(value, (list, tuple)):
-        return as_array(value, data.dtype)
+        return backend_of(data).xp.asarray(as_array(value, data.dtype))
     check_devices(name, (data, value))
     shape = getattr(value, "shape", ())
     if shape and shape[0] == 1:  # NumPy wants a mask's value without leading ones
