@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 import tinyconv as tc
 
@@ -207,3 +208,64 @@ def test_from_numpy_of_a_memory_map(tmp_path):
     assert type(x.array) is np.ndarray
     assert np.shares_memory(x.array, mapped)
     assert (x + tc.ones(3)).shape == (2, 3)
+
+
+NUMBERS = st.integers(-9, 9) | st.floats(-9, 9).map(lambda v: round(v, 1))
+
+
+@needs_torch
+@settings(max_examples=300, deadline=None)
+@given(NUMBERS, NUMBERS, NUMBERS, st.sampled_from([None, "int64", "int32", "int8", "float64"]))
+def test_arange_is_pytorchs(start: Any, end: Any, step: Any, kind: str | None) -> None:
+    def made(m: Any) -> Any:
+        return m.arange(start, end, step, dtype=kind and getattr(m, kind))
+
+    try:
+        expected = made(torch)
+    except (RuntimeError, ValueError):
+        with pytest.raises(ValueError, match="step"):
+            made(tc)
+        return
+    if str(expected.dtype) in ("torch.int32", "torch.int8") and int(step) == 0:
+        return  # PyTorch repeats the start: refused
+    np.testing.assert_allclose(made(tc).array, expected.numpy(), 1e-6, 1e-6)
+    assert str(expected.dtype) == f"torch.{made(tc).dtype}"
+
+
+SAME_AS_PYTORCH = [
+    "linspace(5, -5, 20, dtype=m.int32)", "linspace(-3, 3, 6, dtype=m.int64)", "linspace(3, 3, 1)",
+    "linspace(m.tensor(0.0), 10, np.int64(3))", "arange(m.tensor(3))", "arange(np.int64(3))",
+    "arange(m.tensor(1), m.tensor(5), m.tensor(2))", "arange(np.float32(2.5))",
+    "full((2,), np.int64(3))", "full((2,), np.float64(3))", "full((2,), m.tensor(3))",
+    "full((2,), True)", "full((2,), -1, dtype=m.uint8)", "full((2,), 2.5, dtype=m.int64)",
+    "full((2,), 2, dtype=m.bool)", "tensor([])", "tensor([1, 2.5])", "tensor([True, 2])",
+    "tensor([1, True, 0.5])", "tensor([np.float32(3), 1])", "tensor([np.int8(3)])",
+    "tensor([-1], dtype=m.uint8)", "eye(0)", "eye(2, 3)", "zeros(np.int64(2), 3)",
+]  # fmt: skip
+REFUSED = [
+    "linspace(0, 10, -1)", "linspace(0, 1, 3, dtype=m.bool)", "linspace(m.tensor([0.0]), 1, 3)",
+    "arange(m.tensor([3]))", "arange('a')", "arange(float('nan'))", "arange(5, 0)",
+    "arange(0, 5, -1)", "arange(0, 3, 0)", "eye(-1)", "eye(2, -1)", "eye(2.5)", "full((2,), None)",
+    "full((2,), [1, 2])", "full((-1,), 1)", "full((2,), 300, dtype=m.uint8)", "zeros(-1)",
+    "full((2,), float('nan'), dtype=m.int64)", "ones(2, -1)", "empty(-2)", "zeros(2.5)", "rand(-1)",
+    "randint(5, 5, (2,))", "randint(-1, (2,))", "randint(0, 10, (-2,))", "randint(1.5, 3, (2,))",
+    "randint(0, 257, (2,), dtype=m.uint8)", "randint(-1, 2, (2,), dtype=m.uint8)", "randperm(-1)",
+    "randint(0, 3, (2,), dtype=m.bool)", "randperm(2.5)", "tensor(None)", "tensor('a')",
+    "tensor([None])", "tensor([300], dtype=m.uint8)", "tensor([float('nan')], dtype=m.int64)",
+    "tensor([2**64])", "zeros('a')", "full_like(m.zeros(2, dtype=m.uint8), 300)",
+]  # fmt: skip
+
+
+@needs_torch
+@pytest.mark.parametrize("call", SAME_AS_PYTORCH)
+def test_numbers_of_every_kind(call: str) -> None:
+    found, expected = (eval(f"m.{call}", {"m": m, "np": np}) for m in (tc, torch))
+    assert found.tolist() == expected.tolist()
+    assert f"torch.{found.dtype}" == str(expected.dtype)
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_what_cannot_be_made_is_refused(call: str) -> None:
+    with pytest.raises((tc.TinyconvError, ValueError)) as caught:
+        eval(f"m.{call}", {"m": tc})
+    assert not type(caught.value).__module__.startswith("numpy")

@@ -412,14 +412,14 @@ class Tensor(Variable):
                 if data.dtype.kind != "f":
                     value = wrap(value) if isinstance(other, Tensor) else value
                     made = operation(wrap(data), value, *(() if alpha is None else (alpha,)))
-                    data[...] = _narrowed(name, made.array, data.dtype)
+                    data[...] = _narrowed(made.array, data.dtype)
                 else:
                     assign(data, value if alpha in (None, 1) else value * alpha)
         except TypeError as error:
             if isinstance(error, DTypeError):
                 raise
             kind = getattr(value, "dtype", type(value).__name__)
-            said = f"{self.dtype} and {kind} have no such result; convert: x.long()"
+            said = f"the result of {self.dtype} and {kind} is no {self.dtype}; convert: x.float()"
             raise DTypeError(name, said) from None
         return self
 
@@ -1054,7 +1054,7 @@ def _written(name: str, value: Any, data: Array) -> Any:
     if isinstance(value, (bool, int, float, np.generic)):
         return e.written_number(name, value, data.dtype)
     if isinstance(value, (list, tuple)):
-        return as_array(value, data.dtype)
+        return backend_of(data).xp.asarray(as_array(value, data.dtype))
     check_devices(name, (data, value))
     shape = getattr(value, "shape", ())
     if shape and shape[0] == 1:  # NumPy wants a mask's value without leading ones
@@ -1063,11 +1063,10 @@ def _written(name: str, value: Any, data: Array) -> Any:
     return value
 
 
-def _narrowed(name: str, made: Array, dtype: Any) -> Array:
-    """What is written over integers or booleans; DTypeError for floats, and integers over bools."""
+def _narrowed(made: Array, dtype: Any) -> Array:
+    """What is written over integers or booleans; TypeError for floats, and integers over bools."""
     if made.dtype.kind == "f" or (dtype.kind == "b" and made.dtype.kind != "b"):
-        said = f"the result is {made.dtype} and no {dtype}; convert: x.float(), or x.long()"
-        raise DTypeError(name, said)
+        raise TypeError
     return made
 
 

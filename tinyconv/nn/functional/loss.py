@@ -322,6 +322,8 @@ def _check_probabilities(name: str, input: Any, target: Any) -> None:
     _check_same(name, input, target)
     if target.dtype.kind != "f":
         raise DTypeError(name, f"target is {target.dtype}; target.float()")
+    if input.dtype.kind != "f":
+        raise not_taken(name, "input", input.dtype)
 
 
 def _logs(p: Any) -> tuple[Any, Any]:

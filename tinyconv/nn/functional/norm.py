@@ -152,7 +152,7 @@ def _whitened(rows: Any, eps: float) -> tuple[Any, Any]:
 
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
     scale = (1.0 if weight is None else weight) / sqrt(var + eps)
-    return scale, -mean * scale if bias is None else bias - mean * scale
+    return scale, -(mean * scale) if bias is None else bias - mean * scale
 
 
 def _arrays(operands: Sequence[Any]) -> list[Any] | None:
