@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyconv.autograd import is_tensor, op
 from tinyconv.backend import Array, array_module, backend_of
-from tinyconv.errors import DTypeError, ShapeError
+from tinyconv.errors import DTypeError, ShapeError, not_a_tensor
 from tinyconv.ops.elementwise import (
     abs_,
     clone,
@@ -379,6 +379,8 @@ class MaxResult(NamedTuple):
 
 
 def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
+    if not hasattr(x, "shape"):
+        raise DTypeError(extreme.name, not_a_tensor("x", x, "x"))
     if dim is None:
         return extreme(x)
     reduced_axes(extreme.name, x.shape, dim)
