@@ -617,6 +617,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: F.group_norm(tc.ones(4), 1), tc.ShapeError, r"\(4,\) is 1-D, need \(N,C"),
     (lambda: F.group_norm(tc.ones(2, 4), 0), tc.ShapeError, "4 channels in 0 groups"),
     (lambda: tc.zeros(0, 3).amax(0), tc.ShapeError, "no entry along dim 0"),
+    (lambda: tc.max(2, 3), tc.DTypeError, "max: x is an int, not a Tensor"),
     (lambda: tc.zeros(0).argmax(), tc.ShapeError, "of nothing there is none"),
 ]
 

@@ -385,8 +385,7 @@ class MaxResult(NamedTuple):
 
 def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
     if not hasattr(x, "shape"):
-        name = extreme.name[1:]
-        raise DTypeError(name, not_a_tensor("the input", x, "x"))
+        raise DTypeError(extreme.name, not_a_tensor("x", x, "x"))
     if dim is None:
         return extreme(x)
     reduced_axes(extreme.name, x.shape, dim)
