@@ -320,7 +320,9 @@ class Op:
             try:
                 takes = inspect.signature(vjp)
             except ValueError:  # of a function written in C nothing is known
-                continue
+                raise TypeError(
+                    f"{self.name}: its VJP {i} has no signature to read; {usage}"
+                ) from None
             given = ["g", "y", *self.operands]
             if self.variadic:
                 given = ["i", "g", "y"] + ["x"] * 3
@@ -526,12 +528,12 @@ class Op:
         if type(vjp) is Op:
             return [True] + [False] * n_inputs
         names: list[str] = []
-        for p in list(inspect.signature(vjp).parameters.values())[1 + skip :]:
+        for p in inspect.signature(vjp).parameters.values():
             if p.kind is p.VAR_POSITIONAL:
-                names += [p.name] * (n_inputs + 1 - len(names))
-            elif p.kind is p.POSITIONAL_OR_KEYWORD:
+                names += [p.name] * (skip + n_inputs + 2 - len(names))
+            elif p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY):
                 names.append(p.name)
-        return [not name.startswith("_") for name in names]
+        return [not name.startswith("_") for name in names[1 + skip : skip + n_inputs + 2]]
 
     def _agree(self, arrays: list[Any]) -> list[Any]:
         """Operands of one dtype and one device, or an error; numbers take the tensor's dtype."""
