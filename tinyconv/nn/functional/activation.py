@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyconv.autograd import check_operands, wrap
 from tinyconv.backend import backend_of
+from tinyconv.errors import DTypeError
 from tinyconv.inplace import become
 from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops import elementwise as ops
@@ -134,5 +135,7 @@ def _dropped(name: str, x: Any, p: float, training: bool, shape: tuple[int, ...]
         raise ValueError(f"{name}: p is {p}, a probability lies in 0..1")
     if not training or p == 0:
         return x
+    if x.dtype.kind != "f":
+        raise DTypeError(name, f"input is {x.dtype}, it must hold floats; convert: input.float()")
     keep = wrap(backend_of(x.array).kept(x.array, shape, p))
     return x * (keep.to(x.dtype) * (1 / (1 - p) if p < 1 else 0.0))
