@@ -355,6 +355,10 @@ class Op:
                 out = self.forward(*args, **params) if params else self.forward(*args)
             except (AttributeError, TypeError):
                 check_operands(self.name, args)
+                if not any(hasattr(arg, "dtype") for arg in args):
+                    raise DTypeError(
+                        self.name, f"{args} holds no tensor; make one: tc.tensor({args[0]})"
+                    ) from None
                 raise
             except AxisError as error:
                 out = self._of_number(error, args, params)

@@ -225,6 +225,7 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """Normal with mean 0 and variance 1, drawn on the host so that every device gets the same."""
+    _drawn_as("randn", dtype)
     drawn = generator().standard_normal(_sizes(sizes, size))
     return _drawn(drawn, dtype or float32, device, requires_grad)
 
@@ -237,12 +238,16 @@ def rand(
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform in [0, 1)."""
-    drawn = generator().random(_sizes(sizes, size), _drawn_as(dtype))
+    drawn = generator().random(_sizes(sizes, size), _drawn_as("rand", dtype))
     return _drawn(drawn, dtype or float32, device, requires_grad)
 
 
-def _drawn_as(dtype: Any) -> Any:
-    return np.float64 if as_dtype(dtype or float32) == float64 else np.float32
+def _drawn_as(name: str, dtype: Any) -> Any:
+    """What fractions are drawn in; DTypeError for integers, which would cut them off."""
+    kind = as_dtype(dtype or float32)
+    if kind.kind != "f":
+        raise DTypeError(name, f"dtype is {kind}, the numbers drawn are fractions; use tc.randint")
+    return np.float64 if kind == float64 else np.float32
 
 
 def randint(
@@ -323,7 +328,9 @@ def rand_like(
     return rand(x.shape, **_like(x, dtype, device), requires_grad=requires_grad)
 
 
-def randint_like(x: Tensor, low: int, high: int | None = None, dtype: Any = None) -> Tensor:
+def randint_like(
+    x: Tensor, low: int, high: int | None = None, dtype: Any = None, device: str | None = None
+) -> Tensor:
     """Random integers in x's shape, dtype and device."""
     low, high = (0, low) if high is None else (low, high)
-    return randint(low, high, x.shape, **_like(x, dtype, None))
+    return randint(low, high, x.shape, **_like(x, dtype, device))

@@ -24,7 +24,6 @@ from tinyconv.ops.elementwise import (
     sign,
     where,
     widened,
-    zeros_like,
 )
 from tinyconv.ops.index import gather
 from tinyconv.ops.shape import (
@@ -518,7 +517,8 @@ def norm(x: Any, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False) -
     if p == -math.inf:
         return amin(size, dim=dim, keepdim=keepdim)
     if p == 0:
-        return sum(where(x == 0, zeros_like(x), 1.0), dim=dim, keepdim=keepdim)
+        # sign for the sake of its gradient, which is 0: the result does belong to the graph
+        return sum(where(x == 0, sign(x), 1.0), dim=dim, keepdim=keepdim)
     if p == 1:
         return sum(size, dim=dim, keepdim=keepdim)
     return _norm_p(x, p=float(p), dim=dim, keepdim=keepdim)
