@@ -350,7 +350,7 @@ def test_memory_survives_an_exception_at_every_step() -> None:
         def look(frame: Any, event: str, arg: Any, count: Any = count, at: int = stop_at) -> Any:
             if frame.f_code.co_filename != memory.__file__:
                 return None
-            if event == "line":
+            if event == "line" and frame.f_code.co_name != "empty":  # there, only calls let one in
                 count[0] += 1
                 if count[0] == at:
                     raise KeyboardInterrupt
@@ -370,9 +370,8 @@ def test_memory_survives_an_exception_at_every_step() -> None:
             assert not any(np.shares_memory(a, b) for b in arrays[:i])
         del arrays, again, a
         kept.clear()
-        lender.empty((2**18,), np.uint8)
-        lender.empty((2**18,), np.uint8)
-        assert all(slab.is_idle() or len(lender.loans) <= 1 for slab in lender.slabs)
+        last = lender.empty((2**18,), np.uint8)
+        assert [loan() is last.base for loan in lender.loans.values()] == [True], stop_at
 
 
 FORK = """
