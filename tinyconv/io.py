@@ -32,7 +32,7 @@ from tinyconv.random import get_rng_state, set_rng_state
 from tinyconv.tensor import Tensor
 
 try:
-    import fcntl
+    import fcntl as fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
