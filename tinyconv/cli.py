@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -119,6 +120,15 @@ def _train(options: argparse.Namespace) -> int:
     config, folder = dist.broadcast_object(_run_and_config(options, given) if first else None)
     run = Run(folder)
     trainer = Trainer(config, run)
+    run.claim(options.resume, _numbered(config) if options.out is None else ())
+    try:
+        return _fit(trainer, options)
+    finally:
+        run.release()
+
+
+def _fit(trainer: Trainer, options: argparse.Namespace) -> int:
+    config, run = trainer.config, trainer.run
     if options.resume:
         trainer.restore()
     source = trainer.train_set
@@ -196,9 +206,13 @@ def _new_run(out: Path | None, config: Config) -> Run:
                 f"{out} holds a run already: go on with it (--resume), or choose another --out"
             )
         return Run(out)
+    return Run(next(folder for folder in _numbered(config) if not folder.exists()))
+
+
+def _numbered(config: Config) -> Iterator[Path]:
+    """Folders for runs of this kind."""
     name = f"{config.dataset}-{config.model}"
-    numbers = (RUNS / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
-    return Run(next(folder for folder in numbers if not folder.exists()))
+    return (RUNS / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
 
 
 def _report(options: argparse.Namespace) -> int:

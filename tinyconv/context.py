@@ -138,4 +138,7 @@ def _steps(inner: Any, attribute: str, value: Any) -> Generator[Any, Any, Any]:
             step = functools.partial(inner.throw, error)
         else:
             # An iterator that is no generator, of a future say, has no send.
-            step = functools.partial(*(next, inner) if sent is None else (inner.send, sent))
+            if sent is None:
+                step = functools.partial(next, inner)
+            else:
+                step = functools.partial(inner.send, sent)

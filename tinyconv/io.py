@@ -13,7 +13,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import stat
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +31,12 @@ from tinyconv.errors import TinyconvError
 from tinyconv.random import get_rng_state, set_rng_state
 from tinyconv.tensor import Tensor
 
+try:
+    import fcntl as fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_ORPHAN = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _METADATA = "tinyconv"  # the entry of the file's metadata that holds the structure
 
 _DTYPES = {
@@ -64,10 +73,14 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     The file appears under its name only when all of it is on the disk; a crash before leaves the
     former one.  TypeError for other objects: it says where, and what to save instead.
     """
-    target = Path(path).resolve()  # through a symbolic link: replace the file, not the link
+    write(Path(path).resolve(), encoded(obj))  # through a link: replace the file, not the link
+
+
+def encoded(obj: Any) -> bytes:
+    """The file that `save` writes."""
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     structure = json.dumps(_encode(obj, (), tensors), allow_nan=False, separators=(",", ":"))
-    _write(target, to_safetensors(tensors, {_METADATA: structure}))
+    return to_safetensors(tensors, {_METADATA: structure})
 
 
 def load(path: str | os.PathLike[str], map_location: str = "cpu") -> Any:
@@ -106,9 +119,16 @@ def save_checkpoint(
 
         save_checkpoint(path, model=model, optimizer=optimizer, schedule=schedule, epoch=3)
     """
+    save(checkpoint(model=model, optimizer=optimizer, schedule=schedule, **more), path)
+
+
+def checkpoint(
+    *, model: Any, optimizer: Any = None, schedule: Any = None, **more: Any
+) -> dict[str, Any]:
+    """What `save_checkpoint` saves."""
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     states = {name: part.state_dict() for name, part in parts.items() if part is not None}
-    save({**states, "rng": get_rng_state(), **more}, path)
+    return {**states, "rng": get_rng_state(), **more}
 
 
 def load_checkpoint(
@@ -118,24 +138,24 @@ def load_checkpoint(
 
         start = load_checkpoint(path, model=model, optimizer=optimizer)["epoch"]
     """
-    checkpoint = load(path)
-    if not isinstance(checkpoint, dict):
-        kind = type(checkpoint).__name__
+    found = load(path)
+    if not isinstance(found, dict):
+        kind = type(found).__name__
         raise CheckpointError("load_checkpoint", f"{path} holds a {kind}; use tc.load(path)")
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     wanted = {name: part for name, part in parts.items() if part is not None}
-    missing = [name for name in (*wanted, "rng") if name not in checkpoint]
+    missing = [name for name in (*wanted, "rng") if name not in found]
     if missing:
-        found = ", ".join(map(str, list(checkpoint)[:8]))
+        held = ", ".join(map(str, list(found)[:8]))
         raise CheckpointError(
             "load_checkpoint",
-            f"{path} has no {' and no '.join(missing)}; it holds {found}. For a bare state_dict: "
+            f"{path} has no {' and no '.join(missing)}; it holds {held}. For a bare state_dict: "
             "model.load_state_dict(tc.load(path))",
         )
     for name, part in wanted.items():
-        part.load_state_dict(checkpoint.pop(name))
-    set_rng_state(checkpoint.pop("rng"))
-    return checkpoint
+        part.load_state_dict(found.pop(name))
+    set_rng_state(found.pop("rng"))
+    return found
 
 
 # --- objects to JSON and back
@@ -225,19 +245,79 @@ def _tensor(path: Any, name: str, entry: dict[str, Any], backend: Backend) -> Te
 # --- bytes to disk and back
 
 
-def _write(target: Path, data: bytes) -> None:
-    """All or nothing; the temporary name is this call's own, so writers do not meet."""
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+def write(target: Path, data: bytes) -> None:
+    """All or nothing, on the disk when this returns; a file that was there keeps its mode.
+
+    The temporary name is this call's own, so writers do not meet.  A symbolic link of the target's
+    name is replaced, not followed.  What killed writers of this target left is removed.
+    """
     if not target.parent.is_dir():
         raise FileNotFoundError(f"save: there is no folder {target.parent}; make it first")
+    remove_orphans(target.parent, _short(target.name))
+    temporary, file = _temporary(target)
     try:
-        with open(temporary, "xb") as file:
+        with file:
+            if target.is_file() and not target.is_symlink() and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut may leave the new name with an empty file
-        os.replace(temporary, target)
+            if fcntl is None:
+                file.close()  # Windows renames no open file; elsewhere the lock holds until then
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+    if fcntl is not None:  # the new name, too
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _temporary(target: Path) -> tuple[Path, Any]:
+    """A new file beside the target, locked as long as it is open."""
+    while True:
+        path = target.with_name(f".{_short(target.name)}.{uuid4().hex}.tmp")
+        file = open(path, "xb")  # noqa: SIM115 - the caller closes it
+        _try_lock(file.fileno())
+        if path.exists():  # nobody took it for an orphan before it was locked
+            return path, file
+        file.close()
+
+
+def _short(name: str) -> str:
+    """Of a long name, so much that the temporary one is not too long for the file system."""
+    return os.fsdecode(os.fsencode(name)[:200])
+
+
+def remove_orphans(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of writers that were killed, of one target or of all.
+
+    A writer that is alive holds a lock on its file.
+    """
+    for path in folder.glob(".*.tmp") if fcntl is not None else ():
+        found = _ORPHAN.fullmatch(path.name)
+        if found is None or name not in (None, found[1]):
+            continue
+        with suppress(OSError):  # another process was faster, or may and we may not
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                if _try_lock(descriptor):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file; False if somebody else has, or this file system cannot."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _header(data: bytes) -> dict[str, Any]:

@@ -17,8 +17,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,74 @@ class Run:
     """The folder of one run.  Of several ranks only the first writes into it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.at(folder)
         self.writes = dist.get_rank() == 0
-        self.checkpoint = folder / "checkpoint.safetensors"
+        self.claimed: int | None = None  # the folder's descriptor, while it is locked
+
+    def at(self, folder: Path) -> None:
+        self.folder, self.checkpoint = folder, folder / "checkpoint.safetensors"
+
+    def claim(self, resume: bool, others: Iterable[Path] = ()) -> None:
+        """Make this process the folder's only writer, until `release` or its end.
+
+        resume: it holds a run already.  others: folders to take instead where it exists.
+        FileExistsError where another process writes into it, or an earlier run is in it.
+        """
+        if not self.writes:
+            return
+        folders = iter(others)
+        while not self._make(exclusive=not resume) and (other := next(folders, None)) is not None:
+            self.at(other)
+        self._lock()
+        if not resume and self.checkpoint.exists():
+            self.release()
+            raise FileExistsError(f"{self.folder} holds a run already: go on with it (--resume), "
+                                  "or choose another --out")
+        io.remove_orphans(self.folder)
+
+    def _make(self, exclusive: bool) -> bool:
+        """Make the folder; False if it was there and that matters."""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir()
+        except FileExistsError as error:
+            if not self.folder.is_dir():
+                raise self._cannot_create(error) from error
+            return not exclusive
+        except OSError as error:
+            raise self._cannot_create(error) from error
+        return True
+
+    def _cannot_create(self, error: OSError) -> OSError:
+        text = f"cannot create {self.folder}: {error.strerror}; choose another --out"
+        return OSError(text)
+
+    def _lock(self) -> None:
+        """The folder's own lock: it leaves no file, and ends with the process."""
+        if io.fcntl is None:
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            io.fcntl.flock(descriptor, io.fcntl.LOCK_EX | io.fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise FileExistsError(f"another process is writing into {self.folder} now: wait for "
+                                  "it, or choose another --out") from error
+        except OSError:  # a file system that has no locks
+            os.close(descriptor)
+        else:
+            self.claimed = descriptor
+
+    def release(self) -> None:
+        """Let others write into the folder."""
+        if self.claimed is not None:
+            os.close(self.claimed)
+            self.claimed = None
 
     def write_config(self, config: Config) -> None:
         if not self.writes:
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot create {self.folder}: {error.strerror}; "
-                          "choose another --out") from error
+        self._make(exclusive=False)
         self._write("config.json", json.dumps(asdict(config), indent=1) + "\n")
 
     def read_config(self) -> Config:
@@ -87,12 +144,22 @@ class Run:
         return self.folder / "report.html"
 
     def _write(self, name: str, text: str) -> None:
-        """Completely or not at all."""
-        if not self.writes:
-            return
-        temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.folder / name)
+        if self.writes:
+            io.write(self.folder / name, text.encode())
+
+    def write_checkpoint(self, state: dict[str, Any]) -> None:
+        """Everything that is needed to go on."""
+        io.write(self.checkpoint, io.encoded(state))
+
+    def write_weights(self, model: nn.Module) -> None:
+        io.write(self.folder / "model.safetensors", io.encoded(model.state_dict()))
+
+    def write_graph(self, graph: see.Trace) -> None:
+        """As SVG, or what `Trace.save` writes instead; links that were planted are not followed."""
+        for suffix in (".svg", ".dot", ".txt"):
+            if (target := self.folder / f"graph{suffix}").is_symlink():
+                target.unlink()
+        graph.save(self.folder / "graph.svg")
 
     def write_curves(self, history: list[dict[str, Any]]) -> None:
         """Loss and accuracy over the epochs, where matplotlib is installed."""
@@ -118,7 +185,9 @@ class Run:
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(alpha=0.3, which="both")
             axes.legend(frameon=False)
-        figure.savefig(self.folder / "curves.png", dpi=120)
+        picture = BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        io.write(self.folder / "curves.png", picture.getvalue())
 
 
 class Interrupted(Exception):
@@ -201,7 +270,7 @@ class Trainer:
             return
         names = ("epoch", "batch", "sums", "history", "losses", "notes")
         progress = {name: getattr(self, name) for name in names}
-        io.save_checkpoint(self.run.checkpoint, **self._parts(), **progress)
+        self.run.write_checkpoint(io.checkpoint(**self._parts(), **progress))
 
     def restore(self) -> None:
         for name, value in io.load_checkpoint(self.run.checkpoint, **self._parts()).items():
@@ -330,7 +399,7 @@ class Trainer:
         images = tc.zeros(2, 1, *size, device=self.config.device)
         graph = see.trace(loss, images, params=self.model)
         if self.run.writes:
-            graph.save(self.run.folder / "graph.svg")
+            self.run.write_graph(graph)
 
     def write_report(self) -> Path:
         """report.html: what the run has come to, with the weights as they are now."""
@@ -378,7 +447,7 @@ class Trainer:
                     f"({row['images_per_second']:.0f} images/s)"
                 )
         if self.run.writes:
-            io.save(self.model.state_dict(), self.run.folder / "model.safetensors")
+            self.run.write_weights(self.model)
             self.run.write_curves(self.history)
             self.write_report()
         return self.history

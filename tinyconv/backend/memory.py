@@ -102,8 +102,8 @@ class Memory:
         if self.inside == me:  # a signal handler or a finalizer computes, in the midst of this
             return np.empty(shape, dtype)
         with self.lock:
-            self.inside = me
             try:
+                self.inside = me
                 owner = self._lend(size, dtype, count)
             finally:
                 self.inside = 0

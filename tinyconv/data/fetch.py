@@ -76,11 +76,16 @@ def places(files: FileSet, root: str | Path | None = None) -> list[Path]:
     """The folders to look in, one after the other; downloads go to the last."""
     if root is not None:
         return [Path(root).expanduser() / sub for sub in dict.fromkeys(("", *files.subfolders))]
-    cache = Path(_pooch().os_cache("tinyconv")) / files.subfolders[-1]
     chosen = os.environ.get(VARIABLE)
-    if not chosen:
-        return [cache]
-    return [*(Path(chosen).expanduser() / sub for sub in files.subfolders), cache]
+    folders = [Path(chosen).expanduser() / sub for sub in files.subfolders] if chosen else []
+    try:
+        return [*folders, Path(_pooch().os_cache("tinyconv")) / files.subfolders[-1]]
+    except RuntimeError as error:  # a user without a home, as in containers
+        if folders:
+            return folders
+        raise DataNotFound(
+            files.name, f"{error}; or set {VARIABLE} to a folder for the data"
+        ) from error
 
 
 def read_verified(files: FileSet, folder: Path, file: str) -> NDArray[Any]:

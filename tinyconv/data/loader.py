@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -188,12 +189,17 @@ def _ahead(jobs: Iterator[Callable[[], Any]], depth: int) -> Iterator[Any]:
         yield from (job() for job in jobs)
         return
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinyconv-loader")
+    process = os.getpid()
 
     def begin(job: Callable[[], Any]) -> Callable[[], Any]:
+        if os.getpid() != process:
+            return job
         try:
-            return thread.submit(job).result  # raises what the job raised
+            result = thread.submit(job).result  # raises what the job raised
         except RuntimeError:  # Python is shutting down: the caller's thread does the job
             return job
+        # In the child of a fork there is no thread, and nobody would finish what it had begun.
+        return lambda: result() if os.getpid() == process else job()
 
     try:
         pending = deque(map(begin, islice(jobs, depth)))
@@ -202,7 +208,8 @@ def _ahead(jobs: Iterator[Callable[[], Any]], depth: int) -> Iterator[Any]:
             pending.extend(map(begin, islice(jobs, 1)))
             yield result
     finally:  # the end, an exception, or the consumer left its loop: then Python closes us here
-        thread.shutdown(cancel_futures=True)
+        if os.getpid() == process:
+            thread.shutdown(cancel_futures=True)
 
 
 def to_tensors(batch: Any) -> Any:

@@ -33,7 +33,10 @@ def cache_folder() -> Path:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    parent = os.environ.get("NUMBA_CACHE_DIR") or pooch.os_cache("tinyconv") / "kernels"
+    try:
+        parent = os.environ.get("NUMBA_CACHE_DIR") or pooch.os_cache("tinyconv") / "kernels"
+    except RuntimeError:  # a user without a home, as in containers
+        return Path(digest.hexdigest()[:16])
     # Links are followed now, once: they may lead elsewhere later.
     return Path(os.path.realpath(parent)) / digest.hexdigest()[:16]
 
@@ -45,6 +48,8 @@ def refusal() -> str | None:
     Whoever can write into the folder, or rename one above it, can have a program of his run.
     """
     folder = cache_folder()
+    if not folder.is_absolute():
+        return "this user has no home folder"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(exist_ok=True, mode=0o700)
