@@ -18,7 +18,7 @@ MODULES = {info.name: info for info in db.modules()}
 OPTIMIZERS = {info.name: info for info in db.optimizers()}
 
 # The quick selection: float32 and float64 as they lie in memory, one other layout, few samples.
-QUICK = {"layouts": ("plain", "negative"), "most": 4}
+QUICK = {"layouts": ("plain", "negative"), "most": 3}
 
 
 def complain(outcomes: Any) -> None:

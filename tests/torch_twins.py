@@ -149,6 +149,7 @@ TWINS: dict[str, Any] = {
     "sub": operator.sub,
     "mul": operator.mul,
     "div": operator.truediv,
+    "floor_divide": lambda a, b: torch.div(a, b, rounding_mode="floor"),
     "div_trunc": lambda a, b: torch.div(a, b, rounding_mode="trunc"),
     "pow": operator.pow,
     "maximum": _pair(torch.maximum),

@@ -6,6 +6,7 @@ argument order and meaning are torch.Tensor's.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any, overload
@@ -393,9 +394,16 @@ class Tensor(Variable):
         """self *= other"""
         return self._update("mul_", operator.imul, e.mul, other)
 
-    def div_(self, other: Any) -> Tensor:
-        """self /= other"""
-        return self._update("div_", operator.itruediv, e.div, other)
+    def div_(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+        """self /= other, rounded as `div` rounds"""
+        if rounding_mode is None:
+            return self._update("div_", operator.itruediv, e.div, other)
+        rounded = functools.partial(e.divide, rounding_mode=rounding_mode)
+
+        def assign(data: Array, value: Any) -> None:
+            data[...] = rounded(data, value)
+
+        return self._update("div_", assign, rounded, other)
 
     def _update(
         self, name: str, assign: Any, operation: Any, other: Any, alpha: float | None = None

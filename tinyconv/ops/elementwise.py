@@ -669,16 +669,21 @@ def isfinite(x: Array) -> Array:
     return array_module(x).isfinite(x)
 
 
-@op(
-    same=(0, 1), differentiable=False, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
-)
+@op(same=(0, 1))
 def floor_divide(a: Array, b: Array) -> Array:
-    """floor(a / b); a constant to the derivative, which is 0 wherever there is one.
+    """floor(a / b), whose derivative is 0 wherever there is one.
 
     DTypeError for integers divided by 0, as in PyTorch.
     """
     _check_divisor("floor_divide", a, b)
     return a // b
+
+
+floor_divide.defvjp(
+    lambda g, _y, _a, _b: unbroadcast(zeros_like(g), _a.shape),
+    lambda g, _y, _a, _b: unbroadcast(zeros_like(g), _b.shape),
+    samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
+)
 
 
 def _check_divisor(name: str, a: Any, b: Any) -> None:

@@ -71,6 +71,9 @@ def cross_entropy(
     if classes and weight is None and not label_smoothing and input.dtype.kind == "f":
         return _of_classes(input, target, reduction, ignore_index)
     log_p = log_softmax(input, dim=axis)
+    if not classes and ignore_index >= 0:
+        raise ValueError(f"cross_entropy: the target holds probabilities, so ignore_index="
+                         f"{ignore_index} names no class of it; leave it out")
     if not classes:
         return _against_probabilities(log_p, target, weight, reduction, label_smoothing)
     picked, used = _pick("cross_entropy", log_p, target, weight, ignore_index)
