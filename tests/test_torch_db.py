@@ -183,6 +183,16 @@ def test_wrong_second_gradients_are_seen() -> None:
     assert wrong.startswith("wrong second gradient 1")
 
 
+def test_an_error_only_where_a_gradient_is_wanted_is_seen() -> None:
+    def refuses(x: Any) -> Any:
+        return tc.tanh(x) if not x.requires_grad else x.array[9]
+
+    sample = SampleInput(x.clone().requires_grad_())
+    pair = (torch.tanh, refuses)
+    found = db.check_gradients(OPERATIONS["tanh"], "tanh", pair, sample, "plain")
+    assert found.kind == "crash"
+
+
 def test_an_output_without_a_graph_is_seen() -> None:
     sample = SampleInput(x.clone().requires_grad_())
     pair = (torch.tanh, lambda x: tc.tanh(x.detach()))

@@ -703,9 +703,12 @@ def check_gradients(
             return None
         if _is_random(pair[0], for_torch, want):
             return None
-        got = _call(pair[1], for_tc)
     except Exception:
         return None  # the plain call has said it
+    try:
+        got = _call(pair[1], for_tc)
+    except Exception as error:
+        return made(*refused_or_crashed(error, entry))
     leaves = (arguments.theirs, arguments.ours)
 
     def better() -> tuple[Any, list[Any]]:

@@ -679,9 +679,13 @@ def floor_divide(a: Array, b: Array) -> Array:
     return a // b
 
 
-floor_divide.defvjp(
+_FLAT = (
     lambda g, _y, _a, _b: unbroadcast(zeros_like(g), _a.shape),
     lambda g, _y, _a, _b: unbroadcast(zeros_like(g), _b.shape),
+)
+
+floor_divide.defvjp(
+    *_FLAT,
     samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
 )
 
@@ -699,7 +703,7 @@ def _check_divisor(name: str, a: Any, b: Any) -> None:
         raise DTypeError(name, "integers cannot be divided by 0; x.float() gives inf or nan")
 
 
-@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+@op(same=(0, 1))
 def div_trunc(a: Array, b: Array) -> Array:
     """a / b without its decimals, in the operands' dtype; ZeroDivisionError for an integer by 0."""
     _check_divisor("div", a, b)
@@ -707,6 +711,9 @@ def div_trunc(a: Array, b: Array) -> Array:
     if down.dtype.kind == "f":
         return module_of(a, b).trunc(a / b)
     return down + ((down < 0) & (down * b != a))
+
+
+div_trunc.defvjp(*_FLAT, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
 
 
 @function(
@@ -718,7 +725,7 @@ def div_trunc(a: Array, b: Array) -> Array:
 def divide(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     """a / b, integers as float32; rounding_mode "floor" (down) and "trunc" (towards 0) keep dtypes.
 
-    A rounded quotient is constant from step to step: no gradient passes.
+    A rounded quotient is constant from step to step: its gradient is 0.
     """
     if rounding_mode is None:
         return div(a, b)
