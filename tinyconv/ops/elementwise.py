@@ -694,9 +694,11 @@ def _check_divisor(name: str, a: Any, b: Any) -> None:
         raise DTypeError(name, "integers cannot be divided by 0; x.float() gives inf or nan")
 
 
-@op(same=(0, 1), samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+@op(
+    same=(0, 1), differentiable=False, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
+)
 def div_trunc(a: Array, b: Array) -> Array:
-    """a / b without its decimals, in the operands' dtype; ZeroDivisionError for an integer by 0."""
+    """a / b without its decimals, in the operands' dtype; DTypeError for integers by 0."""
     _check_divisor("div", a, b)
     down = a // b
     if down.dtype.kind == "f":
