@@ -277,7 +277,6 @@ def test_overwritten_saved_value(write: str) -> None:
         lambda w: w[:, ::2],
         lambda w: w.T,
         lambda w: w.permute(1, 0),
-        lambda w: w.flip(0),
         lambda w: w.unsqueeze(0).squeeze(0),
         lambda w: w.detach().reshape(4)[1:],
         lambda w: tc.einsum("ij->ji", w),

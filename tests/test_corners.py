@@ -340,6 +340,7 @@ def outcome(f: Callable[[], Any]) -> Any:
 
 
 SKIPPED = {"cat", "permute", "broadcast_to", "sum_to", "getitem", "put_add", "scatter_into"}
+SKIPPED |= {"band_product"}
 
 
 def with_dim() -> list[Any]:
@@ -454,7 +455,8 @@ def test_empty_axes(name: str, ours: Any, theirs: Any, sample: Sample) -> None:
         wanted = [y.sum() for y in ys if y.requires_grad]
         xs = [x for x in leaves if x.requires_grad]
         grads = grad(wanted, xs, allow_unused=True) if wanted and xs else ()
-        return [*ys, *(g for g in grads if g is not None)]
+        zeros = (x.detach() * 0 for x in xs)  # PyTorch's None
+        return [*ys, *(z if g is None else g for g, z in zip(grads, zeros, strict=False))]
 
     def run_theirs() -> Any:
         leaves = [to_torch(a, requires_grad=True) for a in call.arrays]
@@ -542,7 +544,8 @@ def test_nothing_against_torch(name: str) -> None:
         ys = list(y) if isinstance(y, (tuple, list)) else [y]
         reached = [t.sum() for t in ys if t.requires_grad]
         grads = grad(reached, leaves, allow_unused=True) if reached else []
-        return [*ys, *(g for g in grads if g is not None)]
+        zeros = (x.detach() * 0 for x in xs)  # PyTorch's None
+        return [*ys, *(z if g is None else g for g, z in zip(grads, zeros, strict=False))]
 
     found = outcome(lambda: of(tc, tc.grad))
     expected = outcome(lambda: of(torch, torch.autograd.grad))
@@ -590,14 +593,14 @@ def test_division_by_rounding_mode(mode: Any) -> None:
         np.testing.assert_array_equal(found.numpy(), expected.numpy())
         assert str(found.dtype) == str(expected.dtype).removeprefix("torch.")
     if mode:
-        with pytest.raises(ZeroDivisionError, match=r"an integer by 0.*x.float\(\)"):
+        with pytest.raises(tc.DTypeError, match=r"integers cannot be divided by 0.*x.float\(\)"):
             tc.div(tc.tensor([7]), 0, rounding_mode=mode)
 
 
 X = tc.ones(2, 3)
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: tc.tensor([7]) // 0, ZeroDivisionError, "floor_divide: an integer by 0"),
-    (lambda: tc.tensor([7]) % tc.tensor([0]), ZeroDivisionError, "remainder: an integer by 0"),
+    (lambda: tc.tensor([7]) // 0, tc.DTypeError, "floor_divide: integers cannot be divided by 0"),
+    (lambda: tc.tensor([7]) % tc.tensor([0]), tc.DTypeError, "remainder: integers cannot be"),
     (lambda: tc.div(X, 2, rounding_mode="up"), ValueError, "none of None, 'floor', 'trunc'"),
     (lambda: X.mean(dtype=tc.int64), tc.DTypeError, "dtype is int64, a mean needs floats"),
     (lambda: X.roll((1, 1), 0), tc.ShapeError, r"shifts \(1, 1\), dims 0: need one shift"),
@@ -606,7 +609,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: tc.einsum("...ij...->ij", X), tc.ShapeError, r"one '\.\.\.' for an operand"),
     (lambda: F.embedding(tc.tensor([0]), tc.ones(2, 3, 4)), tc.ShapeError, r"is 3-D, need \(V,D"),
     (lambda: F.embedding(tc.tensor([0]), tc.ones(2)), tc.ShapeError, r"is 1-D, need \(V,D"),
-    (lambda: tc.nn.BatchNorm1d(3, eps=-1)(X), ValueError, "eps is -1, it must be above 0"),
+    (lambda: tc.nn.BatchNorm1d(3, eps=-1)(X), ValueError, r"eps is -1\.0, it must be above 0"),
     (lambda: tc.nn.BatchNorm1d(3, eps=0.0)(X), ValueError, "must be above 0 in training"),
     (lambda: tc.nn.BatchNorm1d(3, eps=-1).eval()(X), ValueError, "it must be at least 0"),
     (lambda: F.hardtanh(X, 0.5, -0.5), ValueError, "min_val 0.5 is above max_val -0.5"),

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import tinyconv as tc
-from tinyconv.errors import ShapeError
+from tinyconv import nn
+from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.nn import functional as F
 
 torch = pytest.importorskip("torch")

@@ -432,9 +432,9 @@ class Tensor(Variable):
         return self
 
     def _in_place(self, assign: Any, operation: Any, other: Any) -> Tensor:
-        """``x op= y``: written over x, but x = x op y where a gradient passes."""
+        """``x op= y``: recorded where a gradient passes, else a write like any other."""
         if self._is_passed(other):
-            return operation(self, other)
+            return become(f"x {operation.name}= y", self, operation, other)
         return self._update(f"x {operation.name}= y", assign, operation, other)
 
     def _is_passed(self, other: Any) -> bool:
@@ -476,7 +476,7 @@ class Tensor(Variable):
 
     def __imatmul__(self, other: Any) -> Tensor:
         if self._is_passed(other):
-            return la.matmul(self, other)
+            return become("@=", self, la.matmul, other)
         y = la.matmul(self.detach(), other)
         if y.shape != self.shape:
             raise ShapeError("x @= y", f"the product is {y.shape}, x is {self.shape}")

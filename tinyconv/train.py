@@ -18,6 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -91,7 +92,8 @@ class Run:
     def _make(self, exclusive: bool) -> bool:
         """Make the folder; False if it was there and that matters."""
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # a file: the next line says so
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir()
         except FileExistsError as error:
             if not self.folder.is_dir():

@@ -33,14 +33,14 @@ def _average(array: Array) -> Array:
     return _reduced(array, "sum") / world().size
 
 
-@op
+@op(takes="floats")
 def sync_batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Any:
     """Returns y and, beside the graph, the (mean, biased variance) over all ranks, each (C,)."""
     own, scale, shift, stats = _statistics(x, weight, bias, eps)
     return backend_of(x).affine(own, scale, shift), stats
 
 
-@op
+@op(takes="floats")
 def sync_batch_norm_relu(
     x: Array, weight: Array | None, bias: Array | None, residual: Array | None, *, eps: float
 ) -> Any:

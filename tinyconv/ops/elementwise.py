@@ -705,7 +705,7 @@ def _check_divisor(name: str, a: Any, b: Any) -> None:
 
 @op(same=(0, 1))
 def div_trunc(a: Array, b: Array) -> Array:
-    """a / b without its decimals, in the operands' dtype; ZeroDivisionError for an integer by 0."""
+    """a / b without its decimals, in the operands' dtype; DTypeError for integers by 0."""
     _check_divisor("div", a, b)
     down = a // b
     if down.dtype.kind == "f":

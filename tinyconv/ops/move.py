@@ -24,7 +24,7 @@ Padding = tuple[Pair, Pair]
 # --- windows as columns
 
 
-@op
+@op(takes="floats")
 def unfold(
     x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
 ) -> Array:
@@ -38,7 +38,7 @@ def unfold(
     return columns.reshape(n, c * kh * kw, oh * ow)
 
 
-@op
+@op(takes="floats")
 def fold(
     columns: Array, *, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Padding,
     dilation: Pair,
@@ -68,7 +68,7 @@ fold.defvjp(
 # --- runs
 
 
-@op
+@op(takes="numbers")
 def band_product(x: Array, *, band: Band, dim: int) -> Array:
     """The band's rows times x along ``dim``: each output is a weighed sum over one run."""
     kind = x.dtype

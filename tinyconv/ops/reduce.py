@@ -313,7 +313,7 @@ def _norm2(x: Array, *, dim: Dim = None, keepdim: bool = False) -> Array:
     return cast(array_module(x).sqrt(squares), dtype)
 
 
-@op
+@op(takes="floats")
 def direction(x: Array, length: Array) -> Array:
     """x / length, and 0 where the length is 0: there the slope of a length jumps, and it has none.
 

@@ -73,7 +73,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     The row ``padding_idx`` gets no gradient.
     """
     if weight.ndim != 2:
-        raise ShapeError("embedding", f"weight {weight.shape} is {weight.ndim}-D, need (V, D)")
+        raise ShapeError("embedding", f"weight {weight.shape} is {weight.ndim}-D, need (V,D)")
     check_positions(
         "embedding", "input", input, weight.shape[0], "the table has {n} rows (0..{last})",
         larger("num_embeddings"),

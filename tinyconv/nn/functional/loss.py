@@ -350,7 +350,7 @@ def _by_target(p: Any) -> Any:
     return log_q - log_p
 
 
-@op(name="binary_cross_entropy_slope")
+@op(name="binary_cross_entropy_slope", takes="floats")
 def _slope(p: Any, t: Any) -> Any:
     """(p - t) / (p (1 - p)), finite at 0 and 1: the derivative in p."""
     return (p - t) / clamp(p * (1 - p), min=TINY)
