@@ -479,7 +479,19 @@ def _call(function: Any, arguments: tuple[Any, dict[str, Any]]) -> Any:
 def _sample_pairs(sample: Any, arguments: Arguments) -> tuple[Any, Any]:
     """((args, kwargs) for PyTorch, (args, kwargs) for tinyconv)."""
     args, kwargs = arguments.pair((sample.input, *sample.args)), arguments.pair(sample.kwargs)
-    return (args[0], kwargs[0]), (args[1], kwargs[1])
+    ours = {
+        name: value for name, value in kwargs[1].items()
+        if not (name in UNSAID and any(value is default for default in UNSAID[name]))
+    }
+    return (args[0], kwargs[0]), (args[1], ours)
+
+
+# Options that tinyconv does not have, and what they are in PyTorch where nobody names them.
+UNSAID = {
+    "memory_format": (torch.preserve_format,), "layout": (torch.strided,), "pin_memory": (False,),
+    "recompute_scale_factor": (None, False), "max_norm": (None,), "sparse": (False,),
+    "scale_grad_by_freq": (False,),
+}
 
 
 def _is_random(theirs: Any, arguments: Any, first: Any) -> bool:
