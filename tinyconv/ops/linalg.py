@@ -129,8 +129,8 @@ def _contracted(a: str, x: Array, b: str, y: Array, needed: str) -> tuple[str, A
 
     def matrix(label: str, x: Array, *groups: list[str]) -> Array:
         ordered = x.transpose([label.index(c) for group in groups for c in group])
-        return ordered.reshape([*(size[c] for c in batch),
-                                *(math.prod(size[c] for c in group) for group in groups[1:])])  # fmt: skip
+        flat = [math.prod(size[c] for c in group) for group in groups[1:]]
+        return ordered.reshape([*(size[c] for c in batch), *flat])
 
     rows, columns = matrix(a, x, batch, left, inner), matrix(b, y, batch, inner, right)
     z = backend_of(rows).matmul(rows, columns) if inner else rows * columns

@@ -13,7 +13,6 @@ from tinyconv.backend.compiled.team import Share, parallel, share_out
 from tinyconv.backend.memory import empty
 from tinyconv.backend.reference import Padding, Pair, output_size
 
-
 FEW_TERMS = 32  # that may be added up one by one in the precision of x
 
 
