@@ -19,7 +19,8 @@ BLOCK = 128  # numbers of a row that NumPy adds in eight interleaved sums
 FEW = 16  # numbers that may be added one by one
 FEW_HALVES = 2**12  # the same of float16 in float32
 LONG = 2**12  # terms of a matrix product from which on they are added in pieces
-VECTOR = 2**9  # the same of a product with a vector, which BLAS adds one by one
+VECTOR = 2**9  # the same of a small product or one with a vector, which BLAS adds one by one
+SMALL = 2**12  # numbers of a small product
 TREE = 2**11  # numbers that CuPy adds up well, of which each of 16 threads has a share
 LONG_TREE = 2**14  # the same where neighbours in memory are added, by 512 threads
 Axes = int | tuple[int, ...] | None
@@ -165,7 +166,7 @@ def product(a: Array, b: Array) -> Array:
     (M, K), N = a.shape[-2:], b.shape[-1]
     if K <= VECTOR or a.dtype.kind != "f":
         return a @ b
-    piece = VECTOR if M == 1 or N == 1 else LONG
+    piece = VECTOR if M == 1 or N == 1 or M * N <= SMALL else LONG
     if piece >= K:
         return a @ b
     whole = K // piece * piece

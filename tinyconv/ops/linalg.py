@@ -1,12 +1,14 @@
 """Products: matmul and einsum."""
 
 import builtins
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
 
 from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module, backend_of
+from tinyconv.backend.sums import cast, wide
 from tinyconv.dtypes import int64
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.shape import broadcast_to, permute, reshape, unbroadcast
@@ -97,10 +99,52 @@ def _transpose_hint(a: Any, b: Any) -> str:
 @op(name="einsum", takes="alike")
 def _einsum(*xs: Array, subscripts: str) -> Array:
     """Einstein's summation, explicit form, no label twice in one operand."""
-    if xs[0].dtype.kind != "f" and xs[0].dtype != int64:
+    inputs, output = subscripts.split("->")
+    if not builtins.all(x.dtype.kind == "f" for x in xs):
+        return _of_integers(xs, subscripts)
+    terms = [(label, wide(x)) for label, x in zip(inputs.split(","), xs, strict=True)]
+    while len(terms) > 1:
+        (a, x), (b, y), *others = terms
+        needed = output + "".join(label for label, _ in others)
+        terms = [_contracted(a, x, b, y, needed), *others]
+    label, x = _summed(*terms[0], output)
+    y = cast(x.transpose([label.index(c) for c in output]), xs[0].dtype)
+    return y if getattr(y.flags, "writeable", True) else y.copy()  # a broadcast operand itself
+
+
+def _of_integers(xs: tuple[Array, ...], subscripts: str) -> Array:
+    if xs[0].dtype != int64:
         xs = _summable(xs, subscripts)
     y = array_module(xs[0]).einsum(subscripts, *xs, optimize=True)
     return y if getattr(y.flags, "writeable", True) else y.copy()  # NumPy's view may be read-only
+
+
+def _summed(label: str, x: Array, needed: str) -> tuple[str, Array]:
+    """Sum over the labels that nobody needs any more."""
+    axes = tuple(i for i, c in enumerate(label) if c not in needed)
+    if not axes:
+        return label, x
+    return "".join(c for c in label if c in needed), backend_of(x).sum(x, axes, False, None)
+
+
+def _contracted(a: str, x: Array, b: str, y: Array, needed: str) -> tuple[str, Array]:
+    """The product of two operands, summed over what only they have: one (batched) matmul."""
+    a, x = _summed(a, x, needed + b)
+    b, y = _summed(b, y, needed + a)
+    batch = [c for c in a if c in b and c in needed]
+    inner = [c for c in a if c in b and c not in needed]
+    left, right = ([c for c in label if c not in other] for label, other in ((a, b), (b, a)))
+    size = dict(zip(a + b, x.shape + y.shape, strict=True))
+
+    def matrix(label: str, x: Array, *groups: list[str]) -> Array:
+        ordered = x.transpose([label.index(c) for group in groups for c in group])
+        flat = [math.prod(size[c] for c in group) for group in groups[1:]]
+        return ordered.reshape([*(size[c] for c in batch), *flat])
+
+    rows, columns = matrix(a, x, batch, left, inner), matrix(b, y, batch, inner, right)
+    z = backend_of(rows).matmul(rows, columns) if inner else rows * columns
+    labels = [*batch, *left, *right]
+    return "".join(labels), z.reshape([size[c] for c in labels])
 
 
 def _summable(xs: tuple[Array, ...], subscripts: str) -> tuple[Array, ...]:

@@ -33,6 +33,8 @@ from tinyconv.backend.reference import Padding, Pair
 from tinyconv.backend.threads import scratch as scratch_memory
 
 MANY_SUMS = 2**16  # numbers
+PIXELS = 2**10  # that a tile of the weight's gradient adds up one by one
+CALLS = 2**6  # additions to a sum in memory until it goes to a wider one
 WORTH_TRANSPOSING = 4  # numbers side by side
 SHORT = 7  # pixels in a row, below which tiles hold a pixel of several images instead
 MOST_IMAGES = 32  # more of them together bring nothing
@@ -480,6 +482,7 @@ def _correlate_weight(
     together,
     scratch,
     scratch_g,
+    wide,
     thread,
     piece,
     first_image,
@@ -487,7 +490,8 @@ def _correlate_weight(
 ):
     """The sums (pieces, size) over the piece's images, laid out as `_pack` does.
 
-    A tile adds up the pixels of one image, or of a row of `together` images.
+    A tile adds up the pixels of one image, or of some of its rows, or of a row of `together`
+    images.  Of many tiles the sums go on in `wide`, (threads, size) float64.
     """
     size, image = x.itemsize, images[0]
     VL = len(shape[1]) * len(shape[2])
@@ -501,6 +505,7 @@ def _correlate_weight(
     x_row, x_step = p.in_row_step * line, p.in_column_step * pixel
     out, mine, mine_g = sums[piece], scratch[thread], scratch_g[thread]
     out[:] = 0
+    calls, folded = 0, False
     if image.copied:
         clear_border(image, mine)  # it stays so
     if groups * blocks * VL != O:
@@ -514,8 +519,12 @@ def _correlate_weight(
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
         ahead, pace = next_pairs(x, g, n + count, together, last_image, image.turns)
         base_g, next_g = _locate_gradients(g, groups, blocks * VL, n, count, size, mine_g)
-        at_once = OH if together == 1 else 1  # rows
+        at_once = max(1, min(OH, PIXELS // OW)) if together == 1 else 1  # rows
         for first in range(0, OH, at_once):
+            calls += -(-OW // PIXELS)
+            if calls > CALLS:
+                _fold(out, wide[thread], folded)
+                calls, folded = 0, True
             for block in range(groups * blocks):
                 channel = block * VL if depthwise else block // blocks * CG
                 for t in range(p.n_taps):
@@ -533,19 +542,34 @@ def _correlate_weight(
                         edges = left, right, OW
                         what = shape, x, source, source_g, rows, edges, steps
                         _add_edges(*what, p, image, pixel, target)
-                    ahead = _add_products(
-                        shape,
-                        x,
-                        source + left * x_step,
-                        source_g + left * pixel_g,
-                        rows,
-                        right - left,
-                        steps,
-                        p.run,
-                        target,
-                        ahead,
-                        pace,
-                    )
+                    for column in range(left, max(right, left + 1), PIXELS):
+                        ahead = _add_products(
+                            shape,
+                            x,
+                            source + column * x_step,
+                            source_g + column * pixel_g,
+                            rows,
+                            min(right - column, PIXELS),
+                            steps,
+                            p.run,
+                            target,
+                            ahead,
+                            pace,
+                        )
+    if folded:
+        _fold(out, wide[thread], True)
+        for k in range(len(out)):
+            out[k] = wide[thread, k]
+
+
+@kernel
+def _fold(out, wide, more):
+    """Move the sums to the wide ones, which are to be overwritten where there are not yet more."""
+    if not more:
+        wide[:] = 0
+    for k in range(len(out)):
+        wide[k] += out[k]
+        out[k] = 0
 
 
 @kernel
@@ -564,9 +588,12 @@ def _sum_up(
     together,
     scratch,
     scratch_g,
+    wide,
 ):
     """`_correlate_weight`, then `_unpack`."""
-    arguments = (shape, x, g, sums, images, groups, phases, taps, together, scratch, scratch_g)
+    arguments = (
+        shape, x, g, sums, images, groups, phases, taps, together, scratch, scratch_g, wide,
+    )  # fmt: skip
     lead(share, bind(_correlate_weight, arguments))
     weights = (shape, sums, layouts, dw.reshape(-1))
     lead(_each_block(share, shape, layouts, sums), bind(_unpack, weights))
@@ -874,6 +901,7 @@ def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
         plan.together,
         scratch_memory("image", (threads, plan.scratch), kind),
         scratch_memory("gradient", (threads, filled), kind),
+        scratch_memory("wide", (threads, plan.packed), np.float64),
     )
     return dw
 

@@ -118,7 +118,7 @@ def _add_row(total, carry, row):
 
 @kernel
 def _together(total, carry, rest, size):
-    """Add up all totals that belong together, `size` numbers apart, and what no row had room for."""
+    """Add up the totals that belong together, `size` numbers apart, and what is left over."""
     sums = total[:size]
     if carry is None:
         for i in range(size, len(total), size):
