@@ -292,6 +292,7 @@ def _correlate(
                 for i in range(first, last):
                     for j in range(tiles.columns):
                         at = n * count + (i - first) * tiles.columns + j
+                        blank = -1  # not known
                         for o in range(0, O, L):
                             unclear = tile.winograd_output(
                                 lanes,
@@ -309,8 +310,10 @@ def _correlate(
                             if held != n0 + n:
                                 held = n0 + n
                                 copy_image(x, image, held, size, tile.address(mine))
-                            if _is_blank(image, tiles, i, j, mine):
-                                break
+                            if blank < 0:
+                                blank = int(_is_blank(image, tiles, i, j, mine))
+                            if blank == 1:  # its outputs are zeros already
+                                continue
                             weights = arranged[thread, o // L]
                             if not is_arranged[o // L]:
                                 is_arranged[o // L] = True
