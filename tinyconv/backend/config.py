@@ -25,6 +25,7 @@ def config_lines() -> Iterator[str]:
         if device == "cpu":
             yield f"  threads: {threads.get_num_threads()}"
             yield f"  compiled: {_compiled()}"
+            yield f"  direct convolutions only: {'yes' if modes.direct() else 'no'}"
         else:
             yield f"  convolutions: by {backend.convolutions()}"
             yield f"  float32 precision: {modes.get_float32_precision()}"

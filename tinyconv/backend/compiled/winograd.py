@@ -20,6 +20,10 @@ usual -+1 and -+2 they are five times as large and more (benchmarks/rounding.py)
           0   r  -1/2 -2r  1  0           1/6  -r/3  1/3
           0   1   0  -2.5  0  1           0     0    1
 
+A tile mixes its pixels, so rounding, infinities and NaN would reach outputs that do not read them.
+An output is therefore kept only where it is clear of that (`tile._clear`); otherwise the direct sum
+takes its place, as it does altogether where a weight is zero or not finite.
+
 References: Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016;
 Barabasz et al., Error analysis and improving the accuracy of Winograd convolution, TOMS 2020.
 """
@@ -292,6 +296,7 @@ def _correlate(
                 for i in range(first, last):
                     for j in range(tiles.columns):
                         at = n * count + (i - first) * tiles.columns + j
+                        blank = -1  # not known
                         for o in range(0, O, L):
                             unclear = tile.winograd_output(
                                 lanes,
@@ -309,8 +314,10 @@ def _correlate(
                             if held != n0 + n:
                                 held = n0 + n
                                 copy_image(x, image, held, size, tile.address(mine))
-                            if _is_blank(image, tiles, i, j, mine):
-                                break
+                            if blank < 0:
+                                blank = int(_is_blank(image, tiles, i, j, mine))
+                            if blank == 1:  # its outputs are zeros already
+                                continue
                             weights = arranged[thread, o // L]
                             if not is_arranged[o // L]:
                                 is_arranged[o // L] = True
