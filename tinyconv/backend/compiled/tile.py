@@ -31,8 +31,12 @@ class _Emitter:
         self.b, self.element, self.lanes = builder, element, lanes
         self.vector = ir.VectorType(element, lanes)
         self.size = 4 if isinstance(element, ir.FloatType) else 8
-        self.integers = ir.VectorType(ir.IntType(8 * self.size), lanes)
-        name = f"llvm.fma.v{lanes}f{8 * self.size}"
+        kind = f"v{lanes}f{8 * self.size}"
+        name = f"llvm.fabs.{kind}"
+        self.absolute = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(self.vector, [self.vector]), name
+        )
+        name = f"llvm.fma.{kind}"
         self.fma = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
         )
@@ -106,18 +110,31 @@ class _Emitter:
         """x * factor + y"""
         return self.b.call(self.fma, [x, self.vector([factor] * self.lanes), y])
 
-    def magnitude(self, x: Any) -> Any:
-        """|x| as integers, which are in the same order, infinity and NaN at its end."""
-        most = 2 ** (8 * self.size - 1) - 1
-        return self.b.and_(self.b.bitcast(x, self.integers), self.integers([most] * self.lanes))
+    def size_of(self, lines: list[list[Any]], weights: tuple[float, ...]) -> Any:
+        """In every lane the sum of the squares, each line's times its weight."""
+        groups: dict[float, Any] = {}
+        for weight, line in zip(weights, lines, strict=True):
+            for value in line:
+                if weight in groups:
+                    groups[weight] = self.b.call(self.fma, [value, value, groups[weight]])
+                else:
+                    groups[weight] = self.b.fmul(value, value)
+        total = groups.pop(1)
+        for weight, group in groups.items():
+            total = self.scaled_sum(group, weight, total)
+        return total
 
-    def extreme(self, order: str, values: list[Any]) -> Any:
-        """In every lane the least (order "<") or largest (">") of integers."""
+    def magnitude(self, x: Any) -> Any:
+        """|x|"""
+        return self.b.call(self.absolute, [x])
+
+    def least(self, values: list[Any]) -> Any:
+        """In every lane the least number; of a NaN and a number either."""
         while len(values) > 1:  # in pairs: no long chain
             pairs = zip(values[::2], values[1::2], strict=False)
             odd = values[len(values) // 2 * 2 :]
             values = [
-                self.b.select(self.b.icmp_signed(order, a, b), a, b) for a, b in pairs
+                self.b.select(self.b.fcmp_ordered("<", a, b), a, b) for a, b in pairs
             ] + odd
         return values[0]
 
@@ -441,9 +458,17 @@ def _filter_sums(e: _Emitter, t: list[Any]) -> list[Any]:
     ]
 
 
+def _columns(e: _Emitter, transform: Any, square: list[list[Any]]) -> list[list[Any]]:
+    """The transform of each column."""
+    return [transform(e, [row[j] for row in square]) for j in range(len(square[0]))]
+
+
 def _both_ways(e: _Emitter, transform: Any, square: list[list[Any]]) -> list[list[Any]]:
     """The transform of the columns, then of the rows."""
-    columns = [transform(e, [row[j] for row in square]) for j in range(len(square[0]))]
+    return _rows(e, transform, _columns(e, transform, square))
+
+
+def _rows(e: _Emitter, transform: Any, columns: list[list[Any]]) -> list[list[Any]]:
     return [transform(e, [column[i] for column in columns]) for i in range(len(columns[0]))]
 
 
@@ -458,24 +483,20 @@ def _load_tile(e: _Emitter, size: int, source: Any, step: Any) -> list[list[Any]
     ]
 
 
-# What rounding may have made of a sum, found out afterwards (see winograd.py).
+# What rounding may have made of a sum, found out afterwards (see winograd.py).  Squares take fewer
+# instructions than absolute values; those that overflow or vanish are not clear, which is right.
 
 
-def _limits(e: _Emitter, terms: list[Any]) -> tuple[Any, Any]:
-    """In every lane, two parts of the largest of the terms: NaN or infinite if one of them is."""
-    largest = e.b.bitcast(e.extreme(">", [e.magnitude(term) for term in terms]), e.vector)
-    vague, tiny = (2.0**-15, 2.0**-100) if e.size == 4 else (2.0**-44, 2.0**-900)
-    bound = e.scaled(vague, largest)
-    # Below `tiny`, products lose digits of their own: nothing is larger than NaN.
-    normal = e.b.fcmp_ordered(">", largest, e.vector([tiny] * e.lanes))
-    bound = e.b.select(normal, bound, e.vector([float("nan")] * e.lanes))
-    return bound, e.scaled(2.0**-6 if e.lanes >= 4 else 2.0**-8, largest)
+def _clear(e: _Emitter, least: Any, scale: Any, vague: float) -> Any:
+    """Are all lanes clear of rounding, and one of them of a size with its tile?
 
-
-def _clear(e: _Emitter, least: Any, limits: tuple[Any, Any]) -> Any:
-    """Are all lanes above the first limit, and one above the second?  `least`: see `magnitude`."""
-    value = e.b.bitcast(least, e.vector)
-    every, some = (e.b.fcmp_ordered(">", value, limit) for limit in limits)
+    least: the smallest magnitude of what was computed; scale: the squares of what it was made of,
+    added up.  vague: what part of the scale may be rounding.  NaN and infinity are not clear.
+    """
+    part = 2.0**-6 if e.lanes >= 4 else 2.0**-8
+    least = e.b.fmul(least, least)
+    every = e.b.fcmp_ordered(">", e.scaled(vague**-2, least), scale)
+    some = e.b.fcmp_ordered(">", least, e.scaled(part**2, scale))
     bits = ir.IntType(e.lanes)
     every, some = (e.b.bitcast(mask, bits) for mask in (every, some))
     all_of_them = e.b.icmp_unsigned("==", every, bits(-1))
@@ -483,10 +504,10 @@ def _clear(e: _Emitter, least: Any, limits: tuple[Any, Any]) -> Any:
 
 
 def _unless(e: _Emitter, there: Any) -> Any:
-    """The bits of a large number, or none of them."""
-    large = {4: 0x7F000000, 8: 0x7FE0000000000000}[e.size]
-    kind = e.integers.element
-    return e.splat(e.b.select(there, kind(0), kind(large)), e.integers)
+    """A large number where nothing is there, else 0."""
+    large = 2.0**60 if e.size == 4 else 2.0**500
+    number = e.b.select(there, e.element(0.0), e.element(large))
+    return e.splat(number, e.vector)
 
 
 def _from_tile_to_tile(transform: Any, size: int) -> Any:
@@ -517,14 +538,12 @@ def winograd_weight_gradient(typing, lanes, like, t, step_t, dw, step_dw):
     def generate(context, builder, signature, args):
         _, _, t, step_t, dw, step_dw = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
-        square = _load_tile(e, 6, t, step_t)
-        limits = _limits(e, [value for line in square for value in line])
-        taps = _both_ways(e, _filter_sums, square)
+        columns = _columns(e, _filter_sums, _load_tile(e, 6, t, step_t))
+        scale = e.size_of(columns, (1, 4 / 9, 4 / 9, 1 / 9, 1 / 9, 1))  # G's largest, squared
+        taps = _rows(e, _filter_sums, columns)
         _store_tile(e, taps, dw, step_dw)
-        clear: Any = ir.IntType(1)(1)
-        for tap in (tap for line in taps for tap in line):
-            clear = builder.and_(clear, _clear(e, e.magnitude(tap), limits))
-        return clear
+        least = e.least([e.magnitude(tap) for line in taps for tap in line])
+        return _clear(e, least, scale, 2.0**-19 if e.size == 4 else 2.0**-48)
 
     return types.boolean(lanes, like, *(types.intp,) * 4), generate
 
@@ -585,11 +604,12 @@ def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):
     def generate(context, builder, signature, args):
         _, _, m, step, y, row, pixel, rows, columns = args
         e = _Emitter(builder, context.get_value_type(like.dtype), lanes.count)
-        square = _load_tile(e, 6, m, step)
-        limits = _limits(e, [value for line in square for value in line])
-        pixels = _both_ways(e, _sums, square)
+        columns_of = _columns(e, _sums, _load_tile(e, 6, m, step))
+        scale = e.size_of(columns_of, (1, 1, 1, 8, 8, 1))  # the largest of A^T, squared
+        vague = 2.0**-18 if e.size == 4 else 2.0**-47
+        pixels = _rows(e, _sums, columns_of)
         # Pixels that do not exist are not looked at: as if they were large.
-        beside = [_unless(e, builder.icmp_signed(">", columns, INT(j))) for j in range(4)]
+        beside = [_unless(e, builder.icmp_signed(">", columns, INT(j))) for j in range(1, 4)]
         unclear: Any = INT(0)
         for i in range(4):
             line = builder.add(y, builder.mul(row, INT(i)))
@@ -598,8 +618,9 @@ def winograd_output(typing, lanes, like, m, step, y, row, pixel, rows, columns):
                 for j in range(4):
                     with builder.if_then(builder.icmp_signed(">", columns, INT(j))):
                         e.store(pixels[i][j], line, builder.mul(pixel, INT(j)))
-            sizes = [builder.or_(e.magnitude(pixels[i][j]), beside[j]) for j in range(4)]
-            failed = builder.not_(_clear(e, e.extreme("<", sizes), limits))
+            first, *others = map(e.magnitude, pixels[i])
+            others = [builder.fadd(q, more) for q, more in zip(others, beside, strict=True)]
+            failed = builder.not_(_clear(e, e.least([first, *others]), scale, vague))
             bit = builder.select(builder.and_(there, failed), INT(1 << i), INT(0))
             unclear = builder.or_(unclear, bit)
         return unclear

@@ -408,13 +408,17 @@ def _correlate_weight(
 
 
 @kernel
-def _is_ordinary(w, large):
-    """Is there no zero, nothing that is not finite, and nothing too large to be transformed?"""
-    others = 0
-    for number in w:
-        size = abs(number)
-        others += not (size > 0) | (not (size < large))
-    return others == 0
+def _is_ordinary(bits, large):
+    """Is there no zero, nothing that is not finite, and nothing too large to be transformed?
+
+    bits: the weights as unsigned integers, which without their sign are in the numbers' order, NaN
+    last.  Less one a zero is the largest of all: one maximum finds everything, in one vector loop.
+    """
+    kind = bits.dtype.type
+    magnitude, one, most = kind(np.iinfo(bits.dtype).max // 2), kind(1), kind(0)
+    for i in range(len(bits)):
+        most = max(most, kind((bits[i] & magnitude) - one))
+    return most < kind(large)
 
 
 @kernel
@@ -426,6 +430,7 @@ def _convolve(
     step_o,
     step_c,
     flipped,
+    bits,
     large,
     u,
     y,
@@ -437,7 +442,7 @@ def _convolve(
     arranged,
 ):
     """`_transform_weights`, then `_correlate`; False where the weights are not `_is_ordinary`."""
-    if not _is_ordinary(w.reshape(-1), large):
+    if not _is_ordinary(bits, large):
         return False
     lanes = shape[2]
     arguments = (lanes, w, step_o, step_c, flipped, y.shape[3], u)
@@ -554,7 +559,7 @@ class Plan(NamedTuple):
     scratch: tuple[int, ...]  # numbers: the image, and its and the outputs' matrices
     out: tuple[int, ...]  # the shape of the result, of channels-last images or of weights
     direct_weights: Pair  # vectors of output channels, and numbers of each, for the direct sum
-    large: float  # weights from which on transforms might overflow
+    large: int  # the bits of weights from which on transforms might overflow
 
 
 def plan(
@@ -597,7 +602,7 @@ def plan(
         (height * width * C, *(ELEMENTS * step // size for step in (step_x, step_y))),
         (O, C, 3, 3) if how.weight_gradient else (N, OH, OW, O),
         (O // L, 9 * C * L),
-        float(np.finfo(how.dtype).max) / 16,
+        int(np.array(np.finfo(how.dtype).max / 16, how.dtype).view(f"u{size}")),
     )
 
 
@@ -622,13 +627,15 @@ def correlate(plan: Plan, direct: Run, x: Array, w: Array) -> Array:
     y = empty(plan.out, x.dtype)
     share = share_out(len(x), y.size * 16)
     _, threads, _, _ = share
+    w = contiguous(w)
     done = _convolve(
         share,
         plan.shape,
         images(x),
-        contiguous(w),
+        w,
         *plan.steps,
         plan.flipped,
+        w.reshape(-1).view(f"u{w.itemsize}"),
         plan.large,
         scratch("weights", plan.matrices, x.dtype),
         y,
