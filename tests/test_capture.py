@@ -352,7 +352,6 @@ REFUSED: dict[str, tuple[Callable[[tc.Tensor], Any], str]] = {
     "tolist": (lambda x: tc.tensor(x.tolist(), device="cuda"), r"x\.tolist\(\)"),
     "synchronize": (lambda x: tc.cuda.synchronize() or x, r"tc\.cuda\.synchronize\(\)"),
     "a scaler": (lambda x: tc.amp.GradScaler().step(optimizer_of(x)), r"GradScaler\(\)\.step"),
-    "einsum": (lambda x: tc.einsum("i,i->", x, x), "cuBLAS"),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from torch_twins import function_twin, to_torch, twin  # noqa: E402
 INTEGERS = ["int64", "int32", "uint8", "int8", "bool"]
 # called by no user, on what an operation before them made; their twins are made of others
 INNER = {"relu_backward", "conv2d_input", "conv2d_weight", "affine", "affine_relu", "sum_to"}
-INNER |= {"binary_cross_entropy"}
+INNER |= {"binary_cross_entropy", "binary_cross_entropy_slope", "band_product"}
 TIES = {"topk"}  # whose first of equal entries is not PyTorch's
 PEERS = {
     "maximum": lambda a, b: torch.maximum(torch.as_tensor(a), torch.as_tensor(b)),

@@ -138,6 +138,8 @@ def test_writing(case: Any, data: Any) -> None:
     peers = tried(lambda: peer.__setitem__(as_given(plain, torch.tensor), theirs))
     if isinstance(peers, Exception):
         assert isinstance(wrote, (TinyconvError, ValueError)), (wrote, peers)
+    elif not places.numel() and isinstance(wrote, tc.errors.DimError):
+        pass  # PyTorch does not look at the indices of nothing
     else:
         assert wrote is None, wrote
         assert np.array_equal(x.array, peer.numpy(), equal_nan=kind == "float32")

@@ -171,14 +171,15 @@ def arange(
     kind = as_dtype(dtype or (int64 if whole else float32))
     if not all(map(math.isfinite, (start, end, step))) or kind == bool_:
         raise ValueError(f"arange: {start}, {end}, {step} as {kind} is no row of numbers")
+    leads = (end - start) * step >= 0
     if kind == int64:  # exact beyond 2^53
         start, end, step = int(start), int(end), int(step)
     moved = step if kind.kind == "f" else int(step)
-    if moved == 0 or (end - start) * step < 0:
+    if moved == 0 or not leads:
         raise ValueError(f"arange: the step {moved} does not lead from {start} to {end}")
     count = -((start - end) // step) if kind == int64 else math.ceil((end - start) / step)
     start = start if kind.kind == "f" else int(start)
-    steps = backend_named(device).xp.arange(count)
+    steps = backend_named(device).xp.arange(max(count, 0))
     return _made((start + moved * steps).astype(kind), requires_grad)
 
 

@@ -280,8 +280,10 @@ def _temporary(target: Path) -> tuple[Path, Any]:
     while True:
         path = target.with_name(f".{_short(target.name)}.{uuid4().hex}.tmp")
         file = open(path, "xb")  # noqa: SIM115 - the caller closes it
-        _try_lock(file.fileno())
-        if path.exists():  # nobody took it for an orphan before it was locked
+        if fcntl is not None:
+            with suppress(OSError):  # where there are no locks, nobody removes orphans
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # waits for who takes it for an orphan
+        if path.exists():
             return path, file
         file.close()
 

@@ -206,7 +206,11 @@ def einsum(equation: str, *operands: Any) -> Any:
     labels, output = _labels(equation, operands)
     named = [_diagonals(label, x) for label, x in zip(labels, operands, strict=True)]
     sizes = _sizes(equation, named)
-    ready = [broadcast_to(x, shape=tuple(sizes[c] for c in label)) for label, x in named]
+    shapes = [tuple(sizes[c] for c in label) for label, _ in named]
+    ready = [
+        x if x.shape == shape else broadcast_to(x, shape=shape)
+        for shape, (_, x) in zip(shapes, named, strict=True)
+    ]
     return _einsum(*ready, subscripts=f"{','.join(label for label, _ in named)}->{output}")
 
 

@@ -68,7 +68,7 @@ fold.defvjp(
 # --- runs
 
 
-@op(takes="numbers")
+@op
 def band_product(x: Array, *, band: Band, dim: int) -> Array:
     """The band's rows times x along ``dim``: each output is a weighed sum over one run."""
     kind = x.dtype

@@ -10,7 +10,6 @@ import numpy as np
 
 from tinyconv.autograd import wrap
 from tinyconv.backend import array_module, backend_of
-from tinyconv.context import context
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.nn.functional.checks import check_images, or_one, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
@@ -180,11 +179,11 @@ def _unpooled_size(given: tuple[Any, ...], usual: Pair, stride: Pair) -> Pair:
 
 
 def _check_places(indices: Any, height: int, width: int) -> None:
-    """int64 in the image.  A step that is being captured cannot wait for the values."""
+    """int64 in the image.  On a GPU the values are not looked at: the program would wait."""
     array = indices.array
     if array.dtype != np.int64:
         raise DTypeError("max_unpool2d", f"indices are {array.dtype}: indices.long()")
-    if context.capture is not None or not array.size:
+    if backend_of(array).waits or not array.size:
         return
     least, top = int(array.min()), int(array.max())
     if least < 0 or top >= height * width:
