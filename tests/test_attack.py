@@ -618,3 +618,27 @@ def test_modes_of_files_are_kept(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:
         os.umask(before)
+
+
+def test_what_contains_itself_is_not_saved(tmp_path: Path) -> None:
+    cyclic: dict[str, Any] = {}
+    cyclic["inner"] = [cyclic]
+    with pytest.raises(ValueError, match="contains itself"):
+        io.save(cyclic, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+@compiled
+@pytest.mark.parametrize("height", [5, 31, 40, 56])
+@pytest.mark.parametrize("groups", [1, 8])
+def test_rows_behind_the_last_one_are_nobodys_gradient(height: int, groups: int) -> None:
+    """Rows are added up in portions, and the last portion is a short one."""
+    x, w = tc.randn(3, 8, height, 48), tc.randn(8, 8 // groups, 3, 3)
+    found = []
+    for kind, cast in (("reference", tc.float64), ("fast", tc.float32)):
+        weight = w.to(cast).requires_grad_()
+        with tc.kernels(kind):
+            y = nn.functional.conv2d(x.to(cast), weight, padding=(1, 0), groups=groups)
+            (y * y).sum().backward()
+        found.append(weight.grad.numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-5 * np.abs(found[0]).max())

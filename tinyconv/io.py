@@ -71,7 +71,8 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     A state_dict gives a file whose keys are the parameters' names.
 
     The file appears under its name only when all of it is on the disk; a crash before leaves the
-    former one.  TypeError for other objects: it says where, and what to save instead.
+    former one.  TypeError for other objects: it says where, and what to save instead.  ValueError
+    for what contains itself.
     """
     write(Path(path).resolve(), encoded(obj))  # through a link: replace the file, not the link
 
@@ -79,7 +80,13 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
 def encoded(obj: Any) -> bytes:
     """The file that `save` writes."""
     tensors: dict[str, np.ndarray[Any, Any]] = {}
-    structure = json.dumps(_encode(obj, (), tensors), allow_nan=False, separators=(",", ":"))
+    try:
+        structure = json.dumps(_encode(obj, (), tensors), allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        raise ValueError(
+            "save: the object contains itself, or is nested too deep for a file; leave out the "
+            "dict, list or tuple that leads back to the one it is in"
+        ) from None
     return to_safetensors(tensors, {_METADATA: structure})
 
 

@@ -521,6 +521,7 @@ def _correlate_weight(
         base_g, next_g = _locate_gradients(g, groups, blocks * VL, n, count, size, mine_g)
         at_once = max(1, min(OH, PIXELS // OW)) if together == 1 else 1  # rows
         for first in range(0, OH, at_once):
+            last = min(first + at_once, OH)
             calls += -(-OW // PIXELS)
             if calls > CALLS:
                 _fold(out, wide[thread], folded)
@@ -529,7 +530,7 @@ def _correlate_weight(
                 channel = block * VL if depthwise else block // blocks * CG
                 for t in range(p.n_taps):
                     row = p.in_row + taps[t, 1]
-                    start, stop = _inside(first, first + at_once, row, p.in_row_step, image.height)
+                    start, stop = _inside(first, last, row, p.in_row_step, image.height)
                     if together == 1:
                         rows, row_step, row_step_g = stop - start, x_row, line_g
                     else:
