@@ -815,9 +815,12 @@ before = blas_threads()
 inside, leave = threading.Event(), threading.Event()
 
 def amid_a_kernel():
-    with threads._single_threaded_blas, memory._memory.lock, threads._single_threaded_blas.lock:
+    blas = threads._single_threaded_blas
+    blas.enter(nested=False)
+    with memory._memory.lock, blas.lock:
         inside.set()
         leave.wait()
+    blas.leave([])
 
 threading.Thread(target=amid_a_kernel).start()
 inside.wait()
