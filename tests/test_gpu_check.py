@@ -352,6 +352,7 @@ def test_with_pytorch_there_are_ratios(measured: Measured, monkeypatch: pytest.M
     monkeypatch.setattr(peers, "DEVICE", "cpu")
     rows = measured("steps")
     for row in rows.values():
+        assert "seconds" in row, row  # or there is an error, to be read
         assert row["seconds"].keys() == {"xp", "torch", "torch channels_last"}
         median, low, high = row["ratios"]["xp"]["torch"]
         assert low <= median <= high

@@ -50,6 +50,9 @@ WORTH = 2**15  # numbers from which on a sum is worth a kernel
 MANY = 2**18  # numbers whose copy is worth recycled memory
 FEW = 2**9  # numbers that are copied before it is known whose they are
 
+# Keywords that hold neither a Tensor nor one of NumPy's numbers.
+PLAIN = frozenset((bool, int, float, str, tuple, dict, type(None)))
+
 OPS: dict[str, Op] = {}  # every operation there is
 
 
@@ -363,10 +366,8 @@ class Op:
             except AxisError as error:
                 out = self._of_number(error, args, params)
             return out if self.fused is None else out[0]
-        if params:
-            for value in params.values():
-                if isinstance(value, Variable):
-                    raise self._keyword_tensor(params)
+        if params and not PLAIN.issuperset(map(type, params.values())):
+            params = self._plain(params)
         arrays: list[Any] = []
         edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
@@ -388,8 +389,6 @@ class Op:
             or arrays[0].dtype is not arrays[1].dtype
         ):
             arrays = self._agree(arrays)
-        if params:
-            params = plain(params)
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
         token = hush(SILENT)
@@ -469,14 +468,17 @@ class Op:
             raise TypeError(f"{where(self.name)}: {error}; it is {usage}") from None
         return tuple(given.pop(name) for name in self.operands), given
 
-    def _keyword_tensor(self, params: dict[str, Any]) -> DTypeError:
-        name = next(name for name, value in params.items() if isinstance(value, Variable))
-        return DTypeError(
-            self.name,
-            f"its keyword {name} is a Tensor, whose gradient would be lost: keywords are numbers "
-            f"and options. Pass a number, {name}={name}.item(), or make {name} an array argument "
-            "of the operation, before the *, with a VJP of its own",
-        )
+    def _plain(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The keywords with Python's numbers for NumPy's; DTypeError for a Tensor."""
+        for name, value in params.items():
+            if isinstance(value, Variable):
+                raise DTypeError(
+                    self.name,
+                    f"its keyword {name} is a Tensor, whose gradient would be lost: keywords are "
+                    f"numbers and options. Pass a number, {name}={name}.item(), or make {name} an "
+                    "array argument of the operation, before the *, with a VJP of its own",
+                )
+        return plain(params)
 
     def _needs_vjps(self) -> bool:
         """GraphError where a result would be taken for a constant that nobody declared."""

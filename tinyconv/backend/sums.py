@@ -159,12 +159,13 @@ def product(a: Array, b: Array) -> Array:
     float16 is multiplied in float32.  BLAS keeps one total for each number of the result, so a
     long K goes in pieces: a loss over a million rows ends in a K of a million.
     """
-    if type(a) is not np.ndarray:
+    K, kind = a.shape[-1], a.dtype.char
+    if type(a) is not np.ndarray or (K <= VECTOR and kind != "e"):
         return a @ b
-    if a.dtype.char == "e":
+    if kind == "e":
         return cast(product(wide(a), wide(b)), a.dtype)
-    (M, K), N = a.shape[-2:], b.shape[-1]
-    if K <= VECTOR or a.dtype.kind != "f":
+    M, N = a.shape[-2], b.shape[-1]
+    if a.dtype.kind != "f":
         return a @ b
     piece = VECTOR if M == 1 or N == 1 or M * N <= SMALL else LONG
     if piece >= K:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -99,26 +99,22 @@ def max_pool2d(
     size, pads = _geometry("max_pool2d", input, kernel, stride, padding, dilation, ceil_mode)
     window = {"kernel_size": kernel, "stride": stride, "padding": pads, "dilation": dilation}
     indices = ops.max_pool2d_indices(input, **window)
-    blind = [
-        _blind(n, out, k, s, p, d)
-        for n, out, k, s, p, d in zip(
-            input.shape[2:], size, kernel, stride, padding, dilation, strict=True
-        )
-    ]
-    if any(axis.any() for axis in blind):
-        values, indices = _seen(input, indices, np.logical_or.outer(*blind))
-    else:
+    hidden = None if dilation == (1, 1) else _hidden(input.shape[2:], size, window)
+    if hidden is None:
         values = ops.pool_gather(input, indices, window=window)
+    else:
+        values, indices = _seen(input, indices, hidden)
     return (values, indices) if return_indices else values
 
 
-@functools.lru_cache(maxsize=1024)
-def _blind(n: int, out: int, k: int, s: int, p: int, d: int) -> np.ndarray[Any, Any]:
-    """Which windows hop over the image: a dilated one may have all its entries in the padding."""
-    if d == 1:
-        return np.zeros(out, bool)
-    rows = (np.arange(out) * s - p)[:, None] + np.arange(k) * d
-    return np.logical_not(((rows >= 0) & (rows < n)).any(axis=1, keepdims=True))[:, 0]
+def _hidden(size: Sequence[int], out: Sequence[int], window: dict[str, Any]) -> Any:
+    """The windows (OH, OW) that hop over the image, all entries in the padding, or None."""
+    axes = []
+    for n, m, k, s, (p, _), d in zip(size, out, *window.values(), strict=True):
+        reads = (np.arange(m) * s - p)[:, None] + np.arange(k) * d
+        axes.append(~((reads >= 0) & (reads < n)).any(axis=1))
+    hidden = np.logical_or.outer(*axes)
+    return hidden if hidden.any() else None
 
 
 def _seen(x: Any, indices: Any, blind: np.ndarray[Any, Any]) -> tuple[Any, Any]:
