@@ -18,7 +18,7 @@ from tinyconv.nn.functional.checks import (
 from tinyconv.nn.functional.origin import before_flatten, padding_fix
 from tinyconv.ops.elementwise import where
 from tinyconv.ops.linalg import matmul
-from tinyconv.ops.shape import transpose, unsqueeze
+from tinyconv.ops.shape import permute, unsqueeze
 from tinyconv.samples import function, ints, sample
 
 
@@ -37,7 +37,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
         raise _wrong_width(input, weight)
     check_dtype("linear", input, weight)
     check_shape("linear", "bias", bias, weight.shape[:-1])
-    y = matmul(input, weight if weight.ndim == 1 else transpose(weight, 0, 1))
+    y = matmul(input, weight if weight.ndim == 1 else permute(weight, dims=(1, 0)))
     return y if bias is None else y + bias
 
 
