@@ -14,7 +14,7 @@ import pytest
 
 import tinyconv as tc
 from tinyconv import autograd, clock
-from tinyconv.autograd import OPS, Node, op
+from tinyconv.autograd import OPS, Node, accumulate, op, ownership
 from tinyconv.backend import memory
 
 
@@ -1171,8 +1171,8 @@ def test_a_gradient_never_shares_its_memory() -> None:
 
 @pytest.fixture
 def all_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autograd, "WORTH", 1)
-    monkeypatch.setattr(autograd, "MANY", 1)
+    monkeypatch.setattr(accumulate, "WORTH", 1)
+    monkeypatch.setattr(ownership, "MANY", 1)
 
 
 def fresh_shares(addresses: list[int]) -> Any:
@@ -1296,7 +1296,7 @@ def test_gradients_are_those_of_sums_in_new_memory(
         return [t.array for t in (x, y, *seen, *([x.grad] if x.grad is not None else []))]
 
     expected = gradients()
-    monkeypatch.setattr(autograd, "WORTH", 1)
-    monkeypatch.setattr(autograd, "MANY", 1)
+    monkeypatch.setattr(accumulate, "WORTH", 1)
+    monkeypatch.setattr(ownership, "MANY", 1)
     for actual, right in zip(gradients(), expected, strict=True):
         np.testing.assert_array_equal(actual, right)

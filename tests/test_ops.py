@@ -10,7 +10,7 @@ import pytest
 from calls import Call, derivatives, draw_like, ours
 
 import tinyconv as tc
-from tinyconv.autograd import OPS, Op, _meta
+from tinyconv.autograd import OPS, Op, meta_of
 from tinyconv.gradcheck import gradcheck
 from tinyconv.samples import FUNCTIONS, Draw, Sample
 
@@ -237,7 +237,7 @@ def run(vjp: Any, leading: tuple[Any, ...], params: dict[str, Any], values: list
 
 
 def meta(value: Any) -> Any:
-    return _meta(value.shape, value.dtype) if isinstance(value, np.ndarray) else value
+    return meta_of(value.shape, value.dtype) if isinstance(value, np.ndarray) else value
 
 
 @pytest.mark.parametrize(("op", "sample"), GRADS)

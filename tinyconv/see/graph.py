@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from tinyconv.autograd import Node, Op, _order
+from tinyconv.autograd import Node, Op, newest_first
 from tinyconv.nn.module import Parameter
 from tinyconv.see.statistics import Statistics
 from tinyconv.tensor import Tensor
@@ -170,7 +170,7 @@ def describe(
 
 def walk(outputs: Sequence[Any]) -> list[Any]:
     """All nodes and leaves that tensors or nodes were computed from, newest first."""
-    return _order([getattr(output, "node", None) or output for output in outputs])
+    return newest_first([getattr(output, "node", None) or output for output in outputs])
 
 
 def ancestry(scope: str) -> list[str]:

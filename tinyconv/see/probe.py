@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyconv import nn, random
-from tinyconv.autograd import Edge, Node, _order, enable_grad
+from tinyconv.autograd import Edge, Node, enable_grad, newest_first
 from tinyconv.context import context
 from tinyconv.creation import zeros
 from tinyconv.errors import ShapeError
@@ -80,7 +80,7 @@ class Probe:
     def nodes(self) -> list[Node]:
         """All recorded operations, oldest first."""
         roots = [edge(call.output) for call in self.calls if call.output is not None]
-        return [one for one in reversed(_order(roots)) if isinstance(one, Node)]
+        return [one for one in reversed(newest_first(roots)) if isinstance(one, Node)]
 
     def jumps(self) -> dict[Edge, tuple[Edge, Axes]]:
         """What `receptive_field` need not read off the operations, because the layer says it."""

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyconv import nn
-from tinyconv.autograd import Edge, Node, _order
+from tinyconv.autograd import Edge, Node, newest_first
 from tinyconv.backend import backend_of
 from tinyconv.creation import eye
 from tinyconv.nn.conv import sizes
@@ -347,7 +347,7 @@ def _sources(node: Edge, jumps: Jumps) -> list[tuple[Edge, Axes]]:
 def _walk_back(root: Edge, leaf: Edge, start: Any, jumps: Jumps, pull: Any, join: Any) -> Any:
     """What ``start``, a part of the root's pixels, becomes on the leaf; None if unreached."""
     pending = {root: start}
-    for node in _order([root]):
+    for node in newest_first([root]):
         part = pending.get(node) if node is leaf else pending.pop(node, None)
         if part is None or node is leaf:
             continue

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from tinyconv import nn
-from tinyconv.autograd import Node, _order, enable_grad
+from tinyconv.autograd import Node, enable_grad, newest_first
 from tinyconv.backend import array_module
 from tinyconv.see import language
 from tinyconv.see.probe import Call, Probe, edge, multiply_adds, probe, tensors, untouched
@@ -227,7 +227,7 @@ def _saved(seen: Probe, paths: set[str]) -> dict[str, int] | None:
     try:
         with untouched(seen.model, training=None), enable_grad():
             output = seen.model(seen.input.detach())
-            order = _order([edge(one) for one in tensors(output)])
+            order = newest_first([edge(one) for one in tensors(output)])
             nodes = [one for one in reversed(order) if isinstance(one, Node)]
             return _kept(nodes, seen.model, paths)
     except Exception:  # batch norm cannot train on one value per channel, say

@@ -1,0 +1,269 @@
+"""The table of operations, and what calling one does: compute, and record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from numpy.exceptions import AxisError
+
+from tinyconv.autograd.failures import explained, no_array, refused
+from tinyconv.autograd.graph import Node, Variable, meta_of, whole, wrap
+from tinyconv.autograd.operands import admit, agree, check_devices, check_operands
+from tinyconv.autograd.reads import Reads, find_reads
+from tinyconv.autograd.rule import Rule
+from tinyconv.backend import BACKENDS
+from tinyconv.backend.silence import SILENT, hush, unhush
+from tinyconv.clock import tick
+from tinyconv.context import context
+from tinyconv.dtypes import float32
+from tinyconv.errors import DTypeError, GraphError, where
+from tinyconv.samples import Sample, plain
+
+if TYPE_CHECKING:
+    from tinyconv.tensor import Tensor
+
+# Keywords that hold neither a Tensor nor one of NumPy's numbers.
+PLAIN = frozenset((bool, int, float, str, tuple, dict, type(None)))
+OPS: dict[str, Op] = {}  # every operation there is
+
+_NO_PARAMS: dict[str, Any] = {}  # of most nodes, one for all
+_new = object.__new__
+
+
+class Op(Rule):
+    """An operation: called on Tensors it computes and records; called on arrays it just computes.
+
+    The second is what makes a first-order backward pass cheap: a VJP is written once, in
+    operations, and runs on plain arrays unless the gradient itself must be differentiable.
+    """
+
+    def __init__(self, *args: Any, **params: Any) -> None:
+        super().__init__(*args, **params)
+        self._reads: dict[int, Reads] = {}  # by the arguments of which gradients are wanted
+
+    @overload
+    def __call__(self, x: Tensor, /, *args: Any, **params: Any) -> Tensor: ...
+    @overload
+    def __call__(self, *args: Any, **params: Any) -> Any: ...
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        if len(args) != self.arity and not self.variadic:
+            args, params = self._arranged(args, params)
+        if self.defaults:
+            params = {**self.defaults, **params}
+        for arg in args:
+            if isinstance(arg, Variable):
+                break
+        else:  # just compute: what a first-order backward does, above all
+            try:
+                out = self.forward(*args, **params) if params else self.forward(*args)
+            except (AttributeError, TypeError):
+                check_operands(self.name, args)
+                if not any(hasattr(arg, "dtype") for arg in args):
+                    raise DTypeError(
+                        self.name, f"{args} holds no tensor; make one: tc.tensor({args[0]})"
+                    ) from None
+                raise
+            except AxisError as error:
+                out = self._of_number(error, args, params)
+            return out if self.fused is None else out[0]
+        if params and not PLAIN.issuperset(map(type, params.values())):
+            params = self._plain(params)
+        arrays: list[Any] = []
+        edges: list[Any] = []
+        wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
+        for arg in args:
+            edge = None
+            if isinstance(arg, Variable):
+                if arg.requires_grad:
+                    wanted += bit
+                    edge = arg.node or arg
+                arg = arg.array
+            arrays.append(arg)
+            edges.append(edge)
+            bit += bit
+        if self.ruled and getattr(arrays[0], "dtype", None) is not float32:
+            arrays = admit(self, arrays, params)
+        if self.agree and (
+            len(arrays) != 2
+            or type(arrays[0]) is not type(arrays[1])
+            or arrays[0].dtype is not arrays[1].dtype
+        ):
+            arrays = agree(self, arrays)
+        if self.apart and len(BACKENDS) > 1:
+            check_devices(self.name, arrays)
+        token = hush(SILENT)
+        try:
+            data = self.forward(*arrays, **params) if params else self.forward(*arrays)
+        except ValueError as error:
+            data = self._of_number(error, arrays, params)
+        except (TypeError, OverflowError) as error:
+            raise refused(self, error, arrays) or error from error.__cause__
+        finally:
+            unhush(token)
+        aux = None
+        try:
+            if self.fused is not None:
+                data, aux = data
+            shape = data.shape
+        except (AttributeError, TypeError, ValueError):
+            raise no_array(self, data) from None
+        if not shape:
+            data = whole(data)  # a NumPy reduction returned a scalar
+        now = context.__dict__  # this thread's, looked up once
+        dtype = data.dtype
+        is_float = dtype is float32 or dtype.kind == "f"  # the first is quicker
+        if wanted and now["grad_enabled"] and is_float and (self.vjps or self._needs_vjps()):
+            try:
+                reads = self._reads[wanted + bit]
+            except KeyError:
+                if isinstance(data, Variable):
+                    raise no_array(self, data) from None
+                reads = self._reads[wanted + bit] = find_reads(self, wanted, len(edges))
+            start = reads.start
+            if start:  # one list: each object more is one for the garbage collector
+                edges += edges
+                for i in reads.values:
+                    edges[start + i] = arrays[i]
+                for i in reads.shapes:
+                    a = arrays[i]
+                    edges[start + i] = meta_of(a.shape, a.dtype) if hasattr(a, "dtype") else a
+            node = Node()
+            node.op = self
+            node.links = edges
+            node.output = data if reads.output else None
+            node.reads = reads
+            node.params = params or _NO_PARAMS
+            node.aux = aux
+            node.shape = shape
+            node.dtype = dtype
+            node.seq = tick()
+            node.scope = now["scope"]
+            node.hooks = None
+            if now["watch"] is not None:
+                now["watch"](node, data)
+            result = _new(Variable.tensor_type)  # `wrap` in place: a call less
+            result.array = data
+            result._grad = result.hooks = None
+            result.requires_grad = True
+            result.node = node
+        else:
+            result = wrap(data)
+        return result if aux is None else (result, aux)
+
+    apply = __call__  # the same, without the detour that calling an object takes
+
+    def _arranged(
+        self, args: tuple[Any, ...], params: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Metadata may come by position, arrays by name: sum(x, 1) means sum(x, dim=1)."""
+        surplus = args[self.arity :]
+        names = self.keywords[: len(surplus)]
+        if surplus and len(names) == len(surplus) and params.keys().isdisjoint(names):
+            return args[: self.arity], {**params, **dict(zip(names, surplus, strict=True))}
+        try:
+            given = self.__signature__.bind(*args, **params).arguments
+        except TypeError as error:
+            usage = f"{self.name}{self.__signature__}"
+            raise TypeError(f"{where(self.name)}: {error}; it is {usage}") from None
+        return tuple(given.pop(name) for name in self.operands), given
+
+    def _plain(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The keywords with Python's numbers for NumPy's; DTypeError for a Tensor."""
+        for name, value in params.items():
+            if isinstance(value, Variable):
+                raise DTypeError(
+                    self.name,
+                    f"its keyword {name} is a Tensor, whose gradient would be lost: keywords are "
+                    f"numbers and options. Pass a number, {name}={name}.item(), or make {name} an "
+                    "array argument of the operation, before the *, with a VJP of its own",
+                )
+        return plain(params)
+
+    def _needs_vjps(self) -> bool:
+        """GraphError where a result would be taken for a constant that nobody declared."""
+        if self.differentiable:
+            usage = self.usage().removeprefix("write it as ")
+            raise GraphError(
+                self.name,
+                "an input requires grad, but this operation has no VJP. Give it one per array "
+                f"input: {self.name}.defvjp({usage}), or declare that its result is a constant to "
+                "the derivative: @tc.op(differentiable=False)",
+            )
+        return False
+
+    def _of_number(
+        self, error: ValueError, arrays: Sequence[Any], params: dict[str, Any]
+    ) -> Any:
+        """What a forward gives that found no axis because all arrays are 0-d.
+
+        Axis 0 of a number, or -1, is the number itself, as in PyTorch: that of a row of one.
+        """
+        key = next((k for k in ("dim", "dims") if k in params), "")
+        dims = params.get(key)
+        named = dims if isinstance(dims, (tuple, list)) else (dims,)
+        numbers = all(getattr(a, "shape", None) == () for a in arrays)
+        known = len(named) == 1 and named[0] in (0, -1)
+        if not (isinstance(error, AxisError) and numbers and known):
+            raise explained(self, error, arrays) from error
+        rows = [a.reshape(1) for a in arrays]
+        return self.forward(*rows, **{**params, key: dims}).reshape(())
+
+
+@overload
+def op(forward: Callable[..., Any], /) -> Op: ...
+@overload
+def op(
+    *,
+    name: str | None = None,
+    same: Sequence[int] | None = None,
+    differentiable: bool = True,
+    samples: Sequence[Sample] = (),
+    takes: str = "any",
+) -> Callable[[Callable[..., Any]], Op]: ...
+def op(
+    forward: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    same: Sequence[int] | None = None,
+    differentiable: bool = True,
+    samples: Sequence[Sample] = (),
+    takes: str = "any",
+) -> Op | Callable[[Callable[..., Any]], Op]:
+    """Make an operation of a function on arrays and register it in OPS.
+
+    The function takes arrays as positional arguments and everything else as keywords; what it
+    returns may share their memory.  same: the positions of the inputs that must agree in dtype
+    (default: those with a VJP).  samples: what to test it with.  differentiable=False: the result
+    is a constant to the derivative; without it, a float result needs VJPs (`Op.defvjp`).
+
+    takes: the element types of those inputs, if they are Tensors.  "any"; "floats": integers and
+    booleans raise a DTypeError; "promoted": they are computed as float32; "numbers": no booleans;
+    "alike": no booleans, nor integers of two dtypes.
+
+    ValueError if another operation has the name; the same function may be defined again.
+    """
+
+    def register(function: Callable[..., Any]) -> Op:
+        made = Op(
+            function, name or function.__name__,
+            same=same, differentiable=differentiable, samples=samples, takes=takes,
+        )
+        _check_free(made)
+        OPS[made.name] = made
+        return made
+
+    return register if forward is None else register(forward)
+
+
+def _check_free(made: Op) -> None:
+    """ValueError if the name is taken, save by an earlier version of the same function."""
+    taken = OPS.get(made.name)
+    if taken is None:
+        return
+    old, new = taken.forward, made.forward
+    if old is not new and (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+        raise ValueError(
+            f"{made.name} is the name of an operation already (of {old.__module__}); choose "
+            f"another: @tc.op(name='my_{made.name}')"
+        )
