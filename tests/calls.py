@@ -71,8 +71,8 @@ class Call:
         args = [filled(convert(arg), leaves) for arg in self.args]
         params = {name: filled(convert(value), leaves) for name, value in self.params.items()}
         out = (function or self.function)(*args, **params)
-        if getattr(self.function, "fused", None) and function is None:
-            out = out[0]  # the rest is not part of the graph
+        if getattr(self.function, "outputs", 1) != 1 and function is None:
+            return [out[i] for i in self.function.variable]  # the others are constants
         return list(out) if isinstance(out, (tuple, list)) else [out]
 
     def placed(self, value: Any) -> Any:

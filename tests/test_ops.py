@@ -207,12 +207,13 @@ def test_function_keeps_float32_and_its_inputs(
 
 
 def vjp_calls(op: Op, sample: Sample) -> Iterator[tuple[Any, list[Any], Any, list[str]]]:
-    """Each VJP as a function of [y, *inputs], those values, its code and their names in it."""
+    """Each VJP as a function of [*outputs, *inputs], those, its code and their names in it."""
     call = Call(op, sample)
     args, params = call.inputs(), {**op.defaults, **call.params}
     out = op.forward(*args, **params)
-    y = np.asarray(out[0] if op.fused else out)
-    g = draw_like(y, 2)
+    outs = list(out) if op.outputs != 1 else [np.asarray(out)]
+    gs = tuple(draw_like(outs[i], 2 + i) for i in op.variable)
+    g = gs[0] if len(gs) == 1 else gs
     for i, arg in enumerate(args):
         vjp = op.vjps[0 if op.variadic else i]
         if vjp is None or not isinstance(arg, np.ndarray) or arg.dtype.kind != "f":
@@ -224,7 +225,7 @@ def vjp_calls(op: Op, sample: Sample) -> Iterator[tuple[Any, list[Any], Any, lis
         names = list(code.co_varnames[len(leading) : code.co_argcount])
         if op.variadic:
             names += [code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] * len(args)
-        yield partial(run, vjp, leading, params), [y, *args], code, names
+        yield partial(run, vjp, leading, params), [*outs, *args], code, names
 
 
 def of_output(operation: Op) -> Any:

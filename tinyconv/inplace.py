@@ -160,8 +160,8 @@ def _dead_end(x: Variable, made: Node) -> Node:
     node = Node()
     node.op = _SHARED
     node.links = [made] if x.node is None else [x.node, made]
-    node.reads = Reads(len(node.links), 0, (), False, (), ())
-    node.output = node.aux = None
+    node.reads = Reads(len(node.links), 0, (), (), (), ())
+    node.output = None
     node.params = {}
     node.shape, node.dtype = x.shape, x.dtype
     node.seq = tick()

@@ -18,18 +18,28 @@ from tinyconv.errors import DTypeError, GraphError, ShapeError, TinyconvError, n
 def no_array(rule: Rule, data: Any) -> DTypeError:
     """What the forward returned in the place of an array, and how to return one."""
     kind = "None" if data is None else f"a {type(data).__name__}"
-    if rule.fused is not None:
-        fix = "with fused= it returns (array, auxiliary arrays)"
-    elif data is None:
+    if data is None:
         fix = "does it lack a return?"
     elif isinstance(data, tuple):
-        fix = ("an operation has one output: return xp.stack([a, b]) with "
-               "xp = array_module(x), and take the parts from the result, y[0] and y[1]")
+        fix = f"declare how many outputs there are: @tc.op(outputs={len(data)})"
     elif isinstance(data, Variable):
         fix = "it gets arrays and returns one: compute with array_module(x), or return y.array"
     else:
         fix = "make an array of it: array_module(x).asarray(...)"
     return DTypeError(rule.name, f"its forward returned {kind}, not an array; {fix}")
+
+
+def check_several(rule: Rule, data: Any) -> tuple[Any, ...]:
+    """The outputs, of which those that are no constants must be arrays."""
+    n = rule.outputs
+    if not isinstance(data, tuple) or len(data) != n:
+        kind = f"{len(data)} of them" if isinstance(data, tuple) else f"a {type(data).__name__}"
+        said = f"its forward returned {kind}, not the tuple of {n} arrays that outputs={n} declares"
+        raise DTypeError(rule.name, said)
+    for i in rule.variable:
+        if not hasattr(data[i], "dtype") or isinstance(data[i], Variable):
+            raise no_array(rule, data[i])
+    return data
 
 
 def refused(rule: Rule, error: Exception, arrays: Sequence[Any]) -> Exception | None:
@@ -113,7 +123,8 @@ def _of(node: Node) -> str:
 
 def check_unwritten(node: Node, reads: Reads, values: Sequence[Any]) -> None:
     """GraphError if anything that the node's VJPs read was written in place since."""
-    if reads.output and written(node.output) > node.seq:
+    outputs = [node.output] if node.op.outputs == 1 else node.output
+    if any(written(outputs[i]) > node.seq for i in reads.outputs):
         raise _overwritten(node, "its output")
     for i in reads.values:
         if written(values[i]) > node.seq:

@@ -50,7 +50,6 @@ class Node:
 
     __slots__ = (
         "__weakref__",
-        "aux",
         "dtype",
         "hooks",
         "links",
@@ -65,11 +64,10 @@ class Node:
 
     op: Op
     links: list[Any]  # `inputs`; behind them, if VJPs read any of it, what they get of each input
-    output: Any  # its array, if a VJP reads it
+    output: Any  # its array, if a VJP reads it; of several a tuple of such
     reads: Reads | None  # None once freed
     params: dict[str, Any]
-    aux: Any
-    shape: tuple[int, ...]
+    shape: Any  # the output's; of several that are no constants a tuple of shapes, and of dtypes
     dtype: Any
     seq: int
     scope: str
@@ -86,13 +84,21 @@ class Node:
         return links if reads is None else links[: reads.arity]
 
     @property
-    def saved(self) -> list[Any] | None:
-        """[output, *inputs] as VJPs get them: what none reads is None, or has but a shape.
+    def values(self) -> list[Any] | None:
+        """The inputs as VJPs get them: what none reads is None, or has but a shape.
 
         None once freed.  A new list each time.
         """
-        output, links, reads = self.output, self.links, self.reads
-        return None if reads is None else [output, *links[reads.start :]]
+        links, reads = self.links, self.reads
+        return None if reads is None else links[reads.start :]
+
+    @property
+    def saved(self) -> list[Any] | None:
+        """The outputs, None where no VJP reads one, and the `values`; None once freed."""
+        output, values = self.output, self.values
+        if values is None:
+            return None
+        return [output, *values] if self.op.outputs == 1 else [*output, *values]
 
     def __repr__(self) -> str:
         where = f" in {self.scope}" if self.scope else ""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from numpy.exceptions import AxisError
 
-from tinyconv.autograd.failures import explained, no_array, refused
+from tinyconv.autograd.failures import check_several, explained, no_array, refused
 from tinyconv.autograd.graph import Node, Variable, meta_of, whole, wrap
 from tinyconv.autograd.operands import admit, agree, check_devices, check_operands
+from tinyconv.autograd.outputs import tensors_of
 from tinyconv.autograd.reads import Reads, find_reads
 from tinyconv.autograd.rule import Rule
 from tinyconv.backend import BACKENDS
@@ -66,7 +67,7 @@ class Op(Rule):
                 raise
             except AxisError as error:
                 out = self._of_number(error, args, params)
-            return out if self.fused is None else out[0]
+            return out
         if params and not PLAIN.issuperset(map(type, params.values())):
             params = self._plain(params)
         arrays: list[Any] = []
@@ -101,12 +102,13 @@ class Op(Rule):
             raise refused(self, error, arrays) or error from error.__cause__
         finally:
             unhush(token)
-        aux = None
+        several = None
+        if self.outputs != 1:
+            several = data = check_several(self, data)
+            data = several[self.variable[0]]
         try:
-            if self.fused is not None:
-                data, aux = data
             shape = data.shape
-        except (AttributeError, TypeError, ValueError):
+        except AttributeError:
             raise no_array(self, data) from None
         if not shape:
             data = whole(data)  # a NumPy reduction returned a scalar
@@ -131,10 +133,9 @@ class Op(Rule):
             node = Node()
             node.op = self
             node.links = edges
-            node.output = data if reads.output else None
+            node.output = data if reads.outputs else None
             node.reads = reads
             node.params = params or _NO_PARAMS
-            node.aux = aux
             node.shape = shape
             node.dtype = dtype
             node.seq = tick()
@@ -149,7 +150,7 @@ class Op(Rule):
             result.node = node
         else:
             result = wrap(data)
-        return result if aux is None else (result, aux)
+        return result if several is None else tensors_of(self, several, result.node)
 
     apply = __call__  # the same, without the detour that calling an object takes
 
@@ -220,6 +221,8 @@ def op(
     differentiable: bool = True,
     samples: Sequence[Sample] = (),
     takes: str = "any",
+    outputs: int = 1,
+    constants: Sequence[int] = (),
 ) -> Callable[[Callable[..., Any]], Op]: ...
 def op(
     forward: Callable[..., Any] | None = None,
@@ -229,6 +232,8 @@ def op(
     differentiable: bool = True,
     samples: Sequence[Sample] = (),
     takes: str = "any",
+    outputs: int = 1,
+    constants: Sequence[int] = (),
 ) -> Op | Callable[[Callable[..., Any]], Op]:
     """Make an operation of a function on arrays and register it in OPS.
 
@@ -241,6 +246,9 @@ def op(
     booleans raise a DTypeError; "promoted": they are computed as float32; "numbers": no booleans;
     "alike": no booleans, nor integers of two dtypes.
 
+    outputs: how many arrays the function returns, a tuple if more than one.  constants: those of
+    them that have no derivative.
+
     ValueError if another operation has the name; the same function may be defined again.
     """
 
@@ -248,6 +256,7 @@ def op(
         made = Op(
             function, name or function.__name__,
             same=same, differentiable=differentiable, samples=samples, takes=takes,
+            outputs=outputs, constants=constants,
         )
         _check_free(made)
         OPS[made.name] = made

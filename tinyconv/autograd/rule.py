@@ -13,7 +13,11 @@ Vjp: TypeAlias = Callable[..., Any]
 
 
 class Rule:
-    """A forward function, one vector-Jacobian product (VJP) per input, and samples to test it."""
+    """A forward function, one vector-Jacobian product (VJP) per input, and samples to test it.
+
+    outputs: how many arrays the forward returns, in a tuple if more than one.  constants: which of
+    them are constants to the derivative, such as a batch's mean or the places of maxima.
+    """
 
     def __init__(
         self,
@@ -24,10 +28,14 @@ class Rule:
         differentiable: bool,
         samples: Sequence[Sample],
         takes: str = "any",
+        outputs: int = 1,
+        constants: Sequence[int] = (),
     ) -> None:
         self.forward = forward
         self.name = name
         self.differentiable = differentiable
+        self.outputs = outputs
+        self.variable = tuple(i for i in range(outputs) if i not in constants)  # have a gradient
         self.takes = takes
         self.ruled = takes != "any"
         self.number = as_number  # how a Python number becomes an operand of integers
@@ -61,15 +69,17 @@ class Rule:
 
         g is the gradient of the output y.  Name an argument with a leading underscore when only
         its shape and dtype are read: its values are then not kept for the backward pass.
+        Of several outputs each is an argument of its own in the place of y, and g is the tuple of
+        the gradients of those that are no constants: the one gradient where there is one such.
         A variadic operation has one VJP, ``lambda i, g, y, *inputs, **params``, for input i.
         Of a function of one array, without keywords, it may be an operation of (g, y).
 
-        fused: all gradients of a first-order backward at once,
-        ``(g, y, aux, *inputs, **params) -> tuple``; it may read the auxiliary arrays ``aux`` that
-        the forward returned as ``(y, aux)``.  The VJPs serve every higher order.
+        fused: all gradients of a first-order backward at once, as a tuple, by a kernel on arrays:
+        ``(g, y, *inputs, **params)``.  Unlike the VJPs, which serve every higher order, it may
+        read outputs that are constants, though they depend on the inputs.
         """
         for vjp in vjps:
-            fits = self.arity == 1 and not self.keywords
+            fits = self.arity == 1 and self.outputs == 1 and not self.keywords
             if isinstance(vjp, Rule) and not (fits and vjp.arity == 2):
                 raise TypeError(
                     f"{self.name}: {vjp.name} cannot be its VJP; that takes an operation of (g, y) "
@@ -111,18 +121,25 @@ class Rule:
                 raise TypeError(
                     f"{self.name}: its VJP {i} has no signature to read; {usage}"
                 ) from None
-            given = ["g", "y", *self.operands]
+            given = ["g", *self.returned, *self.operands]
             if self.variadic:
-                given = ["i", "g", "y"] + ["x"] * 3
+                given = ["i", "g", *self.returned] + ["x"] * 3
             try:
                 takes.bind(*given, **dict.fromkeys(self.keywords))
             except TypeError as error:
                 said = f"{self.name}: its VJP {i} takes {takes}: {error}; {usage}"
                 raise TypeError(said) from None
 
+    @property
+    def returned(self) -> list[str]:
+        """Names for the outputs."""
+        return ["y"] if self.outputs == 1 else [f"y{i}" for i in range(self.outputs)]
+
     def usage(self) -> str:
         """How to write a VJP of this operation."""
-        names = ["i", "g", "y", "*inputs"] if self.variadic else ["g", "y", *self.operands]
+        names = ["g", *self.returned, *self.operands]
+        if self.variadic:
+            names = ["i", "g", *self.returned, "*inputs"]
         keywords = ["*", *self.keywords] if self.keywords and not self.variadic else self.keywords
         return f"write it as lambda {', '.join([*names, *keywords])}: ..."
 

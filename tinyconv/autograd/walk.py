@@ -21,6 +21,7 @@ from tinyconv.autograd.graph import (
 from tinyconv.autograd.hooks import run_hooks
 from tinyconv.autograd.modes import grad_mode
 from tinyconv.autograd.op import Op
+from tinyconv.autograd.outputs import Gradients, output_node
 from tinyconv.backend.silence import silence
 from tinyconv.clock import last_write
 from tinyconv.context import context
@@ -68,15 +69,15 @@ def walk(
                         if only is not None:
                             heappush(newest, (-only.seq, only))
                             only = None
-                if tape is not None:
+                if tape is not None and type(share) is not Gradients:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
                 reads = node.reads
-                if reads is not None and (reads.output or reads.values or node.aux is not None):
+                if reads is not None and (reads.outputs or reads.values):
                     node.reads = None  # first: another thread may walk here, too
                     if reads.start:
                         node.links = node.links[: reads.start]
-                    node.output = node.aux = None
+                    node.output = None
             del g
         for leaf in list(pending):
             g = pending.pop(leaf)
@@ -108,8 +109,13 @@ def shares(
         check_unwritten(node, reads, values)
     if create_graph:
         output, *values = _as_tensors(node, output, values)
-    elif op.fused is not None:
-        shares = op.fused(g, output, node.aux, *values, **node.params)
+    elif op.outputs != 1:
+        output, *others = output
+        values = [*others, *values]
+    if type(g) is Gradients:
+        g = g.complete(node)
+    if op.fused is not None and not create_graph:
+        shares = op.fused(g, output, *values, **node.params)
         return [
             (e, s)
             for e, s in zip(node.inputs, shares, strict=True)
@@ -145,7 +151,7 @@ def shares(
 
 def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:
     """The saved arrays, joined to the graph again so that their VJPs can be differentiated."""
-    tensors: list[Any] = [None if output is None else wrap(output, node)]
+    tensors = _outputs_as_tensors(node, output)
     for i, (array, edge) in enumerate(zip(values, node.inputs, strict=True)):
         if not hasattr(array, "strides"):  # a number, or a shape without values
             tensors.append(array)
@@ -156,3 +162,14 @@ def _as_tensors(node: Node, output: Any, values: Sequence[Any]) -> list[Any]:
         else:
             tensors.append(wrap(array, edge))
     return tensors
+
+
+def _outputs_as_tensors(node: Node, output: Any) -> list[Any]:
+    if node.op.outputs == 1:
+        return [None if output is None else wrap(output, node)]
+    variable = node.op.variable
+    made: list[Any] = [None if array is None else wrap(array) for array in output]
+    for index, i in enumerate(variable):
+        if made[i] is not None:
+            made[i] = wrap(output[i], node if len(variable) == 1 else output_node(node, index))
+    return made

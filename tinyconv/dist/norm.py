@@ -33,20 +33,20 @@ def _average(array: Array) -> Array:
     return _reduced(array, "sum") / world().size
 
 
-@op(takes="floats")
+@op(takes="floats", outputs=3, constants=(1, 2))
 def sync_batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Any:
-    """Returns y and, beside the graph, the (mean, biased variance) over all ranks, each (C,)."""
+    """Returns y and, as constants, the mean and biased variance over all ranks, each (C,)."""
     own, scale, shift, stats = _statistics(x, weight, bias, eps)
-    return backend_of(x).affine(own, scale, shift), stats
+    return backend_of(x).affine(own, scale, shift), *stats
 
 
-@op(takes="floats")
+@op(takes="floats", outputs=3, constants=(1, 2))
 def sync_batch_norm_relu(
     x: Array, weight: Array | None, bias: Array | None, residual: Array | None, *, eps: float
 ) -> Any:
-    """relu(sync_batch_norm(x) + residual), and beside the graph the statistics."""
+    """relu(sync_batch_norm(x) + residual), and as constants the mean and variance."""
     own, scale, shift, stats = _statistics(x, weight, bias, eps)
-    return backend_of(x).affine_relu(own, scale, shift, residual), stats
+    return backend_of(x).affine_relu(own, scale, shift, residual), *stats
 
 
 def _statistics(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Any:
@@ -68,7 +68,8 @@ def _statistics(x: Array, weight: Array | None, bias: Array | None, eps: float) 
 def _gradients(
     g: Array,
     _y: Array,
-    stats: Any,
+    mean: Array,
+    var: Array,
     x: Array,
     weight: Array | None,
     _bias: Array | None,
@@ -76,14 +77,15 @@ def _gradients(
     eps: float,
 ) -> tuple[Array, ...]:
     """The first-order gradients, by batch norm's kernel."""
-    found = backend_of(x).batch_norm_backward(g, x, weight, *stats, eps)
-    return _of_all_ranks(found, x, weight, stats, eps)
+    found = backend_of(x).batch_norm_backward(g, x, weight, mean, var, eps)
+    return _of_all_ranks(found, x, weight, mean, var, eps)
 
 
 def _gradients_relu(
     g: Array,
     y: Array,
-    stats: Any,
+    mean: Array,
+    var: Array,
     x: Array,
     weight: Array | None,
     _bias: Array | None,
@@ -92,13 +94,13 @@ def _gradients_relu(
     eps: float,
 ) -> tuple[Array, ...]:
     found = backend_of(x).batch_norm_relu_backward(
-        g, y, x, weight, *stats, eps, _residual is not None
+        g, y, x, weight, mean, var, eps, _residual is not None
     )
-    return _of_all_ranks(found, x, weight, stats, eps)
+    return _of_all_ranks(found, x, weight, mean, var, eps)
 
 
 def _of_all_ranks(
-    found: tuple[Array, ...], x: Array, weight: Array | None, stats: Any, eps: float
+    found: tuple[Array, ...], x: Array, weight: Array | None, mean: Array, var: Array, eps: float
 ) -> tuple[Array, ...]:
     """The kernel's dx with the means of all ranks in it.
 
@@ -108,7 +110,7 @@ def _of_all_ranks(
     if world().size == 1:
         return found
     dx, dweight, dbias, *others = found
-    xp, (mean, var) = array_module(x), stats
+    xp = array_module(x)
     own = xp.stack([dbias, dweight]) / (x.size // x.shape[1])
     shift, slope = own - _average(own)
     r = 1 / xp.sqrt(var + eps)
@@ -118,9 +120,9 @@ def _of_all_ranks(
 
 
 sync_batch_norm.defvjp(
-    lambda g, _y, x, weight, _bias, *, eps: input_rule(g, x, weight, eps, _mean),
-    lambda g, _y, x, _weight, _bias, *, eps: weight_rule(g, x, eps, _mean),
-    lambda g, _y, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
+    lambda g, _y, _m, _v, x, weight, _bias, *, eps: input_rule(g, x, weight, eps, _mean),
+    lambda g, _y, _m, _v, x, _weight, _bias, *, eps: weight_rule(g, x, eps, _mean),
+    lambda g, _y, _m, _v, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
     fused=_gradients,
     samples=[
         sample((4, 3), (3,), (3,), eps=1e-5),
@@ -130,10 +132,10 @@ sync_batch_norm.defvjp(
 )
 
 sync_batch_norm_relu.defvjp(
-    lambda g, y, x, weight, _b, _r, *, eps: input_rule(relu_backward(g, y), x, weight, eps, _mean),
-    lambda g, y, x, _weight, _b, _r, *, eps: weight_rule(relu_backward(g, y), x, eps, _mean),
-    lambda g, y, _x, _weight, _b, _r, *, eps: sum(relu_backward(g, y), dim=channel_axes(_x)),
-    lambda g, y, _x, _weight, _b, _r, *, eps: relu_backward(g, y),
+    lambda g, y, _m, _v, x, w, _b, _r, *, eps: input_rule(relu_backward(g, y), x, w, eps, _mean),
+    lambda g, y, _m, _v, x, _w, _b, _r, *, eps: weight_rule(relu_backward(g, y), x, eps, _mean),
+    lambda g, y, _m, _v, _x, _w, _b, _r, *, eps: sum(relu_backward(g, y), dim=channel_axes(_x)),
+    lambda g, y, _m, _v, _x, _w, _b, _r, *, eps: relu_backward(g, y),
     fused=_gradients_relu,
     samples=[
         sample((4, 3), (3,), (3,), None, eps=1e-5),
@@ -161,11 +163,11 @@ class SyncBatchNorm(_BatchNorm):
         self._check(input)
         _check_even(input)
         if relu:
-            y, (mean, var) = sync_batch_norm_relu(
+            y, mean, var = sync_batch_norm_relu(
                 input, self.weight, self.bias, residual, eps=self.eps
             )
         else:
-            y, (mean, var) = sync_batch_norm(input, self.weight, self.bias, eps=self.eps)
+            y, mean, var = sync_batch_norm(input, self.weight, self.bias, eps=self.eps)
         if self.track_running_stats:
             n = world().size * (input.array.size // input.shape[1])
             move(self.running_mean, self.running_var, self.num_batches_tracked, mean, var, n,

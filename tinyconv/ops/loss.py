@@ -16,16 +16,15 @@ from tinyconv.ops.shape import reshape
 from tinyconv.samples import ints, sample
 
 
-@op(takes="floats")
+@op(takes="floats", outputs=4, constants=(1, 2, 3))
 def cross_entropy(x: Array, targets: Array, *, reduction: str, ignore_index: int) -> Any:
     """The losses (R,) of the rows, or their "sum" or "mean", ().
 
     Rows whose target is ``ignore_index`` cost 0 and do not count; a target that is no class, NaN.
+    As constants what the fused kernel reads: each row's largest logit and logarithm of the sum,
+    (R,), and how many rows "mean" divides by, () or None.
     """
-    loss, *found = backend_of(x).cross_entropy(
-        x, targets, reduction=reduction, ignore_index=ignore_index
-    )
-    return loss, found
+    return backend_of(x).cross_entropy(x, targets, reduction=reduction, ignore_index=ignore_index)
 
 
 def slope(x: Any, targets: Any) -> Any:
@@ -52,10 +51,12 @@ def _constant(targets: Any) -> Any:
 
 
 cross_entropy.defvjp(
-    lambda g, _y, x, targets, **how: shares(g, x, targets, **how) * slope(x, targets),
+    lambda g, _y, _m, _s, _n, x, targets, **how: shares(g, x, targets, **how) * slope(x, targets),
     None,
-    fused=lambda g, _y, found, x, targets, *, reduction, ignore_index: (
-        backend_of(x).cross_entropy_backward(g, x, targets, *found, ignore_index=ignore_index),
+    fused=lambda g, _y, largest, logsums, rows, x, targets, *, reduction, ignore_index: (
+        backend_of(x).cross_entropy_backward(
+            g, x, targets, largest, logsums, rows, ignore_index=ignore_index
+        ),
         None,
     ),
     samples=[

@@ -23,11 +23,10 @@ from tinyconv.samples import sample
 Mean: TypeAlias = Callable[[Any], Any]  # of each channel; over several machines, say
 
 
-@op(takes="floats")
+@op(takes="floats", outputs=3, constants=(1, 2))
 def batch_norm(x: Array, weight: Array | None, bias: Array | None, *, eps: float) -> Any:
-    """Returns y and, beside the graph, the batch's (mean, biased variance), each (C,)."""
-    y, mean, var = backend_of(x).batch_norm(x, weight, bias, eps)
-    return y, (mean, var)
+    """y, and as constants the batch's mean and biased variance, each (C,)."""
+    return backend_of(x).batch_norm(x, weight, bias, eps)
 
 
 def channel_axes(x: Any) -> tuple[int, ...]:
@@ -65,11 +64,11 @@ def weight_rule(g: Any, x: Any, eps: float, mean: Mean = channel_mean) -> Any:
 
 
 batch_norm.defvjp(
-    lambda g, _y, x, weight, _bias, *, eps: input_rule(g, x, weight, eps),
-    lambda g, _y, x, _weight, _bias, *, eps: weight_rule(g, x, eps),
-    lambda g, _y, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
-    fused=lambda g, _y, stats, x, weight, _bias, *, eps: backend_of(x).batch_norm_backward(
-        g, x, weight, *stats, eps
+    lambda g, _y, _m, _v, x, weight, _bias, *, eps: input_rule(g, x, weight, eps),
+    lambda g, _y, _m, _v, x, _weight, _bias, *, eps: weight_rule(g, x, eps),
+    lambda g, _y, _m, _v, _x, _weight, _bias, *, eps: sum(g, dim=channel_axes(_x)),
+    fused=lambda g, _y, mean, var, x, weight, _bias, *, eps: backend_of(x).batch_norm_backward(
+        g, x, weight, mean, var, eps
     ),
     samples=[
         sample((4, 3), (3,), (3,), eps=1e-5),
@@ -79,22 +78,29 @@ batch_norm.defvjp(
 )
 
 
-@op(takes="floats")
+@op(takes="floats", outputs=4, constants=(1, 2, 3))
 def batch_norm_relu(
     x: Array, weight: Array | None, bias: Array | None, residual: Array | None, *, eps: float
 ) -> Any:
-    """relu(batch_norm(x) + residual), and beside the graph the batch's (mean, variance, ...)."""
-    y, *stats = backend_of(x).batch_norm_relu(x, weight, bias, residual, eps)
-    return y, stats
+    """relu(batch_norm(x) + residual), and as constants the batch's mean and variance, and what else
+
+    the kernel wants to read in its backward pass, or None.
+    """
+    y, mean, var, *others = backend_of(x).batch_norm_relu(x, weight, bias, residual, eps)
+    return y, mean, var, others[0] if others else None
 
 
 batch_norm_relu.defvjp(
-    lambda g, y, x, weight, _bias, _r, *, eps: input_rule(relu_backward(g, y), x, weight, eps),
-    lambda g, y, x, _weight, _bias, _r, *, eps: weight_rule(relu_backward(g, y), x, eps),
-    lambda g, y, _x, _weight, _bias, _r, *, eps: sum(relu_backward(g, y), dim=channel_axes(_x)),
-    lambda g, y, _x, _weight, _bias, _r, *, eps: relu_backward(g, y),
-    fused=lambda g, y, stats, x, weight, _bias, _r, *, eps: backend_of(x).batch_norm_relu_backward(
-        g, y, x, weight, *stats[:2], eps, _r is not None, *stats[2:]
+    lambda g, y, _m, _v, _o, x, w, _bias, _r, *, eps: input_rule(relu_backward(g, y), x, w, eps),
+    lambda g, y, _m, _v, _o, x, _w, _bias, _r, *, eps: weight_rule(relu_backward(g, y), x, eps),
+    lambda g, y, _m, _v, _o, _x, _w, _bias, _r, *, eps: sum(
+        relu_backward(g, y), dim=channel_axes(_x)
+    ),
+    lambda g, y, _m, _v, _o, _x, _w, _bias, _r, *, eps: relu_backward(g, y),
+    fused=lambda g, y, mean, var, other, x, w, _bias, _r, *, eps: (
+        backend_of(x).batch_norm_relu_backward(
+            g, y, x, w, mean, var, eps, _r is not None, *(() if other is None else (other,))
+        )
     ),
     samples=[
         sample((4, 3), (3,), (3,), None, eps=1e-5),

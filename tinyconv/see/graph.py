@@ -245,10 +245,12 @@ class _Builder:
                 operands.append("·")
             else:
                 operands.append(argument)
+        several = len(node.op.variable) > 1  # each output has a vertex of its own
+        shape, dtype = (None, "") if several else (node.shape, str(node.dtype))
         self.add(
             node,
             Vertex(
-                "operation", node.op.name, node.shape, str(node.dtype), node.scope, tuple(inputs),
+                "operation", node.op.name, shape, dtype, node.scope, tuple(inputs),
                 tuple(roles), label=_label(node.op, roles),
                 operands=f"({', '.join(operands)})" if len(operands) > len(inputs) else "",
                 alias=self.names.get(node, ""),
@@ -261,8 +263,8 @@ class _Builder:
         """For each argument of a call its name, and its vertex or the number that was passed."""
         count = len(node.inputs)
         names = [str(i) for i in range(count)] if node.op.variadic else node.op.operands
-        saved = [_FREED] * (count + 1) if node.saved is None else node.saved
-        for role, edge, value in zip(names, node.inputs, saved[1:], strict=True):
+        values = [_FREED] * count if node.values is None else node.values
+        for role, edge, value in zip(names, node.inputs, values, strict=True):
             if edge is not None:
                 known = self.numbers.get(edge)
                 yield role, self.leaf(edge, node.scope) if known is None else known

@@ -227,9 +227,9 @@ def multiply_adds(node: Node) -> int:
 
 def operand_shapes(node: Node) -> list[tuple[int, ...]]:
     """The shapes of a node's inputs, with or without a gradient."""
-    assert node.saved is not None
+    assert node.values is not None
     return [
         tuple(kept.shape if one is None else one.shape)
-        for one, kept in zip(node.inputs, node.saved[1:], strict=True)
+        for one, kept in zip(node.inputs, node.values, strict=True)
         if one is not None or hasattr(kept, "shape")
     ]

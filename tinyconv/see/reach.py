@@ -166,8 +166,8 @@ def _op_axes(node: Node, i: int) -> Axes:
 def _conv2d(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
     kernel = node.params.get("kernel_size")
     if kernel is None:
-        assert node.saved is not None
-        kernel = node.saved[2].shape[2:]
+        assert node.values is not None
+        kernel = node.values[1].shape[2:]
     dilation = node.params.get("dilation", (1, 1))
     rows, columns = (
         Window(n, k, s, p[0], p[1], d)
@@ -179,10 +179,10 @@ def _conv2d(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
 
 
 def _conv2d_input(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
-    assert node.saved is not None
+    assert node.values is not None
     geometry = node.params
     made = []
-    for axis, (n, k) in enumerate(zip(shape[2:], node.saved[2].shape[2:], strict=True)):
+    for axis, (n, k) in enumerate(zip(shape[2:], node.values[1].shape[2:], strict=True)):
         plain = Stamp(n, k, geometry["stride"][axis], geometry["padding"][axis][0], 0,
                       geometry["dilation"][axis])  # fmt: skip
         extra = geometry["input_size"][axis] - plain.out
@@ -286,8 +286,8 @@ def _matmul(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
     if i == 1 and len(shape) == 3:
         return pair[0], pair[1]  # (N, C, L): the channels are mixed
     at, out = 1 - i, node.shape[-1 - i]
-    assert node.saved is not None
-    other = node.saved[2 - i]
+    assert node.values is not None
+    other = node.values[1 - i]
     if node.inputs[1 - i] is None and getattr(other, "ndim", 0) == 2:
         table = backend_of(other).to_numpy(other)
         weights = table.T if i == 0 else table
@@ -313,8 +313,8 @@ def _band_product(node: Node, shape: tuple[int, ...], i: int) -> Axes | None:
 
 def _width(node: Node, j: int, dim: int) -> int:
     edge = node.inputs[j]
-    assert node.saved is not None
-    return int((edge if edge is not None else node.saved[j + 1]).shape[dim])
+    assert node.values is not None
+    return int((edge if edge is not None else node.values[j]).shape[dim])
 
 
 _RULES: dict[str, Callable[[Node, tuple[int, ...], int], Axes | None]] = {

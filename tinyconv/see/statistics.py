@@ -64,8 +64,10 @@ def kept_values(order: Iterable[Any], names: Mapping[str, Tensor]) -> dict[Any, 
         if not isinstance(edge, Node):
             arrays[edge] = edge.array
             continue
-        keys = [edge, *edge.inputs]
-        for key, array in zip(keys, edge.saved or [None] * len(keys), strict=True):
+        if edge.values is None:
+            continue
+        output = edge.output if edge.op.outputs == 1 else edge.output[edge.op.variable[0]]
+        for key, array in zip([edge, *edge.inputs], [output, *edge.values], strict=True):
             if hasattr(array, "strides"):  # not None, a number, or only a shape
                 arrays[id(array) if key is None else key] = array
     found = {key: statistics(array) for key, array in arrays.items()}
@@ -115,8 +117,7 @@ def saved_bytes(order: Iterable[Any], names: Mapping[str, Tensor]) -> dict[Node,
     found: dict[Node, int] = {}
     for node in reversed([edge for edge in edges if isinstance(edge, Node)]):
         total = 0
-        aux = node.aux if isinstance(node.aux, (tuple, list)) else [node.aux]
-        for array in [*(node.saved or []), *aux]:
+        for array in node.saved or ():
             if hasattr(array, "strides") and id(owner(array)) not in counted:
                 counted.add(id(owner(array)))
                 total += array.nbytes

@@ -241,7 +241,7 @@ def _kept(nodes: Sequence[Node], model: nn.Module, paths: set[str]) -> dict[str,
     found: set[tuple[int, int]] = set()
     sizes: Counter[str] = Counter()
     for node in nodes:
-        for array in _arrays([node.saved, node.aux, node.params]):
+        for array in _arrays([node.saved, node.params]):
             bounds = _bounds(array)
             if bounds not in found and owned.get(bounds[0], -1) < bounds[1]:
                 found.add(bounds)

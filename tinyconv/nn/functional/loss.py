@@ -141,7 +141,7 @@ def _of_classes(logits: Any, target: Any, reduction: str, ignore_index: int) -> 
     safe = target if waits else _without(ignore_index, target)[0]
     _check_classes("cross_entropy", safe, logits.shape[1])
     rows = target if target.ndim == 1 else reshape(target, shape=(-1,))
-    loss, _ = _cross_entropy(logits, rows, reduction=reduction, ignore_index=ignore_index)
+    loss, *_ = _cross_entropy(logits, rows, reduction=reduction, ignore_index=ignore_index)
     return reshape(loss, shape=shape) if reduction == "none" and loss.shape != shape else loss
 
 

@@ -113,9 +113,9 @@ def tracked_batch_norm(
         unit = wrap(array_module(input.array).ones(input.shape[1], input.dtype))
         return _fixed(input, unit - unit, unit, weight, bias, eps, relu, residual)
     if relu:
-        y, (mean, var, *_) = ops.batch_norm_relu(input, weight, bias, residual, eps=eps)
+        y, mean, var, _ = ops.batch_norm_relu(input, weight, bias, residual, eps=eps)
     else:
-        y, (mean, var) = ops.batch_norm(input, weight, bias, eps=eps)
+        y, mean, var = ops.batch_norm(input, weight, bias, eps=eps)
     if running_mean is not None:
         move(running_mean, running_var, seen, mean, var, n, momentum)
     return y
@@ -125,15 +125,15 @@ def move(
     running_mean: Any, running_var: Any, seen: Any, mean: Any, var: Any, n: int,
     momentum: float | None,
 ) -> None:
-    """Running statistics towards the mean and the unbiased variance of n values, both arrays.
+    """Running statistics towards the mean and the unbiased variance of n values.
 
     seen: counts the batches, or None.
     """
     changed = [running._write("batch_norm") for running in (running_mean, running_var)]
     count = None if seen is None else seen._write("batch_norm")
     with silence():
-        backend_of(mean).move_statistics(
-            *changed, mean, var, count, momentum=momentum, unbias=n / (n - 1)
+        backend_of(mean.array).move_statistics(
+            *changed, mean.array, var.array, count, momentum=momentum, unbias=n / (n - 1)
         )
 
 
@@ -145,9 +145,9 @@ def _fixed(
     return ops.affine_relu(x, *fixed, residual) if relu else ops.affine(x, *fixed)
 
 
-def _whitened(rows: Any, eps: float) -> tuple[Any, Any]:
-    """Each channel of rows normalised, and its (mean, variance); nothing of nothing."""
-    return ops.batch_norm(rows, None, None, eps=eps) if rows.array.size else (rows, None)
+def _whitened(rows: Any, eps: float) -> tuple[Any, Any, Any]:
+    """Each channel of rows normalised, its mean and its variance; nothing of nothing."""
+    return ops.batch_norm(rows, None, None, eps=eps) if rows.array.size else (rows, None, None)
 
 
 def _scale_and_shift(mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
@@ -277,10 +277,9 @@ def instance_norm(
         )
     _check_affine("instance_norm", input, weight, bias)
     rows = reshape(input, shape=(1, n * c, *size))
-    y, statistics = _whitened(rows, eps)
+    y, mean, var = _whitened(rows, eps)
     y = reshape(y, shape=input.shape)
-    if running_mean is not None and statistics is not None:
-        mean, var = statistics
+    if running_mean is not None and mean is not None:
         with no_grad():
             running_mean.mul_(1 - momentum).add_(mean.reshape(n, c).mean(0), alpha=momentum)
             unbiased = var.reshape(n, c).mean(0) * (count / (count - 1))

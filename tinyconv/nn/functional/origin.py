@@ -48,7 +48,7 @@ def padding_fix(image: Any, features: int) -> str:
 def _unpadded(edge: Any) -> Iterator[Unpadded]:
     """The convolutions above, nearest first, through pooling and what keeps the shape."""
     strides: list[Pair] = []  # of the layers between that convolution and the image
-    while isinstance(edge, Node) and edge.saved is not None:
+    while isinstance(edge, Node) and edge.values is not None:
         name = edge.op.name
         if name == "conv2d":
             padding, growth = _same(edge)
@@ -86,5 +86,5 @@ def _shape_of(node: Node, i: int) -> tuple[int, ...]:
     edge = node.inputs[i]
     if edge is not None:
         return edge.shape
-    assert node.saved is not None
-    return tuple(getattr(node.saved[i + 1], "shape", ()))
+    assert node.values is not None
+    return tuple(getattr(node.values[i], "shape", ()))

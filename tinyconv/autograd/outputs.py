@@ -1,0 +1,89 @@
+"""Calls with several outputs: one node for the call, and behind it one for each output.
+
+An output's node sends its gradient to the call's node, which waits until all have arrived: they
+are its consumers like any others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyconv.autograd.graph import Node, whole, wrap
+from tinyconv.autograd.reads import Reads
+from tinyconv.autograd.rule import Rule
+from tinyconv.backend import array_module
+from tinyconv.clock import tick
+
+
+class Gradients:
+    """Those of a call's outputs, as far as they have arrived; None for the others."""
+
+    __slots__ = ("each", "shape")
+
+    size = 0  # what a sum is worth is asked by size: none of ours is a matter for a kernel
+
+    def __init__(self, each: list[Any], shape: Any) -> None:
+        self.each = each
+        self.shape = shape  # those of the outputs, as of the call's node
+
+    def __add__(self, other: Gradients) -> Gradients:
+        pairs = zip(self.each, other.each, strict=True)
+        return Gradients([b if a is None else a if b is None else a + b for a, b in pairs],
+                         self.shape)  # fmt: skip
+
+    def complete(self, node: Node) -> tuple[Any, ...]:
+        """Zeros for the outputs that nobody used."""
+        one = next(g for g in self.each if g is not None)
+        xp = array_module(getattr(one, "array", one))
+        made = []
+        for g, shape, dtype in zip(self.each, node.shape, node.dtype, strict=True):
+            if g is None:
+                g = xp.zeros(shape, dtype)
+                g = wrap(g) if hasattr(one, "array") else g
+            made.append(g)
+        return tuple(made)
+
+
+def _to_the_call(g: Any, _y: Any, _call: Any, *, index: int) -> Gradients:
+    each = [None] * len(_call.shape)
+    each[index] = g
+    return Gradients(each, _call.shape)
+
+
+# Not an Op, for nobody calls it, and not in the table.
+_OUTPUT: Any = Rule(
+    lambda call, *, index: call, "output", same=None, differentiable=True, samples=()
+)
+_OUTPUT.vjps = (_to_the_call,)
+_READS = Reads(1, 0, (0,), (), (), ())
+
+
+def tensors_of(rule: Rule, arrays: tuple[Any, ...], node: Node | None) -> tuple[Any, ...]:
+    """What a call returns, given its node; which keeps the outputs that its VJPs read."""
+    made = [None if a is None else wrap(whole(a)) for a in arrays]
+    if node is None:
+        return tuple(made)
+    assert node.reads is not None
+    node.output = tuple(a if i in node.reads.outputs else None for i, a in enumerate(arrays))
+    if len(rule.variable) == 1:
+        made[rule.variable[0]] = wrap(whole(arrays[rule.variable[0]]), node)
+        return tuple(made)
+    node.shape = tuple(arrays[i].shape for i in rule.variable)
+    node.dtype = tuple(arrays[i].dtype for i in rule.variable)
+    for index, i in enumerate(rule.variable):
+        made[i] = wrap(whole(arrays[i]), output_node(node, index))
+    return tuple(made)
+
+
+def output_node(call: Node, index: int) -> Node:
+    """The node of one of the outputs that are no constants."""
+    node = Node()
+    node.op = _OUTPUT
+    node.links = [call]
+    node.reads = _READS
+    node.output = node.hooks = None
+    node.params = {"index": index}
+    node.shape, node.dtype = call.shape[index], call.dtype[index]
+    node.seq = tick()
+    node.scope = call.scope
+    return node
