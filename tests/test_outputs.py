@@ -149,3 +149,15 @@ def test_the_statistics_of_a_batch_are_constants() -> None:
     assert not mean.requires_grad
     assert not var.requires_grad
     np.testing.assert_allclose(mean.array, x.detach().numpy().mean(0))
+
+
+def test_what_is_drawn_and_written_down() -> None:
+    op, x, y = polar(), leaf(3), leaf(3, seed=1)
+    r, phi = op(x, y)
+    z = (r * 2 + phi).sum()
+    lines = str(tc.trace(z, {"x": x, "y": y})).splitlines()
+    assert "%2 polar several outputs  <- %0, %1" in lines
+    assert sum(line.split()[1] == "output" for line in lines if line.startswith("%")) == 2
+    with tc.record({"x": x, "y": y}) as tape:
+        z.backward()
+    assert "  polar %6: its gradient is complete, 2 contributions came" in str(tape).splitlines()

@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import tinyconv as tc
-from tinyconv.autograd import walk as walk_room
+from tinyconv.autograd import Op, walk as walk_room
 from tinyconv.autograd.naive import naive_walk
 
-UNARY = (tc.tanh, tc.exp, tc.sigmoid, lambda x: x.T, lambda x: x * 0.5, lambda x: x.sum(0))
+sincos = Op(
+    lambda x: (np.sin(x), np.cos(x)), "sincos",
+    same=None, differentiable=True, samples=(), outputs=2,
+)  # fmt: skip
+sincos.defvjp(lambda g, s, c, _x: g[0] * c - g[1] * s)
+
+UNARY = (
+    tc.tanh, tc.exp, tc.sigmoid, lambda x: x.T, lambda x: x * 0.5, lambda x: x.sum(0),
+    lambda x: sincos(x)[1], lambda x: tc.mul(*sincos(x)),
+)  # fmt: skip
 BINARY = (tc.add, tc.sub, tc.mul, tc.matmul, tc.maximum)
 
 

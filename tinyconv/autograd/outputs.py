@@ -31,9 +31,13 @@ class Gradients:
         return Gradients([b if a is None else a if b is None else a + b for a, b in pairs],
                          self.shape)  # fmt: skip
 
+    def sent(self) -> Any:
+        """The one of an output that was sent by itself."""
+        return next(g for g in self.each if g is not None)
+
     def complete(self, node: Node) -> tuple[Any, ...]:
         """Zeros for the outputs that nobody used."""
-        one = next(g for g in self.each if g is not None)
+        one = self.sent()
         xp = array_module(getattr(one, "array", one))
         made = []
         for g, shape, dtype in zip(self.each, node.shape, node.dtype, strict=True):

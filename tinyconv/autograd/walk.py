@@ -69,7 +69,7 @@ def walk(
                         if only is not None:
                             heappush(newest, (-only.seq, only))
                             only = None
-                if tape is not None and type(share) is not Gradients:
+                if tape is not None:
                     tape.send(node, edge, share, pending[edge])
             if not retain_graph:
                 reads = node.reads

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinyconv.autograd import Edge, Node, Variable
+from tinyconv.autograd.outputs import Gradients
 from tinyconv.backend import backend_of
 from tinyconv.context import context
 from tinyconv.nn.module import Module, Parameter
@@ -84,6 +85,8 @@ class Tape:
 
     def send(self, node: Node, edge: Edge, share: Any, total: Any) -> None:
         """``node`` sent ``share`` to ``edge``, whose gradient is ``total`` so far."""
+        if isinstance(share, Gradients):  # to a call with several outputs, by one of these
+            share = total = share.sent()
         self._arrived[edge] += 1
         self._add("send", self._name(node), self._name(edge, node), share, total,
                   self._arrived[edge])  # fmt: skip

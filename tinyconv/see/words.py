@@ -26,7 +26,7 @@ def tensor(vertex: Vertex) -> str:
     if vertex.kind == "failed":
         return ""
     if vertex.shape is None:
-        return "freed by backward()"
+        return "freed by backward()" if vertex.kind == "input" else "several outputs"
     return str(vertex.shape) + ("" if vertex.dtype == "float32" else f" {vertex.dtype}")
 
 
