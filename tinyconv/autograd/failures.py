@@ -29,17 +29,12 @@ def no_array(rule: Rule, data: Any) -> DTypeError:
     return DTypeError(rule.name, f"its forward returned {kind}, not an array; {fix}")
 
 
-def check_several(rule: Rule, data: Any) -> tuple[Any, ...]:
-    """The outputs, of which those that are no constants must be arrays."""
+def not_several(rule: Rule, data: Any) -> DTypeError:
+    """What the forward returned in the place of a tuple of arrays."""
     n = rule.outputs
-    if not isinstance(data, tuple) or len(data) != n:
-        kind = f"{len(data)} of them" if isinstance(data, tuple) else f"a {type(data).__name__}"
-        said = f"its forward returned {kind}, not the tuple of {n} arrays that outputs={n} declares"
-        raise DTypeError(rule.name, said)
-    for i in rule.variable:
-        if not hasattr(data[i], "dtype") or isinstance(data[i], Variable):
-            raise no_array(rule, data[i])
-    return data
+    kind = f"{len(data)} of them" if isinstance(data, tuple) else f"a {type(data).__name__}"
+    said = f"its forward returned {kind}, not the tuple of {n} arrays that outputs={n} declares"
+    return DTypeError(rule.name, said)
 
 
 def refused(rule: Rule, error: Exception, arrays: Sequence[Any]) -> Exception | None:

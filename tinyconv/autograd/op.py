@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from numpy.exceptions import AxisError
 
-from tinyconv.autograd.failures import check_several, explained, no_array, refused
+from tinyconv.autograd.failures import explained, no_array, not_several, refused
 from tinyconv.autograd.graph import Node, Variable, meta_of, whole, wrap
 from tinyconv.autograd.operands import admit, agree, check_devices, check_operands
 from tinyconv.autograd.outputs import tensors_of
@@ -104,7 +104,9 @@ class Op(Rule):
             unhush(token)
         several = None
         if self.outputs != 1:
-            several = data = check_several(self, data)
+            if type(data) is not tuple or len(data) != self.outputs:
+                raise not_several(self, data)
+            several = data
             data = several[self.variable[0]]
         try:
             shape = data.shape
@@ -150,7 +152,7 @@ class Op(Rule):
             result.node = node
         else:
             result = wrap(data)
-        return result if several is None else tensors_of(self, several, result.node)
+        return result if several is None else tensors_of(self, several, result)
 
     apply = __call__  # the same, without the detour that calling an object takes
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyconv.autograd.failures import no_array
 from tinyconv.autograd.graph import Node, whole, wrap
 from tinyconv.autograd.reads import Reads
 from tinyconv.autograd.rule import Rule
@@ -62,20 +63,25 @@ _OUTPUT.vjps = (_to_the_call,)
 _READS = Reads(1, 0, (0,), (), (), ())
 
 
-def tensors_of(rule: Rule, arrays: tuple[Any, ...], node: Node | None) -> tuple[Any, ...]:
-    """What a call returns, given its node; which keeps the outputs that its VJPs read."""
-    made = [None if a is None else wrap(whole(a)) for a in arrays]
+def tensors_of(rule: Rule, arrays: tuple[Any, ...], first: Any) -> tuple[Any, ...]:
+    """What a call returns; its node keeps the outputs that VJPs read.
+
+    first: the first output that is no constant, a Tensor with the call's node.
+    """
+    node, variable = first.node, rule.variable
+    for i in variable[1:]:
+        if not hasattr(arrays[i], "dtype"):
+            raise no_array(rule, arrays[i])
+    made = [None if a is None else wrap(a if a.shape else whole(a)) for a in arrays]
+    made[variable[0]] = first
     if node is None:
         return tuple(made)
-    assert node.reads is not None
-    node.output = tuple(a if i in node.reads.outputs else None for i, a in enumerate(arrays))
-    if len(rule.variable) == 1:
-        made[rule.variable[0]] = wrap(whole(arrays[rule.variable[0]]), node)
-        return tuple(made)
-    node.shape = tuple(arrays[i].shape for i in rule.variable)
-    node.dtype = tuple(arrays[i].dtype for i in rule.variable)
-    for index, i in enumerate(rule.variable):
-        made[i] = wrap(whole(arrays[i]), output_node(node, index))
+    node.output = tuple([a if i in node.reads.outputs else None for i, a in enumerate(arrays)])
+    if len(variable) > 1:
+        node.shape = tuple(arrays[i].shape for i in variable)
+        node.dtype = tuple(arrays[i].dtype for i in variable)
+        for index, i in enumerate(variable):
+            made[i] = wrap(whole(arrays[i]), output_node(node, index))
     return tuple(made)
 
 
