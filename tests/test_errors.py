@@ -829,9 +829,7 @@ from tinyconv import Explanation, explain, see
     [
         (tc, "compile", "tc.set_num_threads"),
         (tc, "utils", "tc.data.DataLoader"),
-        (tc.autograd, "Function", r"@tc.op and its .defvjp"),
         (tc.optim, "lr_scheduler", "tc.optim.StepLR"),
-        (nn, "utils", "tc.optim.clip_grad_norm_"),
         (tc, "nonsense", "has no attribute 'nonsense'$"),
     ],
 )

@@ -8,6 +8,7 @@ from tinyconv import (
     cuda as cuda,
     data as data,
     dist as dist,
+    func as func,
     nn as nn,
     optim as optim,
 )

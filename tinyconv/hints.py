@@ -35,8 +35,6 @@ INSTEAD: dict[str, dict[str, str]] = {
         "vmap": "write the batch axis out; every layer takes a batch",
     },
     "tinyconv.autograd": {
-        "Function": "an operation is a function with @tc.op and its .defvjp(...); see "
-        "docs/adding_an_op.md",
         "functional": "use tc.grad(y, x, create_graph=True), to any order",
         "gradcheck": "use tc.gradcheck(f, inputs)",
         "profiler": "use tc.trace(model, x)",
@@ -53,7 +51,6 @@ INSTEAD: dict[str, dict[str, str]] = {
         "parallel": "use tc.dist.broadcast_state(model) once, and after each backward() "
         "tc.dist.average_gradients(model.parameters())",
         "SyncBatchNorm": "use tc.dist.SyncBatchNorm",
-        "utils": "use tc.optim.clip_grad_norm_, tc.optim.clip_grad_value_",
     },
     "tinyconv.optim": {
         "Adagrad": "use optim.Adam or optim.RMSprop",

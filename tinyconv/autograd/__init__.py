@@ -8,6 +8,7 @@
     walk.py        from the outputs back through the graph
     accumulate.py  adding gradients up, in place where nobody would see it (ownership.py)
     grad.py        the two entrances: grad and backward
+    function.py    Function, as research code for PyTorch is written
     hooks.py modes.py failures.py   functions that see a gradient; no_grad; what went wrong
 
 Reference: Baydin et al., Automatic differentiation in machine learning: a survey, JMLR 2018.
@@ -15,6 +16,7 @@ Reference: Baydin et al., Automatic differentiation in machine learning: a surve
 
 from typing import TYPE_CHECKING
 
+from tinyconv.autograd.function import Function as Function
 from tinyconv.autograd.grad import backward as backward, grad as grad
 from tinyconv.autograd.graph import (
     Edge as Edge,

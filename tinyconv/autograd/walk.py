@@ -114,12 +114,12 @@ def shares(
         values = [*others, *values]
     if type(g) is Gradients:
         g = g.complete(node)
-    if op.fused is not None and not create_graph:
+    if op.fused is not None and (not create_graph or not op.vjps):
         shares = op.fused(g, output, *values, **node.params)
         return [
             (e, s)
             for e, s in zip(node.inputs, shares, strict=True)
-            if e is not None and (needed is None or e in needed)
+            if e is not None and s is not None and (needed is None or e in needed)
         ]
     out = []
     params = node.params

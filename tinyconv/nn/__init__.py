@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tinyconv.hints import hints_for
-from tinyconv.nn import functional, init, resnet
+from tinyconv.nn import functional, init, resnet, utils
 from tinyconv.nn.activation import (
     ELU,
     GELU,
@@ -137,6 +137,7 @@ __all__ = [
     "functional",
     "init",
     "resnet",
+    "utils",
 ]
 
 if not TYPE_CHECKING:  # mypy goes on to report a name that is not there
