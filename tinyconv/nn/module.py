@@ -18,6 +18,7 @@ from tinyconv.context import context
 from tinyconv.creation import zeros
 from tinyconv.dtypes import as_dtype, float16, float32, float64
 from tinyconv.errors import DTypeError, TinyconvError, not_a_tensor
+from tinyconv.nn.backward_hooks import Boundary
 from tinyconv.tensor import Tensor, as_array
 
 _registrations = [0]  # how often any module's tables have changed
@@ -133,7 +134,7 @@ class Module:
     def __init__(self) -> None:
         self.__dict__.update(
             training=True, **{table: _Table(self, {}) for table in _TABLES}, _not_saved=set(),
-            _forward_pre_hooks=[], _forward_hooks=[],
+            _forward_pre_hooks=[], _forward_hooks=[], _backward_pre_hooks=[], _backward_hooks=[],
         )  # not by assignment: __setattr__ looks into the tables
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -159,7 +160,7 @@ class Module:
             path = _join(outer_scope, type(self).__name__)
         now["module"], now["scope"] = self, path
         try:
-            if self._forward_pre_hooks or self._forward_hooks:
+            if self.hooked:
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except (AttributeError, TypeError) as error:
@@ -180,19 +181,26 @@ class Module:
 
     @property
     def hooked(self) -> bool:
-        """Is a forward hook or pre-hook registered?"""
-        return bool(self._forward_pre_hooks or self._forward_hooks)
+        """Is any hook registered?"""
+        return bool(
+            self._forward_pre_hooks or self._forward_hooks
+            or self._backward_pre_hooks or self._backward_hooks
+        )  # fmt: skip
 
     def _call_with_hooks(self, args: Any, kwargs: dict[str, Any]) -> Any:
         for hook in self._forward_pre_hooks:
             replaced = hook(self, args)
             if replaced is not None:
                 args = replaced if isinstance(replaced, tuple) else (replaced,)
+        boundary = None
+        if self._backward_pre_hooks or self._backward_hooks:
+            boundary = Boundary(self, self._backward_pre_hooks, self._backward_hooks)
+            args = boundary.enter(args)
         output = self.forward(*args, **kwargs)
         for hook in self._forward_hooks:
             replaced = hook(self, args, output)
             output = output if replaced is None else replaced
-        return output
+        return output if boundary is None else boundary.leave(output)
 
     def register_forward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(module, args)`` before forward; what it returns replaces the arguments.
@@ -207,6 +215,22 @@ class Module:
         Returns a handle; ``handle.remove()`` takes the hook out again.
         """
         return RemovableHandle(self._forward_hooks, hook)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(module, grad_input, grad_output)`` when the inputs' gradients are there.
+
+        Both are tuples, an entry for each positional argument and each output, None where there
+        is no gradient.  What the hook returns replaces grad_input.  Returns a handle;
+        ``handle.remove()`` takes the hook out again.
+        """
+        return RemovableHandle(self._backward_hooks, hook)
+
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(module, grad_output)`` before the module's backward pass.
+
+        What it returns replaces grad_output.
+        """
+        return RemovableHandle(self._backward_pre_hooks, hook)
 
     # --- attributes
 
