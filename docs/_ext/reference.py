@@ -1,7 +1,7 @@
 """The reference, written from the package when the site is built: docs/reference/*.rst.
 
 Every public name stands on the page of its module, grouped by the file that defines it; autodoc
-fills in the docstrings.  The table of operations is the registry, tc.OPS.
+fills in the docstrings.  The table of operations is another page (rules.py).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import rules
 from sphinx.application import Sphinx
 from sphinx.util.inspect import stringify_signature
 
 import tinyconv as tc
-from tinyconv import data, nn, optim, see
+from tinyconv import data, func, nn, optim, see
 from tinyconv.autograd import Op
 from tinyconv.nn import functional, init, resnet
 
@@ -29,31 +30,13 @@ PAGES = {
     "init": (init, "First values of the weights."),
     "resnet": (resnet, "Residual networks."),
     "optim": (optim, "Optimizers and schedules."),
+    "func": (func, "Gradients of functions, products with Jacobians and Hessians."),
     "data": (data, "Data sets and loaders."),
     "see": (
         see,
         "Explainers, traces, shapes, costs. All but `curves` are also in `tinyconv` itself.",
     ),
 }
-OPERATIONS = """\
-Table of operations
-===================
-
-Every operation of ``tc.OPS``: a forward on arrays and a vector-Jacobian product (VJP) per input.
-*Gradients* lists the inputs that have one; *samples* counts the configurations on which the tests
-compare it with PyTorch and with numerical derivatives. Functions that are composed of operations
-need no row of their own; they are on the pages of the reference.
-
-.. list-table::
-   :header-rows: 1
-   :widths: 20 44 22 14
-
-   * - Operation
-     - What it computes
-     - Gradients
-     - Samples
-"""
-
 
 # --- which names
 
@@ -115,21 +98,6 @@ def entry(module: ModuleType, name: str) -> list[str]:
     if inspect.isclass(thing):
         return [f".. autoclass:: {full}", "   :members:"]
     return [f".. autofunction:: {full}"]
-
-
-def operations() -> str:
-    return OPERATIONS + "".join(map(row, sorted(tc.OPS.values(), key=lambda op: op.name)))
-
-
-def row(op: Op) -> str:
-    about = escaped(" ".join((op.__doc__ or "").split("\n\n")[0].split()))
-    operands = op.operands or ["each"]
-    vjps = op.vjps * len(operands) if op.variadic else op.vjps
-    able = [name for name, vjp in zip(operands, vjps, strict=False) if vjp is not None]
-    extra = ", fused" if op.fused else ""
-    cells = [f"``{op.name}``", about, ", ".join(able) + extra or "none", str(len(op.samples))]
-    first, *rest = cells
-    return f"   * - {first}\n" + "".join(f"     - {cell}\n" for cell in rest)
 
 
 def index() -> str:
@@ -206,7 +174,7 @@ def write(app: Sphinx) -> None:
     folder = Path(app.srcdir, "reference")
     folder.mkdir(exist_ok=True)
     pages = {name: page(module, about) for name, (module, about) in PAGES.items()}
-    for name, text in {**pages, "operations": operations(), "index": index()}.items():
+    for name, text in {**pages, "operations": rules.text(escaped), "index": index()}.items():
         target = folder / f"{name}.rst"
         if not target.exists() or target.read_text() != text:
             target.write_text(text)
