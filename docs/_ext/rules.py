@@ -1,4 +1,4 @@
-"""The table of operations as a page: formula, derivatives as they stand in the source, what is kept.
+"""The table of operations as a page: formulas, derivatives as in the source, what is kept.
 
 Written from tc.OPS when the site is built, so it cannot differ from what runs.
 """
