@@ -23,6 +23,8 @@ SMALL = 2**12  # numbers of a small product
 TREE = 2**11  # numbers that CuPy adds up well, of which each of 16 threads has a share
 LONG_TREE = 2**14  # the same where neighbours in memory are added, by 512 threads
 
+_add: Any = np.add.reduce
+
 
 def wide_dtype(dtype: Any, terms: int = 1) -> Any:
     """What to add so many numbers of `dtype` up in, one after another."""
@@ -78,7 +80,7 @@ def sum(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     if dtype is None and type(x) is np.ndarray and x.dtype.char in "fd":
         order = order_of(x.shape, x.strides, axis, keepdims)
         if order.plain:
-            return np.add.reduce(x, axis, None, None, keepdims)
+            return _add(x, axis, None, None, keepdims)
         return reduced(x, order, 1, _added)
     result = np.dtype(dtype) if dtype is not None else total_dtype(x)
     if result.kind != "f":
@@ -89,7 +91,7 @@ def sum(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
         return cast(x.sum(axis=axis, keepdims=keepdims, dtype=np.float64), result)
     x = cast(x, wide_enough(x.dtype, result))
     order = order_of(x.shape, x.strides, axis, keepdims)
-    if order.plain and type(x) is np.ndarray or not x.size:
+    if (order.plain and type(x) is np.ndarray) or not x.size:
         return cast(x.sum(axis=axis, keepdims=keepdims), result)
     return cast(reduced(x, order, 1, _added), result)
 
@@ -104,18 +106,21 @@ def _added(x: Array, rows: int, inner: int, divisor: float | None) -> Array:
 
     so that NumPy's loops are long even where the rows are short.
     """
-    if inner == 1 and type(x) is np.ndarray:
-        total = np.add.reduce(x.reshape(-1, rows), 1)
-        return total if divisor in (None, 1) else total / divisor
-    while rows > FEW:
-        short = -(-rows // FEW)
-        whole = rows // short * short
-        levels = x.reshape(-1, rows * inner)
-        x = levels[:, : whole * inner].reshape(-1, whole // short, short * inner).sum(1)
-        x[:, : (rows - whole) * inner] += levels[:, whole * inner :]
-        rows = short
-    total = x.reshape(-1, rows, inner).sum(1).reshape(-1)
-    return total if divisor in (None, 1) else total / divisor
+    add = array_module(x).add.reduce
+    if inner > 1 or type(x) is not np.ndarray:
+        while rows > FEW:
+            short = -(-rows // FEW)
+            times = rows // short
+            if rows == short * times:
+                x = add(x.reshape(-1, times, short * inner), 1)
+            else:
+                whole, x = short * times * inner, x.reshape(-1, rows * inner)
+                total = add(x[:, :whole].reshape(-1, times, short * inner), 1)
+                total[:, : x.shape[1] - whole] += x[:, whole:]
+                x = total
+            rows = short
+    total = add(x.reshape(-1, rows, inner) if inner > 1 else x.reshape(-1, rows), 1)
+    return total if divisor is None or divisor == 1 else total / divisor
 
 
 @complete
@@ -138,14 +143,16 @@ def deviations(x: Array, axis: Axes) -> tuple[Array, Array]:
     x = wide(x)
     rounded = mean(x, axis, True, None)
     d = x - rounded
-    return rounded, d - mean(d, axis, True, None)
+    d -= mean(d, axis, True, None)
+    return rounded, d
 
 
 def var(x: Array, axis: Axes, keepdims: bool, freedom: float, dtype: Any) -> Array:
     """The sum of squared deviations from the mean over `freedom`, in `dtype`."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # infinities
         _, d = deviations(x, axis)
-        return cast(sum(d * d, axis, keepdims, None) / np.float64(freedom), dtype)
+        d *= d
+        return cast(sum(d, axis, keepdims, None) / np.float64(freedom), dtype)
 
 
 def cumsum(x: Array, axis: int) -> Array:

@@ -236,8 +236,8 @@ def _reduced(x: Array, axis: Axes, keepdims: bool, dtype: Any, divisor: float) -
 
 
 def _added(dtype: Any, x: Array, rows: int, inner: int, divisor: float | None) -> Array:
-    """x (O*R*I,) to (O*I,), divided: in `dtype`, or in float64 where there is more to add up."""
-    outer = x.size // (rows * inner)
+    """See `runs.Add`: in `dtype`, or in float64 where there is more to add up."""
+    x, outer = x.reshape(-1), x.size // (rows * inner)
     y = empty((outer * inner,), np.float64 if divisor is None else dtype)
     divisor = float(divisor or 1)
     if inner > 1 and rows <= FEW:
