@@ -33,6 +33,13 @@ def wide_dtype(dtype: Any, terms: int = 1) -> Any:
     return np.dtype(np.float64) if dtype.char == "f" and terms > FEW else dtype
 
 
+def widest_dtype(x: Array, terms: int) -> Any:
+    """The same in host memory, where float64 has something wider: 64 bits on x86, not on ARM."""
+    if type(x) is np.ndarray and x.dtype.char == "d" and terms > FEW:
+        return np.dtype(np.longdouble)
+    return wide_dtype(x.dtype, terms)
+
+
 def wide(x: Array) -> Array:
     """float16 as float32, in which squares and sums of e^x do not overflow; or x."""
     return x.astype(np.float32) if x.dtype.char == "e" else x
