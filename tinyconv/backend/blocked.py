@@ -385,7 +385,7 @@ def _correlate_weight(
         for block in blocks:
             rows = patches(block)
             if K * O <= sums.SMALL:  # of which OpenBLAS adds all in one go
-                total += sums.product(rows.reshape(-1, K).T, g[block].reshape(-1, O))
+                total += sums.product(rows.reshape(-1, K).T, g[block].reshape(-1, O), 2**8)
                 continue
             n = _pieces(len(rows), K * O)
             pixels = g[block].reshape(n, -1, O)

@@ -185,21 +185,22 @@ def _running(x: Array) -> Array:
     return rows.reshape(*x.shape[:-1], -1)[..., :n]
 
 
-def product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array, longest: int = VECTOR) -> Array:
     """a (...,M,K) @ b (...,K,N), where a GPU's library does not add as it sees fit.
 
     float16 is multiplied in float32.  BLAS keeps one total for each number of the result, so a
-    long K goes in pieces: a loss over a million rows ends in a K of a million.
+    long K goes in pieces, of the `longest` length where the product is small: a loss over a million
+    rows ends in a K of a million.
     """
     K, kind = a.shape[-1], a.dtype.char
-    if type(a) is not np.ndarray or (K <= VECTOR and kind != "e"):
+    if type(a) is not np.ndarray or (K <= longest and kind != "e"):
         return a @ b
     if kind == "e":
         return cast(product(wide(a), wide(b)), a.dtype)
     M, N = a.shape[-2], b.shape[-1]
     if a.dtype.kind != "f":
         return a @ b
-    piece = VECTOR if M == 1 or N == 1 or M * N <= SMALL else LONG
+    piece = longest if M == 1 or N == 1 or M * N <= SMALL else LONG
     if piece >= K:
         return a @ b
     whole = K // piece * piece

@@ -23,9 +23,9 @@ from tinyconv.backend.sums import cast, count, total_dtype
 PARTS = 16  # of a long sum; the same for any number of threads, and so are its bits
 RUN = 2048  # numbers that are added up in vector registers
 SHORT = 64  # numbers from which on there is one for each lane of those
-LENGTH = 512  # numbers of a row of columns, at least
+LENGTH = 256  # numbers of a row of columns, at least
 TILE = 1024  # at most
-ROWS = 16  # of float64 that are added up without a carry
+ROWS = 16  # that are added up in x's precision
 WHOLE = 8 * RUN  # numbers from which on one sum is cut into parts
 
 
@@ -99,11 +99,9 @@ def _parts(x, length, sums, thread, piece, start, stop):
 @kernel
 def _column(x, rows, stride, total, short, carry):
     """The sums of rows that start `stride` apart in the vector x; all others are one row each."""
-    if carry is None:
-        _add_rows(x, rows, stride, total)
-        return
     total[:] = 0
-    carry[:] = 0
+    if carry is not None:
+        carry[:] = 0
     for first in range(0, rows, ROWS):
         _add_rows(x[first * stride :], min(ROWS, rows - first), stride, short)
         _add_row(total, carry, short)
@@ -111,9 +109,14 @@ def _column(x, rows, stride, total, short, carry):
 
 @kernel
 def _add_rows(x, rows, stride, total):
-    """The same without a carry, four at a time: the sum of four is never written to memory."""
+    """The same one after another, in total's precision.
+
+    Four rows in one go need not be written in between.  But neighbours are read in the order of
+    memory, or the processor does not foresee what is next.
+    """
     total[:] = 0
-    length, whole = len(total), rows - rows % 4
+    length = len(total)
+    whole = rows - rows % 4 if stride > length else 0
     for i in range(0, whole, 4):
         a = x[i * stride :]
         b, c, d = a[stride:], a[2 * stride :], a[3 * stride :]
@@ -258,7 +261,7 @@ def _added(dtype: Any, x: Array, rows: int, inner: int, divisor: float | None) -
 def _add_columns(x: Array, rows: int, inner: int, divisor: float, y: Array) -> None:
     """Rows in parts where there are not enough blocks for all threads."""
     outer, tile = len(y) // inner, min(inner, TILE)
-    together = max(1, min(-(-LENGTH // inner), rows // ROWS)) if inner < LENGTH else 1
+    together = max(1, min(-(-LENGTH // inner), rows // 4))
     blocks = outer * -(-inner // tile)
     parts = max(1, min(-(-PARTS // blocks), rows // (ROWS * together)))
     totals = y if parts == 1 else np.empty(outer * parts * inner)
