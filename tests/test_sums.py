@@ -82,6 +82,42 @@ def test_sums_and_means_over_all_axes_of_all_layouts(
             check(t.mean(axes, keep), exact / n, size / n, n, dtype)
 
 
+ROWS = [(2, 5, 3000), (40, 7, 4), (900, 20), (30, 40), (3, 40, 300), (20, 1100), (2, 9000, 2)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES + ROWS, ids=str)
+def test_compiled_sums_of_arrays_of_any_size(shape: tuple[int, ...], dtype: str) -> None:
+    """Which are asked for large ones only."""
+    compiled = pytest.importorskip("tinyconv.backend.compiled.sums")
+    for x in layouts(drawn(shape, dtype)):
+        for r in range(1, x.ndim + 1):
+            for axes in itertools.combinations(range(x.ndim), r):
+                n = math.prod(x.shape[a] for a in axes)
+                exact, size = (exact_sum(a, axes) for a in (x, np.abs(x)))
+                check(compiled.sum(x, axes, False, None), exact, size, n, dtype)
+                check(compiled.mean(x, axes, False, None), exact / n, size / n, n, dtype)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (50, 60), (300, 300)])
+def test_axes_that_are_not_there_or_twice(shape: tuple[int, ...], kernels: str) -> None:
+    for name, dtype in itertools.product(("sum", "mean", "std"), (tc.float16, tc.float32)):
+        x = tc.ones(*shape, dtype=dtype)
+        for dim in (2, -3, (0, 2)):
+            with pytest.raises(tc.DimError):
+                getattr(x, name)(dim)
+        with pytest.raises(tc.ShapeError):
+            getattr(x, name)((0, -2))
+
+
+def test_a_sum_in_float64_is_one_of_float64(kernels: str) -> None:
+    for shape in ((2000, 3), (300_000, 2)):
+        x = np.full(shape, 0.1, "float32")
+        exact = len(x) * x[0].astype(np.longdouble)
+        check(tc.tensor(x).sum(0, dtype=tc.float64), exact, exact, len(x), "float64")
+        check(tc.tensor(x).mean(0, dtype=tc.float64), exact / len(x), exact / len(x), len(x), "f8")
+
+
 LONG = 300_000
 CONSTANTS = [0.1, 1000.1, -3.3]
 WAYS: dict[str, Callable[[np.ndarray], Any]] = {
@@ -165,6 +201,43 @@ def test_the_gradients_of_biases(kernels: str) -> None:
     y.backward(tc.tensor(np.full(y.shape, 0.1, "float32")))
     exact = 20 * 128 * 128 * np.longdouble(np.float32(0.1))
     check(conv.bias.grad, exact, exact, 20 * 128 * 128, "float32")
+
+
+def all_equal(found: Any, value: Any, n: int, dtype: str) -> None:
+    """n numbers of `value`, as those of a one, added up to each of what was found."""
+    exact = np.full(found.shape, n * np.dtype(dtype).type(value).astype(np.longdouble))
+    check(found, exact, exact, n, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_many_numbers_into_one_place(dtype: str, kernels: str) -> None:
+    if dtype == "float64" and np.finfo(np.longdouble).eps == np.finfo(np.float64).eps:
+        pytest.skip("NumPy has nothing wider than float64 here")
+    table = tc.zeros(3, 2, dtype=dtype, requires_grad=True)
+    table[tc.zeros(LONG, dtype=tc.int64)].backward(tc.tensor(np.full((LONG, 2), 0.1, dtype)))
+    all_equal(table.grad[0], 0.1, LONG, dtype)
+    places, values = tc.zeros(LONG, dtype=tc.int64), tc.tensor(np.full(LONG, 0.1, dtype))
+    all_equal(tc.zeros(4, dtype=dtype).scatter_add(0, places, values)[0], 0.1, LONG, dtype)
+    columns = tc.tensor(np.full((1, 32 * 32, 9 * 9), 0.1, dtype))
+    all_equal(F.fold(columns, (40, 40), 32)[0, 0, 20, 20], 0.1, 9 * 9, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_windows_of_many_pixels(dtype: str, kernels: str) -> None:
+    x = tc.zeros(1, 2, 80, 80, dtype=dtype, requires_grad=True)
+    y = F.avg_pool2d(x, 40, 1, divisor_override=1)
+    y.backward(tc.tensor(np.full(y.shape, 0.1, dtype)))
+    all_equal(x.grad[0, :, 40, 40], 0.1, 1600, dtype)
+    images = tc.tensor(np.full((1, 2, 300, 300), 0.1, dtype))
+    all_equal(F.avg_pool2d(images, 300, divisor_override=1), 0.1, 90_000, dtype)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_weight_gradients_of_many_images(size: int, kernels: str) -> None:
+    x, w = tc.ones(128, 4, 30, 30), tc.zeros(8, 4, size, size, requires_grad=True)
+    y = F.conv2d(x, w)
+    y.backward(tc.tensor(np.full(y.shape, 0.1, "float32")))
+    all_equal(w.grad, 0.1, y.numel() // 8, "float32")
 
 
 # ------------------------------------------------------------------------------------ float16

@@ -384,6 +384,9 @@ def _correlate_weight(
         total = np.zeros((K, O))  # of millions of pixels: wider than each block's
         for block in blocks:
             rows = patches(block)
+            if K * O <= sums.SMALL:  # of which OpenBLAS adds all in one go
+                total += sums.product(rows.reshape(-1, K).T, g[block].reshape(-1, O), 2**8)
+                continue
             n = _pieces(len(rows), K * O)
             pixels = g[block].reshape(n, -1, O)
             products = np.matmul(rows.reshape(n, -1, K).transpose(0, 2, 1), pixels)

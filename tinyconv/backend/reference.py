@@ -7,7 +7,7 @@ G groups. Sizes are pairs (height, width); padding is ((top, bottom), (left, rig
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from tinyconv.backend import sums
@@ -71,11 +71,16 @@ def fold(
     N, C, OH, OW, *kernel_size = patches.shape
     (top, bottom), (left, right) = padding
     H, W = input_size
-    wide = sums.wide_dtype(patches.dtype, math.prod(kernel_size))
+    wide = sums.widest_dtype(patches, terms_of(kernel_size, stride))
     x = array_module(patches).zeros((N, C, top + H + bottom, left + W + right), wide)
     for (kh, kw), (rows, cols) in taps((OH, OW), tuple(kernel_size), stride, dilation):
         x[:, :, rows, cols] += patches[..., kh, kw]
     return sums.cast(x[:, :, top : top + H, left : left + W], patches.dtype)
+
+
+def terms_of(kernel_size: Sequence[int], stride: Sequence[int]) -> int:
+    """How many windows a pixel is in, at most."""
+    return math.prod(-(-k // s) for k, s in zip(kernel_size, stride, strict=True))
 
 
 # --------------------------------------------------------------------------- convolution
@@ -218,7 +223,7 @@ def pool_scatter(
 
 def add_at(out: Array, index: Any, values: Array) -> None:
     """out[index] += values, where a place that the index names twice gets both."""
-    dtype = sums.wide_dtype(out.dtype, values.size)
+    dtype = sums.widest_dtype(out, values.size)
     total = sums.cast(out, dtype)
     array_module(out).add.at(total, index, sums.cast(values, dtype))
     if total is not out:

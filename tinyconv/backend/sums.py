@@ -1,9 +1,9 @@
 """Everything that adds up many numbers: sums, means, variances, running sums, long products.
 
-Rounding must not grow with the number of terms.  NumPy adds along an axis that is not the fastest
-in memory one number at a time, into a total of the same precision: after 2^24 / x steps a float32
-total of numbers like x stops.  So float16 and float32 are added in float64, and float64 in blocks:
-short sums, then the sums of those, and so on, which is off by a few times log2(n) roundings.
+Rounding must not grow with the number of terms.  NumPy adds neighbours in memory in blocks of 128,
+but along other axes one number after another, into a total of the same precision: after 2^24 / x
+steps a float32 total of numbers like x stops.  So here rows are added in levels of up to 16 rows
+each, which is off by a few times log2(n) roundings.  float16 is added in float32.
 
 Plain array code that runs unchanged on NumPy and CuPy; layers in front of it do the same faster.
 """
@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from tinyconv.backend.array import Array, array_module, complete
+from tinyconv.backend.runs import FEW, Axes, order_of, reduced
 
-BLOCK = 128  # numbers of a row that NumPy adds in eight interleaved sums
-FEW = 16  # numbers that may be added one by one
 FEW_HALVES = 2**12  # the same of float16 in float32
 LONG = 2**12  # terms of a matrix product from which on they are added in pieces
 VECTOR = 2**9  # the same of a small product or one with a vector, which BLAS adds one by one
 SMALL = 2**12  # numbers of a small product
 TREE = 2**11  # numbers that CuPy adds up well, of which each of 16 threads has a share
 LONG_TREE = 2**14  # the same where neighbours in memory are added, by 512 threads
-Axes = int | tuple[int, ...] | None
+
+_add: Any = np.add.reduce
 
 
 def wide_dtype(dtype: Any, terms: int = 1) -> Any:
@@ -31,6 +31,13 @@ def wide_dtype(dtype: Any, terms: int = 1) -> Any:
     if dtype.char == "e":
         return np.dtype(np.float32 if terms <= FEW_HALVES else np.float64)
     return np.dtype(np.float64) if dtype.char == "f" and terms > FEW else dtype
+
+
+def widest_dtype(x: Array, terms: int) -> Any:
+    """The same in host memory, where float64 has something wider: 64 bits on x86, not on ARM."""
+    if type(x) is np.ndarray and x.dtype.char == "d" and terms > FEW:
+        return np.dtype(np.longdouble)
+    return wide_dtype(x.dtype, terms)
 
 
 def wide(x: Array) -> Array:
@@ -77,30 +84,50 @@ def _is_tree(x: Array, axis: Axes, dtype: Any) -> bool:
 @complete
 def sum(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """The sum over an axis, some, or all (None), in `dtype` or x's; integers add up to int64."""
-    if x.size <= FEW and dtype is None and x.dtype.char in "fd":
-        return x.sum(axis=axis, keepdims=keepdims)
+    if dtype is None and type(x) is np.ndarray and x.dtype.char in "fd":
+        order = order_of(x.shape, x.strides, axis, keepdims)
+        if order.plain:
+            return _add(x, axis, None, None, keepdims)
+        return reduced(x, order, 1, _added)
     result = np.dtype(dtype) if dtype is not None else total_dtype(x)
     if result.kind != "f":
         return cast(x, result).sum(axis=axis, keepdims=keepdims, dtype=result)
     if _is_tree(x, axis, result):
         return x.sum(axis=axis, keepdims=keepdims, dtype=result)
-    if x.dtype != np.float64:
+    if type(x) is not np.ndarray and x.dtype != np.float64:
         return cast(x.sum(axis=axis, keepdims=keepdims, dtype=np.float64), result)
-    if count(x.shape, axis) <= FEW:
+    x = cast(x, wide_enough(x.dtype, result))
+    order = order_of(x.shape, x.strides, axis, keepdims)
+    if (order.plain and type(x) is np.ndarray) or not x.size:
         return cast(x.sum(axis=axis, keepdims=keepdims), result)
-    return cast(_in_blocks(x, axes_of(axis, x.ndim), keepdims), result)
+    return cast(reduced(x, order, 1, _added), result)
 
 
-def _in_blocks(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    kept = [a for a in range(x.ndim) if a not in axes]
-    rows = x.transpose(*kept, *axes).reshape(*(x.shape[a] for a in kept), count(x.shape, axes))
-    while rows.shape[-1] > BLOCK:
-        whole = rows.shape[-1] // BLOCK * BLOCK
-        blocks = rows[..., :whole].reshape(*rows.shape[:-1], -1, BLOCK).sum(-1)
-        rows = array_module(x).concatenate([blocks, rows[..., whole:]], -1)
-    total = rows.sum(-1)
-    shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    return total.reshape(shape) if keepdims else total
+def wide_enough(dtype: Any, result: Any) -> Any:
+    """What to add numbers of `dtype` up in for such a result."""
+    return np.result_type(dtype, result, np.float32) if dtype.kind == "f" else np.dtype(np.float64)
+
+
+def _added(x: Array, rows: int, inner: int, divisor: float | None) -> Array:
+    """See `runs.Add`; rows in levels: each row of the next is the sum of rows far apart in memory,
+
+    so that NumPy's loops are long even where the rows are short.
+    """
+    add = array_module(x).add.reduce
+    if inner > 1 or type(x) is not np.ndarray:
+        while rows > FEW:
+            short = -(-rows // FEW)
+            times = rows // short
+            if rows == short * times:
+                x = add(x.reshape(-1, times, short * inner), 1)
+            else:
+                whole, x = short * times * inner, x.reshape(-1, rows * inner)
+                total = add(x[:, :whole].reshape(-1, times, short * inner), 1)
+                total[:, : x.shape[1] - whole] += x[:, whole:]
+                x = total
+            rows = short
+    total = add(x.reshape(-1, rows, inner) if inner > 1 else x.reshape(-1, rows), 1)
+    return total if divisor is None or divisor == 1 else total / divisor
 
 
 @complete
@@ -108,8 +135,11 @@ def mean(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """The mean over an axis, some, or all (None), in `dtype` or x's; of nothing it is NaN."""
     if _is_tree(x, axis, dtype):
         return x.mean(axis=axis, keepdims=keepdims, dtype=dtype)
-    n = count(x.shape, axis)
-    return cast(sum(x, axis, keepdims, np.float64) / (n or math.nan), dtype or x.dtype)
+    n = count(x.shape, axis) or math.nan
+    if dtype is None and x.dtype.char in "fd":
+        return sum(x, axis, keepdims, None) / n
+    result = np.dtype(dtype or x.dtype)
+    return cast(sum(x, axis, keepdims, wide_enough(x.dtype, result)) / n, result)
 
 
 def deviations(x: Array, axis: Axes) -> tuple[Array, Array]:
@@ -120,14 +150,16 @@ def deviations(x: Array, axis: Axes) -> tuple[Array, Array]:
     x = wide(x)
     rounded = mean(x, axis, True, None)
     d = x - rounded
-    return rounded, d - mean(d, axis, True, None)
+    d -= mean(d, axis, True, None)
+    return rounded, d
 
 
 def var(x: Array, axis: Axes, keepdims: bool, freedom: float, dtype: Any) -> Array:
     """The sum of squared deviations from the mean over `freedom`, in `dtype`."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # infinities
         _, d = deviations(x, axis)
-        return cast(sum(d * d, axis, keepdims, np.float64) / np.float64(freedom), dtype)
+        d *= d
+        return cast(sum(d, axis, keepdims, None) / np.float64(freedom), dtype)
 
 
 def cumsum(x: Array, axis: int) -> Array:
@@ -153,21 +185,22 @@ def _running(x: Array) -> Array:
     return rows.reshape(*x.shape[:-1], -1)[..., :n]
 
 
-def product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array, longest: int = VECTOR) -> Array:
     """a (...,M,K) @ b (...,K,N), where a GPU's library does not add as it sees fit.
 
     float16 is multiplied in float32.  BLAS keeps one total for each number of the result, so a
-    long K goes in pieces: a loss over a million rows ends in a K of a million.
+    long K goes in pieces, of the `longest` length where the product is small: a loss over a million
+    rows ends in a K of a million.
     """
     K, kind = a.shape[-1], a.dtype.char
-    if type(a) is not np.ndarray or (K <= VECTOR and kind != "e"):
+    if type(a) is not np.ndarray or (K <= longest and kind != "e"):
         return a @ b
     if kind == "e":
         return cast(product(wide(a), wide(b)), a.dtype)
     M, N = a.shape[-2], b.shape[-1]
     if a.dtype.kind != "f":
         return a @ b
-    piece = VECTOR if M == 1 or N == 1 or M * N <= SMALL else LONG
+    piece = longest if M == 1 or N == 1 or M * N <= SMALL else LONG
     if piece >= K:
         return a @ b
     whole = K // piece * piece

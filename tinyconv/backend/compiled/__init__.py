@@ -45,7 +45,7 @@ MODULES = {
 }
 FEW = 2**9  # numbers below which plain NumPy is as fast, and does not have to be compiled
 MANY = 2**15  # the same for a mere loop over numbers
-SOME = 2**12  # the same for a sum
+SOME = 2**15  # the same for a sum
 LEAST = {"elementwise": MANY, "sums": SOME}
 # Worth a compiled call also of a few numbers, because NumPy needs several.
 ANY_SIZE = {"adam", "cross_entropy", "cross_entropy_backward", "move_statistics", "sgd"}

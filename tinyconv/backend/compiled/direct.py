@@ -33,7 +33,7 @@ from tinyconv.backend.reference import Padding, Pair
 from tinyconv.backend.threads import scratch as scratch_memory
 
 MANY_SUMS = 2**16  # numbers
-PIXELS = 2**10  # that a tile of the weight's gradient adds up one by one
+PIXELS = 2**8  # that a tile of the weight's gradient adds up one by one
 CALLS = 2**6  # additions to a sum in memory until it goes to a wider one
 WORTH_TRANSPOSING = 4  # numbers side by side
 SHORT = 7  # pixels in a row, below which tiles hold a pixel of several images instead
@@ -519,7 +519,7 @@ def _correlate_weight(
         base += (p.in_row + image.top) * line + (p.in_column + image.left) * pixel
         ahead, pace = next_pairs(x, g, n + count, together, last_image, image.turns)
         base_g, next_g = _locate_gradients(g, groups, blocks * VL, n, count, size, mine_g)
-        at_once = max(1, min(OH, PIXELS // OW)) if together == 1 else 1  # rows
+        at_once = -(-OH // -(-OH // max(1, PIXELS // OW))) if together == 1 else 1  # rows
         for first in range(0, OH, at_once):
             last = min(first + at_once, OH)
             calls += -(-OW // PIXELS)

@@ -11,7 +11,7 @@ from tinyconv.backend.compiled.direct import images
 from tinyconv.backend.compiled.jit import kernel
 from tinyconv.backend.compiled.team import Share, parallel, share_out
 from tinyconv.backend.memory import empty
-from tinyconv.backend.reference import Padding, Pair, output_size
+from tinyconv.backend.reference import Padding, Pair, output_size, terms_of
 
 FEW_TERMS = 32  # that may be added up one by one in the precision of x
 
@@ -126,23 +126,39 @@ def _large_window_sum(x, y, kernel_size, stride, top, left, thread, piece, first
                 y[n, i, j] = total
 
 
+@kernel
+def _add_windows(g, x, kernel_size, stride, top, left):
+    """Every g of an image (OH,OW,C) added to its whole window in x (H,W,C)."""
+    H, W, C = x.shape
+    for i in range(g.shape[0]):
+        h = i * stride[0] - top
+        start_h, stop_h = _inside(h, kernel_size[0], 1, H)
+        for j in range(g.shape[1]):
+            w = j * stride[1] - left
+            start_w, stop_w = _inside(w, kernel_size[1], 1, W)
+            values = g[i, j]
+            for row in range(h + start_h, h + stop_h):
+                for column in range(w + start_w, w + stop_w):
+                    total = x[row, column]
+                    for c in range(C):
+                        total[c] += values[c]
+
+
 @parallel
 def _window_sum_input(g, x, kernel_size, stride, top, left, thread, piece, first, last):
-    _, H, W, C = x.shape
     x[first:last] = 0
     for n in range(first, last):
-        for i in range(g.shape[1]):
-            h = i * stride[0] - top
-            start_h, stop_h = _inside(h, kernel_size[0], 1, H)
-            for j in range(g.shape[2]):
-                w = j * stride[1] - left
-                start_w, stop_w = _inside(w, kernel_size[1], 1, W)
-                values = g[n, i, j]
-                for row in range(h + start_h, h + stop_h):
-                    for column in range(w + start_w, w + stop_w):
-                        total = x[n, row, column]
-                        for c in range(C):
-                            total[c] += values[c]
+        _add_windows(g[n], x[n], kernel_size, stride, top, left)
+
+
+@parallel
+def _large_window_sum_input(g, x, kernel_size, stride, top, left, thread, piece, first, last):
+    """`_window_sum_input` where a pixel is in many windows, in float64."""
+    total = np.empty(x.shape[1:])
+    for n in range(first, last):
+        total[:] = 0
+        _add_windows(g[n], total, kernel_size, stride, top, left)
+        x[n] = total
 
 
 # --------------------------------------------------------------------------------- wrappers
@@ -215,11 +231,13 @@ def pool_scatter(
 
 def window_sum(x: Array, *, kernel_size: Pair, stride: Pair, padding: Padding) -> Array:
     """See `reference.window_sum`."""
+    terms = kernel_size[0] * kernel_size[1]
+    if terms > FEW_TERMS and x.dtype == np.float64:  # this needs a total that is wider
+        return NotImplemented
     (top, _), (left, _) = padding
     N, C = x.shape[:2]
     size = output_size(x.shape[2:], kernel_size, stride, (1, 1), padding)
     y, xs = empty((N, *size, C), x.dtype), images(x)
-    terms = kernel_size[0] * kernel_size[1]
     add = _window_sum if terms <= FEW_TERMS else _large_window_sum
     add(_share(N, y.size * terms), xs, y, kernel_size, stride, top, left)
     return _logical(y)
@@ -229,9 +247,13 @@ def window_sum_input(
     g: Array, *, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Padding
 ) -> Array:
     """See `reference.window_sum_input`."""
+    many = terms_of(kernel_size, stride) > FEW_TERMS
+    if many and g.dtype == np.float64:  # this needs a total that is wider
+        return NotImplemented
     top, left = padding[0][0], padding[1][0]
     N, C = g.shape[:2]
     x, gs = empty((N, *input_size, C), g.dtype), images(g)
     work = g.size * kernel_size[0] * kernel_size[1]
-    _window_sum_input(_share(N, work), gs, x, kernel_size, stride, top, left)
+    add = _large_window_sum_input if many else _window_sum_input
+    add(_share(N, work), gs, x, kernel_size, stride, top, left)
     return _logical(x)

@@ -1,19 +1,15 @@
-"""Sums over any axes of large arrays: runs of memory on all threads, into wide totals.
+"""Sums over any axes of large arrays: runs of memory (runs.py) on all threads, into wide totals.
 
-An array is read in the order of its memory, as alternating groups of axes that are added up or
-kept.  The innermost such group goes first: `_rows` adds up neighbours, `_columns` rows of numbers
-that are kept apart.  What they leave is float64 and far smaller, and goes through the same two.
-
-float32 is added in float64.  float64 is added in short sums, and those into a total that carries
-what each addition rounds off (Neumaier, Rundungsfehleranalyse, 1974), so that the error does not
-grow with the number of terms.
+`_rows` adds up neighbours, `_columns` rows of numbers that are kept apart: first a few in their own
+precision, because a vector holds twice as many float32 as float64, and those into a float64 total.
+That of float64 carries what each addition rounds off (Neumaier, Rundungsfehleranalyse, 1974), so
+that the error does not grow with the number of terms.
 """
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +17,13 @@ from tinyconv.backend.array import Array
 from tinyconv.backend.compiled.jit import kernel, reassociating_kernel
 from tinyconv.backend.compiled.team import parallel, share_out
 from tinyconv.backend.memory import empty
-from tinyconv.backend.sums import Axes, axes_of, total_dtype
+from tinyconv.backend.runs import FEW, Axes, order_of, reduced
+from tinyconv.backend.sums import cast, count, total_dtype
 
 PARTS = 16  # of a long sum; the same for any number of threads, and so are its bits
 RUN = 2048  # numbers that are added up in vector registers
-SHORT = 64  # numbers from which on a row is a run
-LENGTH = 512  # numbers of a row of columns, at least
+SHORT = 64  # numbers from which on there is one for each lane of those
+LENGTH = 256  # numbers of a row of columns, at least
 TILE = 1024  # at most
 ROWS = 16  # that are added up in x's precision
 WHOLE = 8 * RUN  # numbers from which on one sum is cut into parts
@@ -41,6 +38,15 @@ def _run(x, start, stop):
     total = x.dtype.type(0)
     for i in range(start, stop):
         total += x[np.uintp(i)]  # an index that cannot be negative, or it would not vectorise
+    return total
+
+
+@reassociating_kernel
+def _wide_run(x, start, stop):
+    """The same in float64, for runs so short that a compiler may leave them to one lane."""
+    total = 0.0
+    for i in range(start, stop):
+        total += x[np.uintp(i)]
     return total
 
 
@@ -70,12 +76,12 @@ def _long(x, first, last):
 @parallel
 def _rows(x, length, divisor, y, thread, piece, start, stop):
     """x (K*R,) to y (K,), divided."""
-    if length < SHORT:
+    if FEW < length < SHORT:
         for i in range(start, stop):
-            total = 0.0
-            for j in range(i * length, (i + 1) * length):
-                total += x[np.uintp(j)]
-            y[i] = total / divisor
+            y[i] = _wide_run(x, i * length, (i + 1) * length) / divisor
+    elif length <= RUN:
+        for i in range(start, stop):
+            y[i] = _run(x, i * length, (i + 1) * length) / divisor
     else:
         for i in range(start, stop):
             y[i] = _long(x, i * length, (i + 1) * length) / divisor
@@ -93,17 +99,32 @@ def _parts(x, length, sums, thread, piece, start, stop):
 @kernel
 def _column(x, rows, stride, total, short, carry):
     """The sums of rows that start `stride` apart in the vector x; all others are one row each."""
-    length = len(total)
     total[:] = 0
     if carry is not None:
         carry[:] = 0
     for first in range(0, rows, ROWS):
-        short[:] = x[first * stride :][:length]
-        for i in range(first + 1, min(first + ROWS, rows)):
-            row = x[i * stride :][:length]
-            for k in range(length):
-                short[k] += row[k]
+        _add_rows(x[first * stride :], min(ROWS, rows - first), stride, short)
         _add_row(total, carry, short)
+
+
+@kernel
+def _add_rows(x, rows, stride, total):
+    """The same one after another, in total's precision.
+
+    Four rows in one go need not be written in between.  But neighbours are read in the order of
+    memory, or the processor does not foresee what is next.
+    """
+    total[:] = 0
+    length = len(total)
+    whole = rows - rows % 4 if stride > length else 0
+    for i in range(0, whole, 4):
+        a = x[i * stride :]
+        b, c, d = a[stride:], a[2 * stride :], a[3 * stride :]
+        a, b, c, d = a[:length], b[:length], c[:length], d[:length]
+        for k in range(length):
+            total[k] += (a[k] + b[k]) + (c[k] + d[k])
+    for i in range(whole, rows):
+        _add_row(total, None, x[i * stride :][:length])
 
 
 @kernel
@@ -147,6 +168,18 @@ def _write(total, divisor, y):
 
 
 @parallel
+def _few(x, rows, inner, tile, divisor, y, thread, piece, start, stop):
+    """x (O*R*I,) to y (O*I,), divided: so few rows that y's precision is enough."""
+    tiles = -(-inner // tile)
+    for block in range(start, stop):
+        outer, at = block // tiles, block % tiles * tile
+        target = y[outer * inner + at :][: min(tile, inner - at)]
+        _add_rows(x[outer * rows * inner + at :], rows, inner, target)
+        if divisor != 1:
+            _write(target, divisor, target)
+
+
+@parallel
 def _columns(x, grid, divisor, sums, exact, thread, piece, start, stop):
     """x (O*R*I,) to sums (O*parts*I,); grid: R, I, parts, tile and how many rows of I are one.
 
@@ -185,58 +218,6 @@ def _fold(sums, parts, divisor, y):
 # ------------------------------------------------------------------------------------ wrappers
 
 
-class _Order(NamedTuple):
-    """How to read an array, and how to turn what is left of it back; see `_order`."""
-
-    start: tuple[Any, ...] | None  # which part of it: without what is repeated, nothing backwards
-    axes: tuple[int, ...]  # as they are in memory
-    groups: tuple[tuple[bool, int], ...]  # is it added up?  Its length
-    times: int  # that every number stands there
-    kept: tuple[int, ...]  # the result's shape as computed
-    back: tuple[int, ...]  # its axes in the caller's order
-    shape: tuple[int, ...]  # the result's
-    turn: tuple[slice, ...] | None  # what was read backwards
-
-
-@lru_cache(maxsize=4096)
-def _order(
-    shape: tuple[int, ...], strides: tuple[int, ...], axis: Axes, keepdims: bool
-) -> _Order | None:
-    """None for an array whose kept axes are repeated: rare, and the next layer's."""
-    axes, ndim = axes_of(axis, len(shape)), len(shape)
-    repeated = {a for a in range(ndim) if strides[a] == 0 and shape[a] > 1}
-    if repeated - {*axes}:
-        return None
-    start = tuple(slice(0, 1) if a in repeated else slice(None, None, -1 if strides[a] < 0 else 1)
-                  for a in range(ndim))  # fmt: skip
-    order = tuple(sorted(range(ndim), key=lambda a: -abs(strides[a])))
-    groups: list[tuple[bool, int]] = []
-    for a in order:
-        n, added = (1 if a in repeated else shape[a]), a in axes
-        if n == 1:
-            continue
-        if groups and groups[-1][0] == added:
-            n *= groups.pop()[1]
-        groups.append((added, n))
-    kept = [a for a in order if a not in axes]
-    left = [a for a in range(ndim) if a not in axes]
-    plain = all(s == slice(None, None, 1) for s in start)
-    turned = tuple(start[a] for a in (range(ndim) if keepdims else left))
-    if keepdims:
-        turned = tuple(slice(None) if a in axes else t for a, t in enumerate(turned))
-    return _Order(
-        None if plain else start,
-        order,
-        tuple(groups),
-        math.prod(shape[a] for a in repeated),
-        tuple(shape[a] for a in kept),
-        tuple(kept.index(a) for a in left),
-        tuple(1 if a in axes else shape[a] for a in range(ndim)) if keepdims
-        else tuple(shape[a] for a in left),
-        None if plain or all(t.step in (None, 1) for t in turned) else turned,
-    )  # fmt: skip
-
-
 def sum(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """See `sums.sum`."""
     return _reduced(x, axis, keepdims, total_dtype(x) if dtype is None else np.dtype(dtype), 1)
@@ -245,55 +226,47 @@ def sum(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
 def mean(x: Array, axis: Axes, keepdims: bool, dtype: Any) -> Array:
     """See `sums.mean`."""
     dtype = x.dtype if dtype is None else np.dtype(dtype)
-    n = math.prod([x.shape[a] for a in axes_of(axis, x.ndim)])
-    return _reduced(x, axis, keepdims, dtype, n)
+    return _reduced(x, axis, keepdims, dtype, count(x.shape, axis))
 
 
 def _reduced(x: Array, axis: Axes, keepdims: bool, dtype: Any, divisor: float) -> Array:
-    order = _order(x.shape, x.strides, axis, keepdims)
-    if order is None or dtype.char not in "fd" or x.size == 0:
+    if dtype.char not in "fd":
         return NotImplemented
-    if order.start is not None:
-        x = x[order.start]
-    y = np.ascontiguousarray(x.transpose(order.axes)).reshape(-1)
-    groups, inner = list(order.groups), 1
-    divisor = divisor / order.times
-    todo = [added for added, _ in groups].count(True)
-    while groups:
-        added, n = groups.pop()
-        if not added:
-            inner *= n
-            continue
-        todo -= 1
-        last = todo == 0
-        y = _one(y, n, inner, dtype if last else np.float64, divisor if last else 1.0)
-    if todo == 0 and not any(added for added, _ in order.groups):  # nothing was added up
-        y = (y / divisor).astype(dtype)
-    y = y.reshape(order.kept).transpose(order.back).reshape(order.shape)
-    return y if order.turn is None else y[order.turn]
+    if dtype.char == "d":
+        x = cast(x, dtype)
+    order = order_of(x.shape, x.strides, axis, keepdims)
+    return reduced(x, order, divisor, partial(_added, dtype))
 
 
-def _one(x: Array, rows: int, inner: int, dtype: Any, divisor: float) -> Array:
-    """x (O*R*I,) to (O*I,) divided by `divisor`."""
-    outer = x.size // (rows * inner)
-    y = empty((outer * inner,), dtype)
-    if inner == 1 and (outer >= PARTS or rows < WHOLE):
-        _rows(share_out(outer, x.size), x, rows, float(divisor), y)
-        return y
-    if inner == 1:
-        parts, totals = PARTS, np.empty(outer * PARTS)
-        _parts(share_out(outer * PARTS, x.size), x, rows, totals)
-    else:
+def _added(dtype: Any, x: Array, rows: int, inner: int, divisor: float | None) -> Array:
+    """See `runs.Add`: in `dtype`, or in float64 where there is more to add up."""
+    x, outer = x.reshape(-1), x.size // (rows * inner)
+    y = empty((outer * inner,), np.float64 if divisor is None else dtype)
+    divisor = float(divisor or 1)
+    if inner > 1 and rows <= FEW:
         tile = min(inner, TILE)
-        together = 1 if inner >= LENGTH else -(-LENGTH // inner)
-        blocks = outer * -(-inner // tile)
-        parts = max(1, min(-(-PARTS // blocks), rows // (4 * together)))
-        totals = y if parts == 1 else np.empty(outer * parts * inner)
-        grid = rows, inner, parts, tile, together
-        exact = True if x.dtype == np.float64 else None
-        share, part = share_out(blocks * parts, x.size), float(divisor if parts == 1 else 1)
-        _columns(share, x, grid, part, totals, exact)
-        if parts == 1:
-            return y
-    _fold(totals, parts, float(divisor), y.reshape(outer, inner))
+        share = share_out(outer * -(-inner // tile), x.size)
+        _few(share, x, rows, inner, tile, divisor, y)
+    elif inner > 1:
+        _add_columns(x, rows, inner, divisor, y)
+    elif outer >= PARTS or rows < WHOLE:
+        _rows(share_out(outer, x.size), x, rows, divisor, y)
+    else:
+        totals = np.empty(outer * PARTS)
+        _parts(share_out(outer * PARTS, x.size), x, rows, totals)
+        _fold(totals, PARTS, divisor, y.reshape(outer, 1))
     return y
+
+
+def _add_columns(x: Array, rows: int, inner: int, divisor: float, y: Array) -> None:
+    """Rows in parts where there are not enough blocks for all threads."""
+    outer, tile = len(y) // inner, min(inner, TILE)
+    together = max(1, min(-(-LENGTH // inner), rows // 4))
+    blocks = outer * -(-inner // tile)
+    parts = max(1, min(-(-PARTS // blocks), rows // (ROWS * together)))
+    totals = y if parts == 1 else np.empty(outer * parts * inner)
+    exact = True if x.dtype == np.float64 else None
+    share, part = share_out(blocks * parts, x.size), divisor if parts == 1 else 1.0
+    _columns(share, x, (rows, inner, parts, tile, together), part, totals, exact)
+    if parts > 1:
+        _fold(totals, parts, divisor, y.reshape(outer, inner))
