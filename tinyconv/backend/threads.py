@@ -77,6 +77,8 @@ def set_num_threads(n: int) -> None:
     """
     global _threads
     try:
+        if isinstance(n, bool):
+            raise TypeError
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"set_num_threads: {n!r} is no number of threads; give an int") from None
@@ -229,11 +231,13 @@ def in_spans(
         spans = [blocks[piece] for piece in cut(len(blocks), per_thread * threads)]
         return _together(job, spans, threads)
     finally:
-        mine.depth, (mine.buffers, mine.arrays) = depth, outer
-        if usable:
-            os.sched_setaffinity(0, usable)
-        if blas:
-            _single_threaded_blas.leave(inside)
+        try:
+            if usable:
+                os.sched_setaffinity(0, usable)
+            if blas:
+                _single_threaded_blas.leave(inside)
+        finally:  # last: until then a handler's kernel has to know that it is inside of another
+            mine.depth, (mine.buffers, mine.arrays) = depth, outer
 
 
 def _together(job: Callable[[Sequence[T]], R], spans: list[Sequence[T]], threads: int) -> list[R]:
