@@ -197,7 +197,7 @@ def test_binary_cross_entropy_at_0_and_1(target: float) -> None:
     np.testing.assert_allclose(ours[2][far], theirs[2][far], rtol=1e-3)
 
 
-@pytest.mark.parametrize("p", [3.0, 1.5, 2.5, 4.0, 0.5, 1.0, 2.0, INF])
+@pytest.mark.parametrize("p", [3.0, 1.5, 2.5, 4.0, 0.5, 1.0, 2.0, INF, -INF, -1.0, -2.5])
 @pytest.mark.parametrize("values", [[0.0, 0.0, 0.0], [0.0, 2.0, -3.0], [1.0, -1.0, 0.5]])
 def test_norms_at_zeros(p: float, values: list[float]) -> None:
     found = [orders(m, lambda _, x: x.norm(p), values, "float64")[:2] for m in (tc, torch)]
