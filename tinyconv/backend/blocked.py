@@ -264,6 +264,8 @@ def conv2d(
     N, C = x.shape[:2]
     size = reference.output_size(x.shape[2:], w.shape[2:], stride, dilation, padding)
     y = _empty(N, len(w), *size, x.dtype)
+    if not y.size:
+        return y
     w, groups = _block_diagonal(x, w, groups)
     _correlate(
         [

@@ -27,6 +27,7 @@ from tinyconv.ops.elementwise import (
 )
 from tinyconv.ops.index import gather
 from tinyconv.ops.shape import (
+    axis_of,
     broadcast_to,
     cat,
     flip,
@@ -391,7 +392,9 @@ def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> 
         raise DTypeError(extreme.name, not_a_tensor("x", x, "x"))
     if dim is None:
         return extreme(x)
-    reduced_axes(extreme.name, x.shape, dim)
+    if isinstance(dim, (list, tuple)):  # max(x, y) of a list y; there is no maximum along two axes
+        raise DTypeError(extreme.name, not_a_tensor("other", dim, "other"))
+    axis_of(extreme.name, x.shape or (1,), dim)
     if not x.shape:
         return MaxResult(clone(x), arg(x))
     indices = arg(x, dim=dim, keepdim=True)
