@@ -587,7 +587,7 @@ class Op:
             (target,) = floats
             if self.float32_number and target == float16:
                 for i in numbers:
-                    arrays[i] = in_float32(arrays[i])
+                    arrays[i] = wide_number(arrays[i])
         elif self.takes == "promoted":
             return arrays
         elif tensors:
@@ -687,7 +687,7 @@ def common_dtype(operands: Sequence[Any]) -> Any:
 _NUMBERS = {bool: np.dtype(bool), int: int64, float: float32}
 
 
-def in_float32(value: float) -> np.float32:
+def wide_number(value: float) -> np.float32:
     """A Python number that widens float16, as in PyTorch: 65536 is infinite in float16."""
     with silence():
         return np.float32(value)

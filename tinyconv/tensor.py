@@ -21,7 +21,7 @@ from tinyconv.autograd import (
     Variable,
     check_devices,
     check_operands,
-    in_float32,
+    wide_number,
     wrap,
 )
 from tinyconv.backend import Array, backend_named, backend_of, device as device_type, moved
@@ -434,7 +434,7 @@ class Tensor(Variable):
                     data[...] = _narrowed(made.array, data.dtype)
                 else:
                     if data.dtype == float16 and getattr(operation, "float32_number", False):
-                        value = in_float32(value) if isinstance(value, (int, float)) else value
+                        value = wide_number(value) if isinstance(value, (int, float)) else value
                     assign(data, value if alpha in (None, 1) else value * alpha)
         except TypeError as error:
             if isinstance(error, DTypeError):
@@ -522,7 +522,7 @@ class Tensor(Variable):
     def zero_(self) -> Tensor:
         return self.fill_(0)
 
-    def fill_(self, value: float) -> Tensor:
+    def fill_(self, value: Any) -> Tensor:
         data = self._write("fill_", value)
         if getattr(value, "ndim", 0):
             raise ShapeError("fill_", f"the value is {value.shape}, need a number: x.copy_(value)")

@@ -300,6 +300,8 @@ def expand_shape(name: str, shape: Shape, sizes: Shape) -> Shape:
             name,
             f"{shape} has {len(shape)} axes and cannot be expanded to the {len(sizes)} of {sizes}",
         )
+    if -1 in sizes[:lead]:
+        raise ShapeError(name, f"{sizes}: -1 keeps an axis, and {shape} has none in that place")
     full = (1,) * lead + shape
     wanted = tuple(n if size == -1 else size for n, size in zip(full, sizes, strict=True))
     for axis, (n, size) in enumerate(zip(full, wanted, strict=True)):
@@ -429,10 +431,11 @@ def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
         sizes = [min(size, n - i) for i in range(0, n, size)] if n else [0]
     else:
         sizes = list(size)
-    if builtins.sum(sizes) != n:
+    if builtins.sum(sizes) != n or any(length < 0 for length in sizes):
         raise ShapeError(
             "split",
-            f"sizes {sizes} add up to {builtins.sum(sizes)}, axis {dim} of {x.shape} has {n}",
+            f"sizes {sizes} add up to {builtins.sum(sizes)}, axis {dim} of {x.shape} has {n}; "
+            "none may be negative",
         )
     starts = [builtins.sum(sizes[:i]) for i in range(len(sizes))]
     return tuple(narrow(x, dim, start, length) for start, length in zip(starts, sizes, strict=True))
