@@ -372,3 +372,18 @@ def test_plus_a_tensor_is_the_tensor() -> None:
     assert +x is x
     with pytest.raises(DTypeError, match="booleans"):
         +tc.tensor([True])
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_in_float16_keeps_its_tail(approximate: str) -> None:
+    values = np.array([-50, -4.5, -4, -3, -1, 0.5, 3, 60], np.float16)
+    found: list[list[Any]] = []
+    for m, dtype in ((tc, np.float16), (torch, np.float64)):
+        x: Any = m.from_numpy(values.astype(dtype)).requires_grad_()
+        y = m.nn.functional.gelu(x, approximate=approximate)
+        y.sum().backward()
+        found.append([y.detach().numpy(), x.grad.numpy()])
+    for ours, right in zip(*found, strict=True):
+        assert ours.dtype == np.float16
+        near = {"none": 2e-3, "tanh": 2e-2}[approximate]  # its tail cancels in float32, too
+        np.testing.assert_allclose(ours, right, rtol=near, atol=1e-7)
