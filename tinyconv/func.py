@@ -17,6 +17,8 @@ from tinyconv.errors import DTypeError, GraphError, ShapeError
 from tinyconv.nn.module import Module
 from tinyconv.tensor import Tensor
 
+__all__ = ["functional_call", "grad", "grad_and_value", "hvp", "jvp", "vjp"]
+
 Tensors = Any
 
 

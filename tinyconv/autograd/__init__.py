@@ -42,6 +42,7 @@ from tinyconv.autograd.operands import (
     check_operands as check_operands,
     common_dtype as common_dtype,
     exact_number as exact_number,
+    wide_number as wide_number,
 )
 from tinyconv.autograd.ownership import is_seen as is_seen
 from tinyconv.autograd.reads import Reads as Reads

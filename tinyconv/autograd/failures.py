@@ -12,7 +12,7 @@ from tinyconv.autograd.graph import Edge, Node, Variable
 from tinyconv.autograd.reads import Reads
 from tinyconv.autograd.rule import Rule
 from tinyconv.clock import written
-from tinyconv.errors import DTypeError, GraphError, ShapeError, TinyconvError, no_axis
+from tinyconv.errors import DTypeError, GraphError, ShapeError, TinyconvError, no_axis, no_integer
 
 
 def no_array(rule: Rule, data: Any) -> DTypeError:
@@ -37,9 +37,19 @@ def not_several(rule: Rule, data: Any) -> DTypeError:
     return DTypeError(rule.name, said)
 
 
-def refused(rule: Rule, error: Exception, arrays: Sequence[Any]) -> Exception | None:
+def refused(
+    rule: Rule, error: Exception, arrays: Sequence[Any], params: dict[str, Any]
+) -> Exception | None:
     """NumPy's word on integers that a function does not take, or on a number too large."""
+    for key in ("dim", "dims"):
+        axes = params.get(key)
+        named = axes if isinstance(axes, (tuple, list)) else (axes,)
+        if axes is not None and any(type(d) is not int for d in named):
+            return no_integer(rule.name, key, axes)
     kinds = [x.dtype.kind for x in arrays if hasattr(x, "dtype")]
+    for i, x in enumerate(arrays):
+        if x is None and type(error) is TypeError:
+            return DTypeError(rule.name, f"operand {i} is None; need a tensor or a number")
     if isinstance(error, TinyconvError) or ("f" in kinds and type(error) is TypeError):
         return None
     listed = " and ".join(str(getattr(x, "dtype", x)) for x in arrays)

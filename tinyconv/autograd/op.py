@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 from numpy.exceptions import AxisError
 
 from tinyconv.autograd.failures import explained, no_array, not_several, refused
@@ -17,8 +18,8 @@ from tinyconv.backend import BACKENDS
 from tinyconv.backend.silence import SILENT, hush, unhush
 from tinyconv.clock import tick
 from tinyconv.context import context
-from tinyconv.dtypes import float32
-from tinyconv.errors import DTypeError, GraphError, where
+from tinyconv.dtypes import float16, float32
+from tinyconv.errors import DTypeError, GraphError, no_integer, where
 from tinyconv.samples import Sample, plain
 
 if TYPE_CHECKING:
@@ -68,8 +69,11 @@ class Op(Rule):
             except AxisError as error:
                 out = self._of_number(error, args, params)
             return out
-        if params and not PLAIN.issuperset(map(type, params.values())):
-            params = self._plain(params)
+        if params:
+            if not PLAIN.issuperset(map(type, params.values())):
+                params = self._plain(params)
+            if self.axis is not None and type(params.get("dim", 0)) not in self.axis:
+                raise no_integer(self.name, "dim", params["dim"])
         arrays: list[Any] = []
         edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
@@ -83,6 +87,7 @@ class Op(Rule):
             arrays.append(arg)
             edges.append(edge)
             bit += bit
+        forward = self.forward
         if self.ruled and getattr(arrays[0], "dtype", None) is not float32:
             arrays = admit(self, arrays, params)
         if self.agree and (
@@ -91,15 +96,17 @@ class Op(Rule):
             or arrays[0].dtype is not arrays[1].dtype
         ):
             arrays = agree(self, arrays)
+            if self.float32_number and np.float32 in map(type, arrays):
+                forward = self._in_float32
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
         token = hush(SILENT)
         try:
-            data = self.forward(*arrays, **params) if params else self.forward(*arrays)
+            data = forward(*arrays, **params) if params else forward(*arrays)
         except ValueError as error:
             data = self._of_number(error, arrays, params)
         except (TypeError, OverflowError) as error:
-            raise refused(self, error, arrays) or error from error.__cause__
+            raise refused(self, error, arrays, params) or error from error.__cause__
         finally:
             unhush(token)
         several = None
@@ -194,6 +201,10 @@ class Op(Rule):
                 "the derivative: @tc.op(differentiable=False)",
             )
         return False
+
+    def _in_float32(self, *arrays: Any, **params: Any) -> Any:
+        """The forward of float16 and a number, which may be too large or too small for that."""
+        return self.forward(*arrays, **params).astype(float16)
 
     def _of_number(
         self, error: ValueError, arrays: Sequence[Any], params: dict[str, Any]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyconv.backend import backend_of
-from tinyconv.dtypes import float32, int64
+from tinyconv.backend.silence import silence
+from tinyconv.dtypes import float16, float32, int64
 from tinyconv.errors import DeviceError, DTypeError, not_taken
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def _promote(rule: Rule, arrays: list[Any], same: Sequence[int]) -> list[Any]:
         raise DTypeError(rule.name, f"{listed}; convert one: x.to(tc.{target})")
     if floats:
         (target,) = floats
+        if rule.float32_number and target == float16:
+            for i in numbers:
+                arrays[i] = wide_number(arrays[i])
+    elif rule.takes == "promoted":
+        return arrays
     elif tensors:
         target = common_dtype([arrays[i] for i in (*tensors, *numbers)])
         for i in numbers:
@@ -93,6 +99,12 @@ def common_dtype(operands: Sequence[Any]) -> Any:
 
 
 _NUMBERS = {bool: np.dtype(bool), int: int64, float: float32}
+
+
+def wide_number(value: float) -> np.float32:
+    """A Python number that widens float16, as in PyTorch: 65536 is infinite in float16."""
+    with silence():
+        return np.float32(value)
 
 
 def as_number(name: str, value: Any, dtype: Any) -> Any:

@@ -11,6 +11,9 @@ from tinyconv.samples import Sample
 
 Vjp: TypeAlias = Callable[..., Any]
 
+# What `dim` may be where it is annotated so: several axes would have another meaning, or none.
+ONE_AXIS: dict[str, tuple[type, ...]] = {"int": (int,), "int | None": (int, type(None))}
+
 
 class Rule:
     """A forward function, one vector-Jacobian product (VJP) per input, and samples to test it.
@@ -39,6 +42,7 @@ class Rule:
         self.takes = takes
         self.ruled = takes != "any"
         self.number = as_number  # how a Python number becomes an operand of integers
+        self.float32_number = False  # does it count in float32 beside float16?
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -52,6 +56,8 @@ class Rule:
         self.keywords = [p.name for p in keywords]
         self.__signature__ = _as_called(parameters)
         self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
+        axis = [inspect.formatannotation(p.annotation) for p in keywords if p.name == "dim"]
+        self.axis = ONE_AXIS.get(axis[0]) if axis else None
         self._same = same
         self.same: Sequence[int] = same or ()
         self.agree = len(self.same) > 1
