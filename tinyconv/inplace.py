@@ -107,8 +107,9 @@ def _write(name: str, x: Variable, old: Array, y: Variable) -> None:
     """The numbers of y into memory that others than x see, too."""
     if y.node is not None:
         _refuse_others(name, x, old, y.node)
-    if x.node is not None and x.node.output is old:
-        x.node.output = x.array  # the copy: the operation that made x keeps what it returned
+    if x.node is not None:  # the operation that made x keeps what it returned, the copy
+        kept = tuple(x.array if output is old else output for output in x.node.outputs)
+        x.node.output = kept[0] if x.node.op.outputs == 1 else kept
     date_write(old)
     old[...] = y.array
 

@@ -128,8 +128,7 @@ def _of(node: Node) -> str:
 
 def check_unwritten(node: Node, reads: Reads, values: Sequence[Any]) -> None:
     """GraphError if anything that the node's VJPs read was written in place since."""
-    outputs = [node.output] if node.op.outputs == 1 else node.output
-    if any(written(outputs[i]) > node.seq for i in reads.outputs):
+    if any(written(node.outputs[i]) > node.seq for i in reads.outputs):
         raise _overwritten(node, "its output")
     for i in reads.values:
         if written(values[i]) > node.seq:

@@ -84,6 +84,11 @@ class Node:
         return links if reads is None else links[: reads.arity]
 
     @property
+    def outputs(self) -> Sequence[Any]:
+        """The outputs' arrays, None where no VJP reads one."""
+        return (self.output,) if self.op.outputs == 1 or self.output is None else self.output
+
+    @property
     def values(self) -> list[Any] | None:
         """The inputs as VJPs get them: what none reads is None, or has but a shape.
 
@@ -95,10 +100,8 @@ class Node:
     @property
     def saved(self) -> list[Any] | None:
         """The outputs, None where no VJP reads one, and the `values`; None once freed."""
-        output, values = self.output, self.values
-        if values is None:
-            return None
-        return [output, *values] if self.op.outputs == 1 else [*output, *values]
+        values = self.values
+        return None if values is None else [*self.outputs, *values]
 
     def __repr__(self) -> str:
         where = f" in {self.scope}" if self.scope else ""

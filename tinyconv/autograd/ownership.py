@@ -69,7 +69,7 @@ def unshared(array: list[Array], more: int = 0) -> bool:
 def is_seen(x: Variable) -> bool:
     """May anything but x, and the node that computed it, refer to the memory of x?"""
     node = x.node
-    more = 1 if node is not None and node.output is x.array else 0
+    more = 0 if node is None else sum(output is x.array for output in node.outputs)
     if sys.getrefcount(x.array) - more > _REFERRED_BY_ONE:
         return True
     return x.array.base is not None and not unshared([x.array], more)

@@ -66,7 +66,7 @@ def kept_values(order: Iterable[Any], names: Mapping[str, Tensor]) -> dict[Any, 
             continue
         if edge.values is None:
             continue
-        output = edge.output if edge.op.outputs == 1 else edge.output[edge.op.variable[0]]
+        output = edge.outputs[edge.op.variable[0]]
         for key, array in zip([edge, *edge.inputs], [output, *edge.values], strict=True):
             if hasattr(array, "strides"):  # not None, a number, or only a shape
                 arrays[id(array) if key is None else key] = array
