@@ -387,3 +387,9 @@ def test_gelu_in_float16_keeps_its_tail(approximate: str) -> None:
         assert ours.dtype == np.float16
         near = {"none": 2e-3, "tanh": 2e-2}[approximate]  # its tail cancels in float32, too
         np.testing.assert_allclose(ours, right, rtol=near, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_of_nothing_in_float16_is_float16(name: str) -> None:
+    y = getattr(tc.nn.functional, name)(tc.zeros(5, 0).half(), 1)
+    assert (y.dtype, y.shape) == (tc.float16, (5, 0))

@@ -547,7 +547,7 @@ def softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     x = floating(x) if dtype is None else x.astype(dtype)
     dtype, x = x.dtype, wide(x)
     if not x.size:
-        return x + x.sum(axis=dim, keepdims=True)  # of nothing; DimError where there is no dim
+        return cast(x + x.sum(axis=dim, keepdims=True), dtype)  # of nothing; DimError: no such dim
     e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
     e /= backend_of(x).sum(e, dim, True, None)
     return cast(e, dtype)
@@ -566,7 +566,7 @@ def log_softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     xp = array_module(x)
     dtype, x = x.dtype, wide(x)
     if not x.size:
-        return x + x.sum(axis=dim, keepdims=True)  # of nothing; DimError where there is no dim
+        return cast(x + x.sum(axis=dim, keepdims=True), dtype)  # of nothing; DimError: no such dim
     y = x - x.max(axis=dim, keepdims=True)
     y -= xp.log(backend_of(x).sum(xp.exp(y), dim, True, None))
     return cast(y, dtype)
