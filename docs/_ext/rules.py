@@ -18,7 +18,6 @@ from typing import Any
 import tinyconv as tc
 from tinyconv.autograd import Op
 from tinyconv.autograd.reads import find_reads
-from tinyconv.backend import CPU
 
 INTRODUCTION = """\
 Table of operations
@@ -32,7 +31,13 @@ memory for the backward pass if all gradients are wanted. *Kernels* are the laye
 in a way of their own; without any it is plain array code. The tests compare every operation with
 PyTorch, and its derivatives with numerical ones to second order.
 """
-LAYERS = ("compiled", "blocked", "reference", "naive")
+LAYERS = {
+    "compiled": ["compiled/*.py"],
+    "blocked": ["blocked.py"],
+    "reference": ["reference.py", "fused.py", "special.py", "sums.py", "band.py"],
+    "naive": ["naive.py"],
+    "cuda": ["cuda/own.py", "cuda/cudnn.py"],
+}
 
 
 def text(escaped: Callable[[str], str]) -> str:
@@ -136,10 +141,18 @@ def kept(op: Op) -> str:
 def kernels(op: Op) -> list[str]:
     """The layers that have a kernel which the forward asks the backend for."""
     asked = re.findall(r"backend_of\([^()]*\)\.(\w+)\(", inspect.getsource(op.forward))
-    found = {
-        layer.__name__.split(".")[-1]
-        for choice in CPU.choices.values() for layer in choice
-        if any(hasattr(layer, kernel) for kernel in asked)
+    return [name for name, functions in layers().items() if functions.intersection(asked)]
+
+
+@functools.cache
+def layers() -> dict[str, set[str]]:
+    """The functions of each layer; read from the files, for not every machine can import all."""
+    backend = Path(tc.__file__).parent / "backend"
+    return {
+        name: {
+            node.name
+            for pattern in patterns for path in backend.glob(pattern)
+            for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+        }
+        for name, patterns in LAYERS.items()
     }  # fmt: skip
-    own = [name for name in LAYERS if name in found]
-    return own if "reference" in own or not found - {*LAYERS} else [*own, "reference"]
