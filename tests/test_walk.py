@@ -1,14 +1,16 @@
-"""The walk against its definition (`autograd.naive`), on drawn graphs."""
+"""The walk, on drawn graphs, and the call, of every operation, against `autograd.naive`."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from calls import Call
 from hypothesis import given, settings, strategies as st
 
 import tinyconv as tc
-from tinyconv.autograd import Op, walk as walk_room
-from tinyconv.autograd.naive import naive_walk
+from tinyconv.autograd import OPS, Op, walk as walk_room
+from tinyconv.autograd.naive import naive_call, naive_walk
 
 sincos = Op(
     lambda x: (np.sin(x), np.cos(x)), "sincos",
@@ -94,3 +96,32 @@ def test_an_output_of_the_walk_may_be_on_the_way_to_another() -> None:
     assert [g.item() for g in tc.grad([z, y], [y, x], [tc.ones(()), tc.ones(())])] == pytest.approx(
         [2 * np.exp(0.5) + 1, (2 * np.exp(0.5) + 1) * np.exp(0.5)]
     )
+
+
+# --- the call
+
+SINGLE = [
+    (name, sample)
+    for name, op in OPS.items() if op.outputs == 1 and op.vjps and not op.fused
+    for sample in op.samples[:2]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "sample"), SINGLE, ids=[name for name, _ in SINGLE])
+def test_a_call_is_its_definition(name: str, sample: Any) -> None:
+    call = Call(OPS[name], sample)
+    leaves = call.tensors()
+    (y,) = call.on(leaves)
+    (z,) = call.on(leaves, partial(naive_call, OPS[name]), call.placed)
+    np.testing.assert_array_equal(y.detach().numpy(), z.detach().numpy())
+    assert (y.node is None) == (z.node is None)
+    if y.node is not None:
+        assert y.node.inputs == z.node.inputs
+        assert y.node.reads.wanted == z.node.reads.wanted
+        grads = [x for x in leaves if x.requires_grad]
+        seed = tc.ones_like(y)
+        found = [tc.grad(t, grads, seed, allow_unused=True) for t in (y, z)]
+        for g, h in zip(*found, strict=True):
+            assert (g is None) == (h is None)
+            if g is not None:
+                np.testing.assert_array_equal(g.numpy(), h.numpy())

@@ -1,7 +1,9 @@
 """The engine: operations, the graph that they record, and the walk back through it.
 
     rule.py        one line of the table: a forward function and its derivatives (VJPs)
-    op.py          the table (OPS, @op), and calling an operation: compute, and record
+    table.py       the table: OPS and @op
+    naive.py       what a call and a walk are, in a few lines each
+    call.py        calling an operation: compute, and record
     operands.py    operands of one dtype and one device
     reads.py       what is kept for the VJPs
     graph.py       nodes and variables: what is recorded
@@ -16,6 +18,7 @@ Reference: Baydin et al., Automatic differentiation in machine learning: a surve
 
 from typing import TYPE_CHECKING
 
+from tinyconv.autograd.call import Op as Op
 from tinyconv.autograd.function import Function as Function
 from tinyconv.autograd.grad import backward as backward, grad as grad
 from tinyconv.autograd.graph import (
@@ -36,7 +39,6 @@ from tinyconv.autograd.modes import (
     no_grad as no_grad,
     set_grad_enabled as set_grad_enabled,
 )
-from tinyconv.autograd.op import OPS as OPS, Op as Op, op as op
 from tinyconv.autograd.operands import (
     check_devices as check_devices,
     check_operands as check_operands,
@@ -46,6 +48,7 @@ from tinyconv.autograd.operands import (
 )
 from tinyconv.autograd.ownership import is_seen as is_seen
 from tinyconv.autograd.reads import Reads as Reads
+from tinyconv.autograd.table import OPS as OPS, op as op
 from tinyconv.hints import hints_for
 
 if not TYPE_CHECKING:  # mypy goes on to report a name that is not there

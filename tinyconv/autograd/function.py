@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tinyconv.autograd.call import Op
 from tinyconv.autograd.graph import Meta, Node, is_tensor, meta_of, whole, wrap
 from tinyconv.autograd.modes import no_grad
-from tinyconv.autograd.op import Op
 from tinyconv.autograd.outputs import tensors_of
 from tinyconv.autograd.reads import Reads
 from tinyconv.backend import array_module

@@ -14,7 +14,7 @@ from tinyconv.backend import Array
 from tinyconv.errors import DTypeError, GraphError, ShapeError
 
 if TYPE_CHECKING:
-    from tinyconv.autograd.op import Op
+    from tinyconv.autograd.call import Op
     from tinyconv.autograd.reads import Reads
     from tinyconv.tensor import Tensor
 

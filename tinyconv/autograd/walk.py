@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from tinyconv.autograd.accumulate import added
+from tinyconv.autograd.call import Op
 from tinyconv.autograd.failures import check_unwritten, freed, misshaped, replaced, vjp_failed
 from tinyconv.autograd.graph import (
     Edge,
@@ -20,7 +21,6 @@ from tinyconv.autograd.graph import (
 )
 from tinyconv.autograd.hooks import run_hooks
 from tinyconv.autograd.modes import grad_mode
-from tinyconv.autograd.op import Op
 from tinyconv.autograd.outputs import Gradients, output_node
 from tinyconv.backend.silence import silence
 from tinyconv.clock import last_write
