@@ -100,6 +100,10 @@ class Rule:
         self.agree = len(self.same) > 1 or self.variadic
         self.apart = self.arity > max(len(self.same), 1)  # some may have a dtype of their own
 
+    def test_with(self, *samples: Sample) -> None:
+        """More samples; apart from the rules, where a table of rules is to be read."""
+        self.samples += samples
+
     def _check_vjps(self, vjps: Sequence[Vjp | None]) -> None:
         wanted = 1 if self.variadic else self.arity
         if not self.differentiable:

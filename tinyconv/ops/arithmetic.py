@@ -26,7 +26,6 @@ def plus(a: Array, b: Array) -> Array:
 plus.defvjp(
     lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
     lambda g, _y, _a, _b: unbroadcast(g, _b.shape),
-    samples=BINARY,
 )
 
 
@@ -39,7 +38,6 @@ def minus(a: Array, b: Array) -> Array:
 minus.defvjp(
     lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
     lambda g, _y, _a, _b: unbroadcast(-g, _b.shape),
-    samples=BINARY,
 )
 
 
@@ -75,7 +73,6 @@ def mul(a: Array, b: Array) -> Array:
 mul.defvjp(
     lambda g, _y, _a, b: unbroadcast(g * b, _a.shape),
     lambda g, _y, a, _b: unbroadcast(g * a, _b.shape),
-    samples=BINARY,
 )
 
 
@@ -88,7 +85,6 @@ def div(a: Array, b: Array) -> Array:
 div.defvjp(
     lambda g, _y, _a, b: unbroadcast(g / b, _a.shape),
     lambda g, y, _a, b: unbroadcast(-g * y / b, b.shape),
-    samples=[positive(*s.args) for s in BINARY],
 )
 
 
@@ -98,7 +94,7 @@ def neg(x: Array) -> Array:
     return -x
 
 
-neg.defvjp(lambda g, _y, _x: -g, samples=[sample((3, 4))])
+neg.defvjp(lambda g, _y, _x: -g)
 
 
 @op
@@ -150,13 +146,6 @@ def _exponential_rule(g: Any, y: Any, a: Any) -> Any:
 pow.defvjp(
     lambda g, _y, a, b: unbroadcast(_power_rule(g, a, b), a.shape),
     lambda g, y, a, _b: unbroadcast(_exponential_rule(g, y, a), _b.shape),
-    samples=[
-        positive((3, 4), 2),
-        positive((3, 4), 0.5),
-        positive((3, 4), (4,)),
-        positive(2.0, (3,)),
-        sample((3,), 3),
-    ],
 )
 
 
@@ -180,7 +169,6 @@ _FLAT = (
 
 floor_divide.defvjp(
     *_FLAT,
-    samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
 )
 
 
@@ -207,7 +195,7 @@ def div_trunc(a: Array, b: Array) -> Array:
     return down + ((down < 0) & (down * b != a))
 
 
-div_trunc.defvjp(*_FLAT, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+div_trunc.defvjp(*_FLAT)
 
 
 for _op in (mul, div, floor_divide, div_trunc):
@@ -242,5 +230,23 @@ def remainder(a: Array, b: Array) -> Array:
 remainder.defvjp(
     lambda g, _y, _a, _b: unbroadcast(g, _a.shape),
     lambda g, _y, a, b: unbroadcast(-g * (a // b), b.shape),
-    samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)],
 )
+
+
+# --- what to test them with
+
+plus.test_with(*BINARY)
+minus.test_with(*BINARY)
+mul.test_with(*BINARY)
+div.test_with(*[positive(*s.args) for s in BINARY])
+neg.test_with(sample((3, 4)))
+pow.test_with(
+    positive((3, 4), 2),
+    positive((3, 4), 0.5),
+    positive((3, 4), (4,)),
+    positive(2.0, (3,)),
+    sample((3,), 3),
+)
+floor_divide.test_with(positive((3, 4), (4,)), sample((3, 4), 0.75))
+div_trunc.test_with(positive((3, 4), (4,)), sample((3, 4), 0.75))
+remainder.test_with(positive((3, 4), (4,)), sample((3, 4), 0.75))

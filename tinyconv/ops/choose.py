@@ -50,7 +50,6 @@ def _within(x: Any, low: float | None, high: float | None) -> Any:
 
 _clamp.defvjp(
     lambda g, _y, x, *, min, max: where(_within(x, min, max), g, 0.0),
-    samples=[sample((3, 4), min=-0.5, max=0.7), sample((3, 4), min=0.1), sample((3, 4), max=0.3)],
 )
 
 
@@ -88,7 +87,6 @@ def maximum(a: Array, b: Array) -> Array:
 maximum.defvjp(
     lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, 0.0, g)), a.shape),
     lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, 0.0, g)), b.shape),
-    samples=BINARY,
 )
 
 
@@ -101,7 +99,6 @@ def minimum(a: Array, b: Array) -> Array:
 minimum.defvjp(
     lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a > b, 0.0, g)), a.shape),
     lambda g, _y, a, b: unbroadcast(where(a == b, g * 0.5, where(a < b, 0.0, g)), b.shape),
-    samples=BINARY,
 )
 
 
@@ -121,11 +118,6 @@ where.defvjp(
     None,
     lambda g, _y, c, _a, _b: unbroadcast(where(c, g, 0.0), _a.shape),
     lambda g, _y, c, _a, _b: unbroadcast(where(c, 0.0, g), _b.shape),
-    samples=[
-        sample(bools(3, 4), (3, 4), (4,)),
-        sample(bools(4), (3, 4), 2.0),
-        sample(bools(2, 1), 0.0, (3,)),
-    ],
 )
 
 
@@ -161,3 +153,15 @@ def written_number(name: str, value: Any, dtype: Any) -> Any:
     if isinstance(value, float) and not ((value >= 0 or dtype.kind == "i") and abs(value) < 2**63):
         raise DTypeError(name, f"{value} does not fit into {dtype}; convert: x.float()")
     return exact_number(name, int(value), dtype)
+
+
+# --- what to test them with
+
+_clamp.test_with(
+    sample((3, 4), min=-0.5, max=0.7), sample((3, 4), min=0.1), sample((3, 4), max=0.3)
+)
+maximum.test_with(*BINARY)
+minimum.test_with(*BINARY)
+where.test_with(
+    sample(bools(3, 4), (3, 4), (4,)), sample(bools(4), (3, 4), 2.0), sample(bools(2, 1), 0.0, (3,))
+)

@@ -135,19 +135,23 @@ def _first(y: Any, shape: tuple[int, ...]) -> Any:
 conv2d.defvjp(
     lambda g, _y, _x, w, **geometry: conv2d_input(g, w, input_size=_x.shape[2:], **geometry),
     lambda g, _y, x, _w, **geometry: conv2d_weight(x, g, kernel_size=_w.shape[2:], **geometry),
-    samples=_samples("conv2d"),
 )
 conv2d_input.defvjp(
     lambda h, _y, _g, w, *, input_size, **geometry: _first(conv2d(h, w, **geometry), _g.shape),
     lambda h, _y, g, _w, *, input_size, **geometry: conv2d_weight(
         h, g, kernel_size=_w.shape[2:], **geometry
     ),
-    samples=_samples("conv2d_input"),
 )
 conv2d_weight.defvjp(
     lambda h, _y, _x, g, *, kernel_size, **geometry: conv2d_input(
         g, h, input_size=_x.shape[2:], **geometry
     ),
     lambda h, _y, x, _g, *, kernel_size, **geometry: _first(conv2d(x, h, **geometry), _g.shape),
-    samples=_samples("conv2d_weight"),
 )
+
+
+# --- what to test them with
+
+conv2d.test_with(*_samples("conv2d"))
+conv2d_input.test_with(*_samples("conv2d_input"))
+conv2d_weight.test_with(*_samples("conv2d_weight"))

@@ -70,11 +70,6 @@ batch_norm.defvjp(
     fused=lambda g, _y, mean, var, x, weight, _bias, *, eps: backend_of(x).batch_norm_backward(
         g, x, weight, mean, var, eps
     ),
-    samples=[
-        sample((4, 3), (3,), (3,), eps=1e-5),
-        sample((2, 3, 4, 5), (3,), (3,), eps=1e-3),
-        sample((2, 3, 4), None, None, eps=1e-5),
-    ],
 )
 
 
@@ -97,15 +92,11 @@ batch_norm_relu.defvjp(
         relu_backward(g, y), dim=channel_axes(_x)
     ),
     lambda g, y, _m, _v, _o, _x, _w, _bias, _r, *, eps: relu_backward(g, y),
-    fused=lambda g, y, mean, var, other, x, w, _bias, _r, *, eps: (
-        backend_of(x).batch_norm_relu_backward(
-            g, y, x, w, mean, var, eps, _r is not None, *(() if other is None else (other,))
-        )
+    fused=lambda g, y, mean, var, other, x, w, _bias, _r, *, eps: backend_of(
+        x
+    ).batch_norm_relu_backward(
+        g, y, x, w, mean, var, eps, _r is not None, *(() if other is None else (other,))
     ),
-    samples=[
-        sample((4, 3), (3,), (3,), None, eps=1e-5),
-        sample((2, 3, 4, 5), (3,), (3,), (2, 3, 4, 5), eps=1e-3),
-    ],
 )
 
 
@@ -119,7 +110,6 @@ affine.defvjp(
     lambda g, _y, _x, scale, _shift: g * column(scale, g),
     lambda g, _y, x, _scale, _shift: sum(g * x, dim=channel_axes(x)),
     lambda g, _y, _x, _scale, _shift: sum(g, dim=channel_axes(_x)),
-    samples=[sample((2, 3, 4, 5), (3,), (3,)), sample((4, 3), (3,), (3,))],
 )
 
 
@@ -134,8 +124,21 @@ affine_relu.defvjp(
     lambda g, y, x, _scale, _shift, _r: sum(relu_backward(g, y) * x, dim=channel_axes(x)),
     lambda g, y, _x, _scale, _shift, _r: sum(relu_backward(g, y), dim=channel_axes(_x)),
     lambda g, y, _x, _scale, _shift, _r: relu_backward(g, y),
-    samples=[
-        sample((2, 3, 4, 5), (3,), (3,), (2, 3, 4, 5)),
-        sample((4, 3), (3,), (3,), None),
-    ],
+)
+
+
+# --- what to test them with
+
+batch_norm.test_with(
+    sample((4, 3), (3,), (3,), eps=1e-5),
+    sample((2, 3, 4, 5), (3,), (3,), eps=1e-3),
+    sample((2, 3, 4), None, None, eps=1e-5),
+)
+batch_norm_relu.test_with(
+    sample((4, 3), (3,), (3,), None, eps=1e-5),
+    sample((2, 3, 4, 5), (3,), (3,), (2, 3, 4, 5), eps=1e-3),
+)
+affine.test_with(sample((2, 3, 4, 5), (3,), (3,)), sample((4, 3), (3,), (3,)))
+affine_relu.test_with(
+    sample((2, 3, 4, 5), (3,), (3,), (2, 3, 4, 5)), sample((4, 3), (3,), (3,), None)
 )

@@ -13,7 +13,7 @@ def exp(x: Array) -> Array:
     return array_module(x).exp(floating(x))
 
 
-exp.defvjp(lambda g, y, _x: g * y, samples=[sample((3, 4)), sample(())])
+exp.defvjp(lambda g, y, _x: g * y)
 
 
 @op(takes="promoted")
@@ -22,7 +22,7 @@ def expm1(x: Array) -> Array:
     return array_module(x).expm1(floating(x))
 
 
-expm1.defvjp(lambda g, y, _x: g * (y + 1), samples=[sample((3, 4))])
+expm1.defvjp(lambda g, y, _x: g * (y + 1))
 
 
 @op(takes="promoted")
@@ -31,7 +31,7 @@ def log(x: Array) -> Array:
     return array_module(x).log(floating(x))
 
 
-log.defvjp(lambda g, _y, x: g / x, samples=[positive((3, 4))])
+log.defvjp(lambda g, _y, x: g / x)
 
 
 @op(takes="promoted")
@@ -40,7 +40,7 @@ def log1p(x: Array) -> Array:
     return array_module(x).log1p(floating(x))
 
 
-log1p.defvjp(lambda g, _y, x: g / (1 + x), samples=[positive((3, 4))])
+log1p.defvjp(lambda g, _y, x: g / (1 + x))
 
 
 @op(takes="promoted")
@@ -49,7 +49,7 @@ def sqrt(x: Array) -> Array:
     return array_module(x).sqrt(floating(x))
 
 
-sqrt.defvjp(lambda g, y, _x: g / (2 * y), samples=[positive((3, 4))])
+sqrt.defvjp(lambda g, y, _x: g / (2 * y))
 
 
 @op(takes="promoted")
@@ -58,7 +58,7 @@ def rsqrt(x: Array) -> Array:
     return 1 / array_module(x).sqrt(floating(x))
 
 
-rsqrt.defvjp(lambda g, y, _x: g * (-0.5 * y * y * y), samples=[positive((3, 4))])
+rsqrt.defvjp(lambda g, y, _x: g * (-0.5 * y * y * y))
 
 
 @op(takes="promoted")
@@ -67,7 +67,7 @@ def sin(x: Array) -> Array:
     return array_module(x).sin(floating(x))
 
 
-sin.defvjp(lambda g, _y, x: g * cos(x), samples=[sample((3, 4))])
+sin.defvjp(lambda g, _y, x: g * cos(x))
 
 
 @op(takes="promoted")
@@ -76,7 +76,7 @@ def cos(x: Array) -> Array:
     return array_module(x).cos(floating(x))
 
 
-cos.defvjp(lambda g, _y, x: -g * sin(x), samples=[sample((3, 4))])
+cos.defvjp(lambda g, _y, x: -g * sin(x))
 
 
 @op(takes="promoted")
@@ -85,7 +85,7 @@ def tanh(x: Array) -> Array:
     return array_module(x).tanh(floating(x))
 
 
-tanh.defvjp(lambda g, y, _x: g * (1 - y * y), samples=[sample((3, 4))])
+tanh.defvjp(lambda g, y, _x: g * (1 - y * y))
 
 
 @op(takes="promoted")
@@ -97,7 +97,7 @@ def sigmoid(x: Array) -> Array:
     return xp.where(x >= 0, 1, e) / (1 + e)
 
 
-sigmoid.defvjp(lambda g, y, _x: g * (y * (1 - y)), samples=[sample((3, 4))])
+sigmoid.defvjp(lambda g, y, _x: g * (y * (1 - y)))
 
 
 @op(takes="floats")
@@ -110,7 +110,6 @@ def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
 
 softplus.defvjp(
     lambda g, _y, x, *, beta, threshold: g * where(beta * x > threshold, 1.0, sigmoid(beta * x)),
-    samples=[sample((3, 4)), sample((3, 4), beta=2.0), sample((3, 4), beta=3.0, threshold=2.0)],
 )
 
 
@@ -120,7 +119,7 @@ def erf(x: Array) -> Array:
     return backend_of(x).erf(floating(x))
 
 
-erf.defvjp(lambda g, _y, x: g * (1.1283791670955126 * exp(-x * x)), samples=[sample((3, 4))])
+erf.defvjp(lambda g, _y, x: g * (1.1283791670955126 * exp(-x * x)))
 
 
 @op(name="abs", takes="numbers")
@@ -129,7 +128,7 @@ def abs_(x: Array) -> Array:
     return array_module(x).abs(x)
 
 
-abs_.defvjp(lambda g, _y, x: g * sign(x), samples=[sample((3, 4))])
+abs_.defvjp(lambda g, _y, x: g * sign(x))
 
 
 @op
@@ -142,7 +141,7 @@ def sign(x: Array) -> Array:
     return xp.where(x == x, y, 0) if x.dtype.kind == "f" else y  # NumPy's of NaN is NaN
 
 
-sign.defvjp(lambda g, _y, _x: zeros_like(g), samples=[sample((3, 4))])
+sign.defvjp(lambda g, _y, _x: zeros_like(g))
 
 
 @op
@@ -154,7 +153,6 @@ def relu_backward(g: Array, y: Array) -> Array:
 relu_backward.defvjp(
     lambda h, _z, _g, y: relu_backward(h, y),
     lambda h, _z, _g, _y: zeros_like(h),
-    samples=[sample((3, 4), (3, 4))],
 )
 
 
@@ -164,4 +162,26 @@ def relu(x: Array) -> Array:
     return backend_of(x).relu(x)
 
 
-relu.defvjp(relu_backward, samples=[sample((3, 4)), sample((2, 3, 4, 5))])
+relu.defvjp(relu_backward)
+
+
+# --- what to test them with
+
+exp.test_with(sample((3, 4)), sample(()))
+expm1.test_with(sample((3, 4)))
+log.test_with(positive((3, 4)))
+log1p.test_with(positive((3, 4)))
+sqrt.test_with(positive((3, 4)))
+rsqrt.test_with(positive((3, 4)))
+sin.test_with(sample((3, 4)))
+cos.test_with(sample((3, 4)))
+tanh.test_with(sample((3, 4)))
+sigmoid.test_with(sample((3, 4)))
+softplus.test_with(
+    sample((3, 4)), sample((3, 4), beta=2.0), sample((3, 4), beta=3.0, threshold=2.0)
+)
+erf.test_with(sample((3, 4)))
+abs_.test_with(sample((3, 4)))
+sign.test_with(sample((3, 4)))
+relu_backward.test_with(sample((3, 4), (3, 4)))
+relu.test_with(sample((3, 4)), sample((2, 3, 4, 5)))
