@@ -193,7 +193,7 @@ def product(a: Array, b: Array, longest: int = VECTOR) -> Array:
     rows ends in a K of a million.
     """
     K, kind = a.shape[-1], a.dtype.char
-    if type(a) is not np.ndarray or (K <= longest and kind != "e"):
+    if type(a) is not np.ndarray or (longest >= K and kind != "e"):
         return a @ b
     if kind == "e":
         return cast(product(wide(a), wide(b)), a.dtype)
