@@ -197,7 +197,7 @@ def test_binary_cross_entropy_at_0_and_1(target: float) -> None:
     np.testing.assert_allclose(ours[2][far], theirs[2][far], rtol=1e-3)
 
 
-@pytest.mark.parametrize("p", [3.0, 1.5, 2.5, 4.0, 0.5, 1.0, 2.0, INF])
+@pytest.mark.parametrize("p", [3.0, 1.5, 2.5, 4.0, 0.5, 1.0, 2.0, INF, -INF, -1.0, -2.5])
 @pytest.mark.parametrize("values", [[0.0, 0.0, 0.0], [0.0, 2.0, -3.0], [1.0, -1.0, 0.5]])
 def test_norms_at_zeros(p: float, values: list[float]) -> None:
     found = [orders(m, lambda _, x: x.norm(p), values, "float64")[:2] for m in (tc, torch)]
@@ -667,3 +667,56 @@ def test_infinities_come_in_silence_and_numpys_user_is_left_alone() -> None:
         assert (tc.ones(1) / tc.zeros(1)).item() == INF
         with pytest.raises(FloatingPointError):
             _ = np.ones(1) / np.zeros(1)
+
+
+# --- what PyTorch refuses, and what Python would say of it
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "flatten a number from axis 1": lambda m: m.tensor(1.0).flatten(1),
+    "Flatten() of a number": lambda m: m.nn.Flatten()(m.tensor(1.0)),
+    "Unflatten of a number": lambda m: m.nn.Unflatten(0, (1, 2))(m.tensor(1.0)),
+    "Unflatten along an axis that is not there": lambda m: m.nn.Unflatten(5, (3, 1))(m.zeros(2, 3)),
+    "Unflatten into 0 and the rest": lambda m: m.nn.Unflatten(1, (0, -1))(m.zeros(2, 3)),
+    "size along an axis that is not there": lambda m: m.zeros(2, 3).size(2),
+    "split into a negative piece": lambda m: m.zeros(5).split([2, -1, 4]),
+    "expand a new axis by -1": lambda m: m.zeros(3).expand(-1, 3),
+    "max_unpool2d, one index, negative": lambda m: m.nn.functional.max_unpool2d(
+        m.ones(1, 1, 1, 1), m.tensor([[[[-1]]]]), 2
+    ),
+    "no groups": lambda m: m.nn.GroupNorm(0, 4),
+    "layer_norm over a number": lambda m: m.nn.functional.layer_norm(m.zeros(2, 3), 3),
+    "a probability of 2 as target": lambda m: m.nn.BCELoss()(m.zeros(2), m.zeros(2) + 2),
+    "NaN as target": lambda m: m.nn.BCELoss()(m.zeros(2), m.zeros(2) + NAN),
+    "a tensor plus None": lambda m: m.zeros(2) + None,
+    "running sums along all axes": lambda m: m.zeros(2, 3).cumsum(None),
+    "softmax along two axes": lambda m: m.zeros(2, 3).softmax((0, 1)),
+    "a triangle from 1.5": lambda m: m.zeros(2, 3).tril(1.5),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_pytorch_refuses_is_a_tinyconv_error(name: str) -> None:
+    with pytest.raises((RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError)):
+        REFUSED[name](torch)
+    with pytest.raises(tc.errors.TinyconvError):
+        REFUSED[name](tc)
+
+
+def test_the_largest_of_a_window_is_its_infinite_norm() -> None:
+    x = np.array([[[[1.0, -3, 2, 0], [0, -1, -2, -5]]]], np.float32)
+    found = [m.nn.functional.lp_pool2d(m.tensor(x), INF, 2).tolist() for m in (tc, torch)]
+    assert found[0] == found[1] == [[[[3, 5]]]]
+
+
+def test_gradients_of_a_transposed_convolution_of_no_rows() -> None:
+    x = tc.zeros(1, 2, 0, 5, requires_grad=True)
+    layer = tc.nn.ConvTranspose2d(2, 3, 3)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    assert (layer.weight.grad == 0).all()
+
+
+def test_broadcast_to_takes_sizes_as_expand_does() -> None:
+    x = tc.arange(3)
+    assert x.broadcast_to(2, 3).tolist() == x.broadcast_to((2, 3)).tolist() == [[0, 1, 2]] * 2

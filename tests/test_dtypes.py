@@ -300,3 +300,96 @@ def test_numpy_scalars_as_options_of_optimizers(name: str) -> None:
         found.append(p.tolist())
     assert p.dtype == tc.float32
     assert found[0] == found[1]
+
+
+# --- numbers beside float16, which count in float32
+
+HALVES = {
+    "x * c": lambda x, c: x * c, "c * x": lambda x, c: c * x, "x / c": lambda x, c: x / c,
+    "c / x": lambda x, c: c / x, "x // c": lambda x, c: x // c,
+    "trunc": lambda x, c: x.div(c, rounding_mode="trunc"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("c", [65536, 1e5, 1e-8, 3e-6, np.float64(1e5), 2])
+@pytest.mark.parametrize("name", HALVES)
+def test_a_number_beside_float16_counts_in_float32(name: str, c: float) -> None:
+    values = np.array([1e-3, 0.5, 3.0, 3e-5, 6e4], np.float16)
+    found = [HALVES[name](m.tensor(values), c) for m in (tc, torch)]
+    assert found[0].dtype == tc.float16
+    rounded = 2e-3 if name == "c / x" else 1e-3  # PyTorch multiplies by a rounded 1 / x
+    np.testing.assert_allclose(found[0].numpy(), found[1].numpy(), rtol=rounded)
+
+
+def test_its_gradient_too_and_in_place() -> None:
+    x = tc.tensor([1e-3, 0.5]).half().requires_grad_()
+    (g,) = tc.grad(x * 65536, x, tc.tensor([1e-3, 2e-3]).half(), create_graph=True)
+    assert g.dtype == tc.float16
+    np.testing.assert_allclose(g.tolist(), [65.536, 131.07], rtol=2e-3)
+    y = x.detach().clone()
+    y *= 65536
+    assert y.tolist() == (x * 65536).tolist()
+    y /= 65536
+    assert y.tolist() == x.tolist()
+
+
+def test_a_comparison_with_float16_stays_one_in_float16() -> None:
+    assert (tc.tensor([0.1]).half() == 0.1).item()
+
+
+# --- integers
+
+
+def test_a_quotient_of_integers_wraps_nothing() -> None:
+    numbers: list[Any] = [
+        m.tensor([0, 5], dtype=m.uint8) / m.tensor(-1, dtype=m.int8) for m in (tc, torch)
+    ]
+    assert numbers[0].tolist() == numbers[1].tolist() == [0, -5]
+
+
+def test_alpha_times_booleans_keeps_the_integers_dtype() -> None:
+    for dtype in ("int8", "uint8", "int32"):
+        x, mask = tc.tensor([1, 2], dtype=dtype), tc.tensor([True, False])
+        for y in (tc.add(x, mask, alpha=2), tc.sub(x, mask, alpha=-2)):
+            assert (y.dtype, y.tolist()) == (np.dtype(dtype), [3, 2])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+@pytest.mark.parametrize("value", [300, -129, -1, 70000, 1.7])
+def test_copy_wraps_a_number_as_pytorch_does(dtype: str, value: float) -> None:
+    x = tc.zeros(2, dtype=dtype).copy_(value)
+    assert x.tolist() == torch.zeros(2, dtype=getattr(torch, dtype)).copy_(value).tolist()
+
+
+def test_fill_takes_one_number() -> None:
+    assert tc.zeros(2).fill_(tc.tensor(3.0)).tolist() == [3, 3]
+    with pytest.raises(tc.ShapeError, match="need a number"):
+        tc.zeros(2).fill_(tc.tensor([3.0, 4.0]))
+
+
+def test_plus_a_tensor_is_the_tensor() -> None:
+    x = tc.tensor([1, 2])
+    assert +x is x
+    with pytest.raises(DTypeError, match="booleans"):
+        +tc.tensor([True])
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_in_float16_keeps_its_tail(approximate: str) -> None:
+    values = np.array([-50, -4.5, -4, -3, -1, 0.5, 3, 60], np.float16)
+    found: list[list[Any]] = []
+    for m, dtype in ((tc, np.float16), (torch, np.float64)):
+        x: Any = m.from_numpy(values.astype(dtype)).requires_grad_()
+        y = m.nn.functional.gelu(x, approximate=approximate)
+        y.sum().backward()
+        found.append([y.detach().numpy(), x.grad.numpy()])
+    for ours, right in zip(*found, strict=True):
+        assert ours.dtype == np.float16
+        near = {"none": 2e-3, "tanh": 2e-2}[approximate]  # its tail cancels in float32, too
+        np.testing.assert_allclose(ours, right, rtol=near, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_of_nothing_in_float16_is_float16(name: str) -> None:
+    y = getattr(tc.nn.functional, name)(tc.zeros(5, 0).half(), 1)
+    assert (y.dtype, y.shape) == (tc.float16, (5, 0))

@@ -4,6 +4,7 @@ A row of the table is code with a mistake in it and the message that it gets; th
 the message, pasted into the code, and run.
 """
 
+import inspect
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 import tinyconv as tc
 from tinyconv import nn
+from tinyconv.autograd import OPS
+from tinyconv.errors import TinyconvError
 from tinyconv.hints import INSTEAD
 from tinyconv.nn import functional as F
 from tinyconv.samples import FUNCTIONS, Draw, Sample
@@ -753,6 +756,30 @@ def test_a_list_is_no_tensor(name: str) -> None:
         args[i] = args[i].tolist()
         with pytest.raises(tc.DTypeError, match=r"is a list.*tc\.tensor\("):
             f(*args, **params)
+
+
+WITH_AXES = {
+    name: (f, key) for key in ("dim", "dims")
+    for name, f in {**OPS, **{name: f for name, (f, _) in FUNCTIONS.items()}}.items()
+    if key in inspect.signature(f).parameters and name != "tile"  # there they are counts
+}
+
+
+@pytest.mark.parametrize("axis", [0.5, 1.0, "a", True, (0.5,)], ids=str)
+@pytest.mark.parametrize("name", WITH_AXES)
+def test_what_is_no_integer_is_no_axis(name: str, axis: Any) -> None:
+    f, key = WITH_AXES[name]
+    if axis is True and (key == "dims" or name in ("std", "var")):
+        return  # a number to NumPy; unbiased=True
+    sample = FUNCTIONS[name][1][0] if name in FUNCTIONS else OPS[name].samples[0]
+    args, params = sample.make(np.random.default_rng(0), np.float32, tc.tensor)
+    place = list(inspect.signature(f).parameters).index(key)
+    if len(args) > place:
+        args[place] = axis
+    else:
+        params[key] = axis
+    with pytest.raises(TinyconvError):
+        f(*args, **params)
 
 
 def test_an_error_of_another_cause_stays_what_it_is() -> None:

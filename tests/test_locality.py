@@ -76,16 +76,18 @@ def test_what_an_output_depends_on(
 ) -> None:
     monkeypatch.setattr(compiled, "FEW", 0)
     N, C, O, S = shape
-    for seed, (a, b) in enumerate(itertools.product(KINDS, KINDS)):
+    cases = [(a, b, "positive") for a, b in itertools.product(KINDS, KINDS)]
+    cases += [("ordinary", b, "not finite") for b in KINDS]
+    for seed, (a, b, c) in enumerate(cases):
         rng = np.random.default_rng(seed)
         x, g, w = (
             KINDS[kind](rng, s).astype("float32")
-            for kind, s in ((a, (N, C, S, S)), (b, (N, O, S, S)), ("positive", (O, C, 3, 3)))
+            for kind, s in ((a, (N, C, S, S)), (b, (N, O, S, S)), (c, (O, C, 3, 3)))
         )
         with tc.kernels(kernels):
             computed = triad(tc.backend.CPU, x, w, g)
         for which, y in enumerate(computed):
-            assert not faults(y, x, w, g, which), (a, b, which)
+            assert not faults(y, x, w, g, which), (a, b, c, which)
 
 
 @pytest.mark.parametrize("kernels", ["fast", "numpy"])

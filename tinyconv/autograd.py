@@ -27,7 +27,7 @@ from tinyconv.backend.memory import is_lent
 from tinyconv.backend.silence import SILENT, hush, silence, unhush
 from tinyconv.clock import date_write, last_write, owner, tick, written
 from tinyconv.context import Setting, context
-from tinyconv.dtypes import float32, int64
+from tinyconv.dtypes import float16, float32, int64
 from tinyconv.errors import (
     DeviceError,
     DTypeError,
@@ -35,6 +35,7 @@ from tinyconv.errors import (
     ShapeError,
     TinyconvError,
     no_axis,
+    no_integer,
     not_taken,
     where,
 )
@@ -52,6 +53,9 @@ FEW = 2**9  # numbers that are copied before it is known whose they are
 
 # Keywords that hold neither a Tensor nor one of NumPy's numbers.
 PLAIN = frozenset((bool, int, float, str, tuple, dict, type(None)))
+
+# What `dim` may be where it is annotated so: several axes would have another meaning, or none.
+ONE_AXIS: dict[str, tuple[type, ...]] = {"int": (int,), "int | None": (int, type(None))}
 
 OPS: dict[str, Op] = {}  # every operation there is
 
@@ -245,6 +249,7 @@ class Op:
         self.takes = takes
         self.ruled = takes != "any"
         self.number = as_number  # how a Python number becomes an operand of integers
+        self.float32_number = False  # does it count in float32 beside float16?
         self.vjps: tuple[Vjp | None, ...] = ()
         self.fused: Vjp | None = None
         self.samples = list(samples)
@@ -258,6 +263,8 @@ class Op:
         self.keywords = [p.name for p in keywords]
         self.__signature__ = _as_called(parameters)
         self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
+        axis = [inspect.formatannotation(p.annotation) for p in keywords if p.name == "dim"]
+        self.axis = ONE_AXIS.get(axis[0]) if axis else None
         self._same = same
         self.same: Sequence[int] = same or ()
         self.agree = len(self.same) > 1
@@ -366,8 +373,11 @@ class Op:
             except AxisError as error:
                 out = self._of_number(error, args, params)
             return out if self.fused is None else out[0]
-        if params and not PLAIN.issuperset(map(type, params.values())):
-            params = self._plain(params)
+        if params:
+            if not PLAIN.issuperset(map(type, params.values())):
+                params = self._plain(params)
+            if self.axis is not None and type(params.get("dim", 0)) not in self.axis:
+                raise no_integer(self.name, "dim", params["dim"])
         arrays: list[Any] = []
         edges: list[Any] = []
         wanted, bit = 0, 1  # bit i: a gradient is wanted of argument i
@@ -381,6 +391,7 @@ class Op:
             arrays.append(arg)
             edges.append(edge)
             bit += bit
+        forward = self.forward
         if self.ruled and getattr(arrays[0], "dtype", None) is not float32:
             arrays = self._admitted(arrays, params)
         if self.agree and (
@@ -389,15 +400,17 @@ class Op:
             or arrays[0].dtype is not arrays[1].dtype
         ):
             arrays = self._agree(arrays)
+            if self.float32_number and np.float32 in map(type, arrays):
+                forward = self._in_float32
         if self.apart and len(BACKENDS) > 1:
             check_devices(self.name, arrays)
         token = hush(SILENT)
         try:
-            data = self.forward(*arrays, **params) if params else self.forward(*arrays)
+            data = forward(*arrays, **params) if params else forward(*arrays)
         except ValueError as error:
             data = self._of_number(error, arrays, params)
         except (TypeError, OverflowError) as error:
-            refused = self._refused(error, arrays)
+            refused = self._refused(error, arrays, params)
             raise refused or error from error.__cause__
         finally:
             unhush(token)
@@ -572,6 +585,11 @@ class Op:
             raise DTypeError(self.name, f"{listed}; convert one: x.to(tc.{target})")
         if floats:
             (target,) = floats
+            if self.float32_number and target == float16:
+                for i in numbers:
+                    arrays[i] = wide_number(arrays[i])
+        elif self.takes == "promoted":
+            return arrays
         elif tensors:
             target = common_dtype([arrays[i] for i in (*tensors, *numbers)])
             for i in numbers:
@@ -579,6 +597,10 @@ class Op:
         for i in tensors:
             arrays[i] = arrays[i].astype(target, copy=False)
         return arrays
+
+    def _in_float32(self, *arrays: Any, **params: Any) -> Any:
+        """The forward of float16 and a number, which may be too large or too small for that."""
+        return self.forward(*arrays, **params).astype(float16)
 
     def _admitted(self, arrays: list[Any], params: dict[str, Any]) -> list[Any]:
         """What `takes` promises; integers as float32 where they are "promoted"."""
@@ -599,9 +621,19 @@ class Op:
             raise DTypeError(self.name, f"{listed}; convert them: x.long()")
         return arrays
 
-    def _refused(self, error: Exception, arrays: Sequence[Any]) -> Exception | None:
+    def _refused(
+        self, error: Exception, arrays: Sequence[Any], params: dict[str, Any]
+    ) -> Exception | None:
         """NumPy's word on integers that a function does not take, or on a number too large."""
+        for key in ("dim", "dims"):
+            axes = params.get(key)
+            named = axes if isinstance(axes, (tuple, list)) else (axes,)
+            if axes is not None and any(type(d) is not int for d in named):
+                return no_integer(self.name, key, axes)
         kinds = [x.dtype.kind for x in arrays if hasattr(x, "dtype")]
+        for i, x in enumerate(arrays):
+            if x is None and type(error) is TypeError:
+                return DTypeError(self.name, f"operand {i} is None; need a tensor or a number")
         if isinstance(error, TinyconvError) or ("f" in kinds and type(error) is TypeError):
             return None
         listed = " and ".join(str(getattr(x, "dtype", x)) for x in arrays)
@@ -653,6 +685,12 @@ def common_dtype(operands: Sequence[Any]) -> Any:
 
 
 _NUMBERS = {bool: np.dtype(bool), int: int64, float: float32}
+
+
+def wide_number(value: float) -> np.float32:
+    """A Python number that widens float16, as in PyTorch: 65536 is infinite in float16."""
+    with silence():
+        return np.float32(value)
 
 
 def as_number(name: str, value: Any, dtype: Any) -> Any:

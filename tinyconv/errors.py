@@ -72,6 +72,11 @@ def no_axis(name: str, shape: tuple[int, ...], dim: int) -> DimError:
     return DimError(name, f"dim {dim} is not an axis of {shape}; the axes are {known}")
 
 
+def no_integer(name: str, key: str, value: object) -> DTypeError:
+    """The error for an axis or a number of entries that is none."""
+    return DTypeError(name, f"{key} is {value!r}, it must be an integer")
+
+
 def not_taken(name: str, what: int | str, dtype: Any) -> DTypeError:
     """The error for integers or booleans where an operation has no meaning for them."""
     which = f"operand {what}" if isinstance(what, int) else what

@@ -21,6 +21,7 @@ from tinyconv.autograd import (
     Variable,
     check_devices,
     check_operands,
+    wide_number,
     wrap,
 )
 from tinyconv.backend import Array, backend_named, backend_of, device as device_type, moved
@@ -30,7 +31,15 @@ from tinyconv.backend.silence import silence
 from tinyconv.clock import date_write, owner
 from tinyconv.context import context
 from tinyconv.dtypes import as_dtype, bool_, float16, float32, float64, int32, int64
-from tinyconv.errors import READ_ONLY, DeviceError, DTypeError, GraphError, ShapeError, not_a_tensor
+from tinyconv.errors import (
+    READ_ONLY,
+    DeviceError,
+    DTypeError,
+    GraphError,
+    ShapeError,
+    not_a_tensor,
+    not_taken,
+)
 from tinyconv.inplace import KeepGrad, become
 from tinyconv.ops import (
     elementwise as e,
@@ -129,7 +138,7 @@ class Tensor(Variable):
     @overload
     def size(self, dim: int) -> int: ...
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
-        return self.shape if dim is None else self.shape[dim]
+        return self.shape if dim is None else self.shape[s.axis_of("size", self.shape, dim)]
 
     def dim(self) -> int:
         return self.ndim
@@ -377,6 +386,8 @@ class Tensor(Variable):
         data = self._write("copy_", other)
         if isinstance(other, Tensor):  # the one write that crosses devices, as in PyTorch
             value = moved(value, backend_of(data))
+        if isinstance(value, (int, float)) and data.dtype.kind in "iu":
+            value = backend_of(data).xp.asarray(value)  # which wraps; NumPy's of a number raises
         check_devices("copy_", (data, value))
         with silence():
             data[...] = value
@@ -422,6 +433,8 @@ class Tensor(Variable):
                     made = operation(wrap(data), value, *(() if alpha is None else (alpha,)))
                     data[...] = _narrowed(made.array, data.dtype)
                 else:
+                    if data.dtype == float16 and getattr(operation, "float32_number", False):
+                        value = wide_number(value) if isinstance(value, (int, float)) else value
                     assign(data, value if alpha in (None, 1) else value * alpha)
         except TypeError as error:
             if isinstance(error, DTypeError):
@@ -509,8 +522,10 @@ class Tensor(Variable):
     def zero_(self) -> Tensor:
         return self.fill_(0)
 
-    def fill_(self, value: float) -> Tensor:
-        data = self._write("fill_")
+    def fill_(self, value: Any) -> Tensor:
+        data = self._write("fill_", value)
+        if getattr(value, "ndim", 0):
+            raise ShapeError("fill_", f"the value is {value.shape}, need a number: x.copy_(value)")
         with silence():
             data[...] = _written("fill_", value, data)
         return self
@@ -636,6 +651,11 @@ class Tensor(Variable):
 
     def __neg__(self) -> Tensor:
         return e.neg(self)
+
+    def __pos__(self) -> Tensor:
+        if self.dtype.kind == "b":
+            raise not_taken("+x", "x", self.dtype)
+        return self
 
     def __abs__(self) -> Tensor:
         return e.abs_(self)
@@ -941,8 +961,8 @@ class Tensor(Variable):
     def expand(self, *sizes: Any) -> Tensor:
         return s.broadcast_to(self, shape=s.expand_shape("expand", self.shape, _shape(sizes)))
 
-    def broadcast_to(self, shape: tuple[int, ...]) -> Tensor:
-        return s.broadcast_to(self, shape=tuple(shape))
+    def broadcast_to(self, *sizes: Any, shape: Any = ()) -> Tensor:
+        return s.broadcast_to(self, shape=_shape(sizes or (shape,)))
 
     def flip(self, *axes: Any, dims: Any = ()) -> Tensor:
         return s.flip(self, dims=_shape(axes or (dims,)))

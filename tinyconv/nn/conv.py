@@ -122,6 +122,8 @@ class _Conv(Layer):
 
 def check_groups(layer: str, groups: int, **channels: int) -> None:
     """ShapeError with the arithmetic unless ``groups`` divides every channel count."""
+    if groups < 1:
+        raise ShapeError(layer, f"groups={groups} must be at least 1")
     for name, count in channels.items():
         if count % groups:
             common = math.gcd(*channels.values())

@@ -8,6 +8,7 @@ from tinyconv.errors import ShapeError
 from tinyconv.nn import functional as F
 from tinyconv.nn.conv import Size, sizes
 from tinyconv.nn.module import Layer
+from tinyconv.ops.shape import axis_of
 from tinyconv.tensor import Tensor
 
 
@@ -35,9 +36,10 @@ class Unflatten(Layer):
         self.unflattened_size = unflattened_size
 
     def forward(self, input: Tensor) -> Tensor:
-        axis, new = self.dim % input.ndim, tuple(self.unflattened_size)
+        axis = axis_of("Unflatten", input.shape, self.dim)
+        new = tuple(self.unflattened_size)
         n, known = input.shape[axis], math.prod(size for size in new if size != -1)
-        if n % known or (n != known and -1 not in new):
+        if n % (known or 1) or (n != known and -1 not in new):
             product = "*".join(str(size) for size in new if size != -1)
             relation = "a multiple of " if -1 in new else ""
             raise ShapeError("Unflatten", f"axis {self.dim} of {input.shape} is {n}, which is not "

@@ -86,6 +86,8 @@ def _times(name: str, a: Any, b: Any, alpha: Any) -> Any:
     if "f" not in kinds and (isinstance(alpha, float) or set(kinds) == {"b"}):
         said = f"alpha={alpha} would change their dtype: use x.float()"
         raise DTypeError(name, f"the operands hold no floats, and {said}")
+    if kinds[-1] == "b":  # with an integer a: booleans times alpha would be int64
+        b = to_dtype(b, dtype=a.dtype)
     return mul(b, alpha)
 
 
@@ -108,11 +110,6 @@ def div(a: Array, b: Array) -> Array:
     return floating(a) / floating(b)
 
 
-def _as_it_is(name: str, value: Any, dtype: Any) -> Any:
-    return value  # of a quotient in floats: nothing wraps
-
-
-div.number = _as_it_is
 div.defvjp(
     lambda g, _y, _a, b: unbroadcast(g / b, _a.shape),
     lambda g, y, _a, b: unbroadcast(-g * y / b, b.shape),
@@ -714,6 +711,10 @@ def div_trunc(a: Array, b: Array) -> Array:
 
 
 div_trunc.defvjp(*_FLAT, samples=[positive((3, 4), (4,)), sample((3, 4), 0.75)])
+
+
+for _op in (mul, div, floor_divide, div_trunc):
+    _op.float32_number = True
 
 
 @function(

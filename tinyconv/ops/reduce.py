@@ -27,6 +27,7 @@ from tinyconv.ops.elementwise import (
 )
 from tinyconv.ops.index import gather
 from tinyconv.ops.shape import (
+    axis_of,
     broadcast_to,
     cat,
     flip,
@@ -346,10 +347,14 @@ def _norm_p(x: Array, *, p: float, dim: Dim = None, keepdim: bool = False) -> Ar
 
 
 def _norm_p_rule(g: Any, y: Any, x: Any, p: float, dim: Dim, keepdim: bool) -> Any:
-    """sign(x) (|x| / y)^(p-1), and 0 for x = 0: of the slopes on its two sides the middle."""
-    y = where(y == 0, 1.0, y)
+    """sign(x) (|x| / y)^(p-1), and 0 for x = 0: of the slopes on its two sides the middle.
+
+    Where the norm is 0 the slopes are 0, too: with p < 0 one 0 makes it so, whatever else there is.
+    """
+    g, y = spread(g, x, dim, keepdim), spread(y, x, dim, keepdim)
+    side, y = where(y == 0, 0.0, sign(x)), where(y == 0, 1.0, y)
     size = abs_(x) if p >= 2 else where(x == 0, 1.0, abs_(x))  # no 0 to a negative power
-    return sign(x) * spread(g, x, dim, keepdim) * (size / spread(y, x, dim, keepdim)) ** (p - 1)
+    return side * g * (size / y) ** (p - 1)
 
 
 _norm_p.defvjp(
@@ -387,7 +392,9 @@ def _extreme(extreme: Any, arg: Any, x: Any, dim: int | None, keepdim: bool) -> 
         raise DTypeError(extreme.name, not_a_tensor("x", x, "x"))
     if dim is None:
         return extreme(x)
-    reduced_axes(extreme.name, x.shape, dim)
+    if isinstance(dim, (list, tuple)):  # max(x, y) of a list y; there is no maximum along two axes
+        raise DTypeError(extreme.name, not_a_tensor("other", dim, "other"))
+    axis_of(extreme.name, x.shape or (1,), dim)
     if not x.shape:
         return MaxResult(clone(x), arg(x))
     indices = arg(x, dim=dim, keepdim=True)
@@ -540,7 +547,7 @@ def softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     x = floating(x) if dtype is None else x.astype(dtype)
     dtype, x = x.dtype, wide(x)
     if not x.size:
-        return x + x.sum(axis=dim, keepdims=True)  # of nothing; DimError where there is no dim
+        return cast(x + x.sum(axis=dim, keepdims=True), dtype)  # of nothing; DimError: no such dim
     e = array_module(x).exp(x - x.max(axis=dim, keepdims=True))
     e /= backend_of(x).sum(e, dim, True, None)
     return cast(e, dtype)
@@ -559,7 +566,7 @@ def log_softmax(x: Array, *, dim: int, dtype: Any = None) -> Array:
     xp = array_module(x)
     dtype, x = x.dtype, wide(x)
     if not x.size:
-        return x + x.sum(axis=dim, keepdims=True)  # of nothing; DimError where there is no dim
+        return cast(x + x.sum(axis=dim, keepdims=True), dtype)  # of nothing; DimError: no such dim
     y = x - x.max(axis=dim, keepdims=True)
     y -= xp.log(backend_of(x).sum(xp.exp(y), dim, True, None))
     return cast(y, dtype)

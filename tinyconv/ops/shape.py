@@ -2,12 +2,13 @@
 
 import builtins
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyconv.autograd import check_operands, op
 from tinyconv.backend import Array, array_module, backend_of
-from tinyconv.errors import DimError, DTypeError, ShapeError, no_axis, not_a_tensor
+from tinyconv.errors import DimError, DTypeError, ShapeError, no_axis, no_integer, not_a_tensor
 from tinyconv.samples import floats, function, sample
 
 Shape = tuple[int, ...]
@@ -184,14 +185,14 @@ def _negated(shifts: int | Shape) -> int | Shape:
 def tril(x: Array, *, diagonal: int = 0) -> Array:
     """The last two axes' lower triangle, up to the given diagonal; zeros above."""
     _check_matrix("tril", x)
-    return array_module(x).tril(x, diagonal)
+    return array_module(x).tril(x, _integer("tril", diagonal, "diagonal"))
 
 
 @op
 def triu(x: Array, *, diagonal: int = 0) -> Array:
     """The last two axes' upper triangle, from the given diagonal on; zeros below."""
     _check_matrix("triu", x)
-    return array_module(x).triu(x, diagonal)
+    return array_module(x).triu(x, _integer("triu", diagonal, "diagonal"))
 
 
 def _check_matrix(name: str, x: Array) -> None:
@@ -255,10 +256,16 @@ pad_zeros.defvjp(
 
 def axis_of(name: str, shape: Shape, dim: int) -> int:
     """``dim`` counted from the front; DimError where there is no such axis."""
-    n = len(shape)
+    n, dim = len(shape), _integer(name, dim)
     if not -n <= dim < n:
         raise no_axis(name, shape, dim)
     return dim % n
+
+
+def _integer(name: str, value: Any, key: str = "dim") -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise no_integer(name, key, value)
+    return operator.index(value)
 
 
 def reduced_axes(name: str, shape: Shape, dim: int | Iterable[int] | None) -> list[int]:
@@ -266,7 +273,8 @@ def reduced_axes(name: str, shape: Shape, dim: int | Iterable[int] | None) -> li
 
     DimError where there is no such axis, ShapeError where one is named twice.
     """
-    dims = [] if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    given = [] if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
+    dims = [_integer(name, d) for d in given]
     n = builtins.max(len(shape), 1)
     for d in dims:
         if not -n <= d < n:
@@ -292,6 +300,8 @@ def expand_shape(name: str, shape: Shape, sizes: Shape) -> Shape:
             name,
             f"{shape} has {len(shape)} axes and cannot be expanded to the {len(sizes)} of {sizes}",
         )
+    if -1 in sizes[:lead]:
+        raise ShapeError(name, f"{sizes}: -1 keeps an axis, and {shape} has none in that place")
     full = (1,) * lead + shape
     wanted = tuple(n if size == -1 else size for n, size in zip(full, sizes, strict=True))
     for axis, (n, size) in enumerate(zip(full, wanted, strict=True)):
@@ -321,10 +331,7 @@ def tile(x: Any, dims: Sequence[int]) -> Any:
 @function(sample((2, 3, 4)), sample((2, 3, 4), 1), sample((2, 3, 4), 0, -2), sample(()))
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Axes start_dim..end_dim as one, in row-major order."""
-    if x.ndim == 0:
-        return reshape(x, shape=(1,))
-    start = axis_of("flatten", x.shape, start_dim)
-    end = axis_of("flatten", x.shape, end_dim)
+    start, end = (axis_of("flatten", x.shape or (1,), d) for d in (start_dim, end_dim))
     if start > end:
         raise ShapeError(
             "flatten", f"start_dim {start_dim} comes after end_dim {end_dim} for {x.shape}"
@@ -349,6 +356,7 @@ def squeeze(x: Any, dim: int | Shape | None = None) -> Any:
 @function(sample((2, 3), 0), sample((2, 3), -1), sample((2, 3), 1))
 def unsqueeze(x: Any, dim: int) -> Any:
     """A new axis of length 1 at position ``dim``."""
+    dim = _integer("unsqueeze", dim)
     at = dim + x.ndim + 1 if dim < 0 else dim
     if not 0 <= at <= x.ndim:
         raise DimError("unsqueeze", f"dim {dim} is outside -{x.ndim + 1}..{x.ndim} for {x.shape}")
@@ -423,10 +431,11 @@ def split(x: Any, size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
         sizes = [min(size, n - i) for i in range(0, n, size)] if n else [0]
     else:
         sizes = list(size)
-    if builtins.sum(sizes) != n:
+    if builtins.sum(sizes) != n or any(length < 0 for length in sizes):
         raise ShapeError(
             "split",
-            f"sizes {sizes} add up to {builtins.sum(sizes)}, axis {dim} of {x.shape} has {n}",
+            f"sizes {sizes} add up to {builtins.sum(sizes)}, axis {dim} of {x.shape} has {n}; "
+            "none may be negative",
         )
     starts = [builtins.sum(sizes[:i]) for i in range(len(sizes))]
     return tuple(narrow(x, dim, start, length) for start, length in zip(starts, sizes, strict=True))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from tinyconv.backend import modes
 from tinyconv.backend.array import Array
+from tinyconv.backend.blocked import met_border
 from tinyconv.backend.compiled import direct, winograd
 from tinyconv.backend.compiled.host import How, how_for
 from tinyconv.backend.reference import Padding, Pair, output_size
@@ -67,7 +68,10 @@ def conv2d_input(
     how = how_for(g.dtype, w.dtype, get_num_threads(), True, False, modes.direct())
     geometry = tuple(input_size), stride, padding, dilation, groups
     run = _backward(g.shape, w.shape, *geometry, how)
-    return NotImplemented if run is None else run(g, w)
+    if run is None:
+        return NotImplemented
+    dx = run(g, w)
+    return NotImplemented if met_border(dx, w) else dx
 
 
 @functools.lru_cache(maxsize=4096)

@@ -15,7 +15,7 @@ from tinyconv.errors import not_taken
 from tinyconv.inplace import become
 from tinyconv.nn.functional.checks import check_images
 from tinyconv.ops import elementwise as ops
-from tinyconv.ops.elementwise import clamp, erf, expm1, where
+from tinyconv.ops.elementwise import clamp, erf, expm1, in_float32, where
 from tinyconv.ops.reduce import log_softmax as _log_softmax, softmax as _softmax
 from tinyconv.samples import function, sample
 
@@ -59,6 +59,7 @@ def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
 
 
 @function(sample(X), sample(X, approximate="tanh"), takes="floats")
+@in_float32
 def gelu(input: Any, approximate: str = "none") -> Any:
     """x Phi(x), Phi the normal distribution function; "tanh" is Hendrycks and Gimpel's form."""
     if approximate == "tanh":

@@ -386,14 +386,14 @@ def binary_cross_entropy(
     The gradient is (p - t) / max(p (1 - p), 1e-12), as in PyTorch.
     """
     _check_probabilities("binary_cross_entropy", input, target)
-    unseen = backend_of(input.array).waits or not input.array.size
-    if not (unseen or (input.array.min() >= 0 and input.array.max() <= 1)):
-        low, high = input.array.min(), input.array.max()
-        raise ShapeError(
-            "binary_cross_entropy",
-            f"input holds {low:.4g}..{high:.4g}, probabilities lie in 0..1; for logits: "
-            "F.binary_cross_entropy_with_logits(input, target)",
-        )
+    for name, x in (("input", input.array), ("target", target.array)):
+        unseen = backend_of(x).waits or not x.size
+        if not (unseen or (x.min() >= 0 and x.max() <= 1)):
+            raise ShapeError(
+                "binary_cross_entropy",
+                f"{name} holds {x.min():.4g}..{x.max():.4g}, probabilities lie in 0..1; for "
+                "logits: F.binary_cross_entropy_with_logits(input, target)",
+            )
     loss = _binary_cross_entropy(input, target)
     return _reduce(loss if weight is None else loss * weight, reduction)
 

@@ -10,7 +10,7 @@ from tinyconv.autograd import Variable, no_grad, wrap
 from tinyconv.backend import array_module, backend_of
 from tinyconv.backend.silence import silence
 from tinyconv.context import context
-from tinyconv.errors import ShapeError
+from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.nn.functional.checks import check_dtype, check_shape
 from tinyconv.ops import norm as ops
 from tinyconv.ops.elementwise import in_float32, sqrt, where
@@ -212,6 +212,9 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Any:
     """Normalised over the last axes, ``normalized_shape``; weight and bias have that shape."""
+    if isinstance(normalized_shape, int):
+        said = f"normalized_shape is {normalized_shape}, it must be a list: ({normalized_shape},)"
+        raise DTypeError("layer_norm", said)
     shape = tuple(normalized_shape)
     check_shape("layer_norm", "weight", weight, shape)
     check_shape("layer_norm", "bias", bias, shape)

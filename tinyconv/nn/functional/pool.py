@@ -183,7 +183,7 @@ def _check_places(indices: Any, height: int, width: int) -> None:
         return
     least, top = int(array.min()), int(array.max())
     if least < 0 or top >= height * width:
-        size = math.isqrt(top) + 1
+        size = math.isqrt(max(top, 0)) + 1
         fix = f"; say which size was pooled, at least output_size={(size, size)}" * (least >= 0)
         raise ShapeError(
             "max_unpool2d",
@@ -255,9 +255,11 @@ def _counted(n: int, out: int, k: int, s: int, p: int, include_pad: bool) -> np.
 def lp_pool2d(
     input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Any:
-    """(sum x^p)^(1/p) over each window."""
+    """(sum x^p)^(1/p) over each window; of p = inf the largest |x|."""
     if norm_type == 0:
         raise ValueError("lp_pool2d: norm_type is 0; the root of order 0 is not defined")
+    if norm_type == math.inf:
+        return max_pool2d(abs_(input), kernel_size, stride, ceil_mode=ceil_mode)
     kernel = pair(kernel_size, "kernel_size")
     y = avg_pool2d(pow(input, float(norm_type)), kernel, stride, 0, ceil_mode)
     return pow(sign(y) * relu(abs_(y)) * (kernel[0] * kernel[1]), 1 / norm_type)
