@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyconv.backend.array import Array
 from tinyconv.backend.compiled.jit import kernel, reassociating_kernel
-from tinyconv.backend.compiled.team import parallel, share_out
+from tinyconv.backend.compiled.team import bind, lead, parallel, share_out
 from tinyconv.backend.memory import empty
 from tinyconv.backend.runs import FEW, Axes, order_of, reduced
 from tinyconv.backend.sums import cast, count, total_dtype
@@ -87,7 +87,7 @@ def _rows(x, length, divisor, y, thread, piece, start, stop):
             y[i] = _long(x, i * length, (i + 1) * length) / divisor
 
 
-@parallel
+@kernel
 def _parts(x, length, sums, thread, piece, start, stop):
     """x (K*R,) to sums (K*PARTS,)."""
     for i in range(start, stop):
@@ -215,6 +215,14 @@ def _fold(sums, parts, divisor, y):
             y[o, k] = _settled(total, carry) / divisor
 
 
+@kernel
+def _in_parts(share, x, length, divisor, y):
+    """x (K*R,) to y (K,), divided, where K is small."""
+    sums = np.empty(len(y) * PARTS)
+    lead(share, bind(_parts, (x, length, sums)))
+    _fold(sums, PARTS, divisor, y.reshape((len(y), 1)))
+
+
 # ------------------------------------------------------------------------------------ wrappers
 
 
@@ -252,9 +260,7 @@ def _added(dtype: Any, x: Array, rows: int, inner: int, divisor: float | None) -
     elif outer >= PARTS or rows < WHOLE:
         _rows(share_out(outer, x.size), x, rows, divisor, y)
     else:
-        totals = np.empty(outer * PARTS)
-        _parts(share_out(outer * PARTS, x.size), x, rows, totals)
-        _fold(totals, PARTS, divisor, y.reshape(outer, 1))
+        _in_parts(share_out(outer * PARTS, x.size), x, rows, divisor, y)
     return y
 
 
