@@ -13,7 +13,7 @@ from tinyconv.dtypes import as_dtype, bool_, float32, float64, int64
 from tinyconv.errors import DTypeError, ShapeError
 from tinyconv.ops.elementwise import written_number
 from tinyconv.random import generator
-from tinyconv.tensor import Tensor, _shape
+from tinyconv.tensor import Tensor, sizes_of
 
 
 def tensor(
@@ -87,7 +87,7 @@ def _sizes(sizes: tuple[Any, ...], size: Any) -> tuple[int, ...]:
     """``zeros(2, 3)``, ``zeros((2, 3))`` and ``zeros(size=(2, 3))`` mean the same."""
     if sizes and size is not None:
         raise TypeError(f"the size is given twice: {sizes} and size={size}")
-    return _counts(_shape(sizes if size is None else (size,)))
+    return _counts(sizes_of(sizes if size is None else (size,)))
 
 
 def _counts(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -262,7 +262,7 @@ def randint(
         high, size = None, high
     if high is None:
         low, high = 0, low
-    low, high = _shape((low, high))
+    low, high = sizes_of((low, high))
     kind = as_dtype(dtype or int64)
     if low >= high:
         raise ValueError(f"randint: there is no integer from {low} to below {high}")
