@@ -229,11 +229,13 @@ def in_spans(
         spans = [blocks[piece] for piece in cut(len(blocks), per_thread * threads)]
         return _together(job, spans, threads)
     finally:
-        mine.depth, (mine.buffers, mine.arrays) = depth, outer
-        if usable:
-            os.sched_setaffinity(0, usable)
-        if blas:
-            _single_threaded_blas.leave(inside)
+        try:
+            if usable:
+                os.sched_setaffinity(0, usable)
+            if blas:
+                _single_threaded_blas.leave(inside)
+        finally:  # last: until then a handler's kernel has to know that it is inside of another
+            mine.depth, (mine.buffers, mine.arrays) = depth, outer
 
 
 def _together(job: Callable[[Sequence[T]], R], spans: list[Sequence[T]], threads: int) -> list[R]:

@@ -148,6 +148,7 @@ class Optimizer:
             )
         groups = []
         for group, saved in zip(self.param_groups, saved_groups, strict=True):
+            self._check_kind(saved)
             options = {name: deepcopy(value) for name, value in saved.items() if name != "params"}
             groups.append({**group, **options})
             self._check_options(groups[-1])
@@ -158,6 +159,15 @@ class Optimizer:
                 entries = state_dict["state"][i]
                 state[p] = {key: self._loaded(i, p, key, value) for key, value in entries.items()}
         self.param_groups, self.state = groups, state
+
+    def _check_kind(self, saved: Group) -> None:
+        """Switches may have come later; the numbers that a rule computes with are its own."""
+        numbers = {name for name, value in self.defaults.items() if type(value) is not bool}
+        if missing := sorted(numbers - saved.keys()):
+            raise ValueError(
+                f"{self.name}.load_state_dict: the saved groups have no {', '.join(missing)}: "
+                "another kind of optimizer saved them; load them into one of that kind"
+            )
 
     def _loaded(self, i: int, p: Tensor, key: str, value: Any) -> Any:
         if key == "step":  # PyTorch keeps it as a tensor

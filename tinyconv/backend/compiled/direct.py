@@ -692,7 +692,7 @@ class Plan(NamedTuple):
     layouts: Array
     blocks: int  # of output channels, in all groups
     packed: int  # numbers in all packed weights
-    scratch: int  # numbers in the images with their borders
+    scratch: int  # numbers in the images with their borders, where they are copied
     out: tuple[int, ...]  # the shape of the result, of channels-last images or of weights
 
 
@@ -769,7 +769,8 @@ def _plan(
         table(layouts),
         blocks,
         packed,
-        -(-(together * height * line + V * lanes) // lanes) * lanes,  # a thread's on a vector
+        # a thread's on a vector
+        -(-(together * height * line + V * lanes) // lanes) * lanes if copied else 0,
         weight if how.weight_gradient else (N, *out, outputs),
     )
 
@@ -886,7 +887,8 @@ def correlate_weight(plan: Plan, x: Array, g: Array) -> Array:
     kind, dw = x.dtype, empty(plan.out, x.dtype)
     share = share_out(len(x), g.size * len(plan.taps), pieces_of_sums(plan.packed), plan.threads)
     _, threads, _, pieces = share
-    filled = plan.blocks * plan.lanes * plan.together * math.prod(g.shape[2:])
+    filled = plan.blocks * plan.lanes  # channels, up to whole vectors
+    filled *= 0 if filled == g.shape[1] else plan.together * math.prod(g.shape[2:])
     _sum_up(
         share,
         plan.shape,
