@@ -16,19 +16,19 @@ import pytest
 
 import tinyconv as tc
 from tinyconv import io, nn, optim
-from tinyconv.backend import WRITTEN, memory, threads
+from tinyconv.backend import CPU, WRITTEN, memory, threads
 from tinyconv.backend.compiled import AVAILABLE
 from tinyconv.train import Run
 
 KINDS = ["numpy", "fast"]
 
 
-def python(code: str, *arguments: str, **environment: str) -> str:
+def python(code: str, *arguments: str, timeout: float = 300, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         env={**os.environ, **environment},
     )
     assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
@@ -96,7 +96,7 @@ def test_thread_counts_are_capped(n: int) -> None:
         tc.set_num_threads(before)
 
 
-@pytest.mark.parametrize("n", ["4", 2.5, None])
+@pytest.mark.parametrize("n", ["4", 2.5, None, True])
 def test_thread_counts_are_integers(n: Any) -> None:
     with pytest.raises(TypeError, match="set_num_threads"):
         tc.set_num_threads(n)
@@ -241,8 +241,6 @@ def test_decorated_coroutines_and_async_generators() -> None:
 
 
 def test_kernels_as_a_decorator_acts_during_the_call_only() -> None:
-    from tinyconv.backend import CPU
-
     before = CPU.choice
 
     @tc.kernels("naive")
@@ -251,6 +249,51 @@ def test_kernels_as_a_decorator_acts_during_the_call_only() -> None:
 
     assert CPU.choice == before
     assert f() == "naive"
+    assert CPU.choice == before
+
+
+def test_kernels_of_functions_that_two_threads_call() -> None:
+    before, choices = CPU.choice, []
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    @tc.kernels("naive")
+    def first() -> None:
+        first_is_in.set()
+        second_is_in.wait(20)
+
+    @tc.kernels("reference")
+    def second() -> None:
+        second_is_in.set()
+        first_is_out.wait(20)
+        choices.append(CPU.choice)
+
+    def later() -> None:
+        first_is_in.wait(20)
+        second()
+
+    worker = threading.Thread(target=later)
+    worker.start()
+    first()
+    choices.append(CPU.choice)
+    first_is_out.set()
+    worker.join()
+    assert choices == ["reference", "reference"]
+    assert CPU.choice == before
+
+
+def test_kernels_refuse_what_runs_in_steps() -> None:
+    def generator() -> Any:
+        yield 1
+
+    async def coroutine() -> None: ...
+
+    async def async_generator() -> Any:
+        yield 1
+
+    before = CPU.choice
+    for function in (generator, coroutine, async_generator):
+        with pytest.raises(TypeError, match="cannot come and go"):
+            tc.kernels("naive")(function)
     assert CPU.choice == before
 
 
@@ -313,7 +356,7 @@ while n < most and time.time() < end:
     except Stop:
         pass
     signal.setitimer(signal.ITIMER_REAL, 0)
-    if n % 10 == 0 or handles != "raise":
+    if n % 10 == 0:
         check(step())
     if cores is not None:
         assert os.sched_getaffinity(0) == cores, "pinned"
@@ -337,7 +380,47 @@ def test_signals_at_random_moments(kind: str, handles: str) -> None:
 @pytest.mark.parametrize("handles", ["raise", "compute"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_signals(kind: str, handles: str) -> None:
-    assert "signals 10000" in python(STORM.replace("(60,", "(200,"), kind, "10000", "280", handles)
+    code = STORM.replace("(60,", "(200,")
+    assert "signals 10000" in python(code, kind, "10000", "2000", handles, timeout=2100)
+
+
+LINES = """
+import faulthandler, sys
+faulthandler.dump_traceback_later(60, exit=True)
+import numpy as np, tinyconv as tc
+from tinyconv.nn import functional as F
+tc.kernels(sys.argv[1])
+tc.set_num_threads(2)
+x, w = tc.randn(32, 16, 28, 28), tc.randn(16, 16, 3, 3)
+good = F.conv2d(x, w, padding=1).numpy().copy()
+def stopped_at(line):
+    count = 0
+    def look(frame, event, arg):
+        nonlocal count
+        if "backend" not in frame.f_code.co_filename:
+            return None
+        count += event == "line"
+        if event == "line" and count == line:
+            sys.settrace(None)
+            assert np.array_equal(F.conv2d(x, w, padding=1).numpy(), good), frame
+        return look
+    sys.settrace(look)
+    try:
+        found = F.conv2d(x, w, padding=1).numpy()
+    finally:
+        sys.settrace(None)
+    assert np.array_equal(found, good), line
+    return count >= line
+line = 1
+while stopped_at(line):
+    line += 1
+print("lines", line)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handler_computes_at_every_line_of_a_kernel(kind: str) -> None:
+    assert int(python(LINES, kind).split()[-1]) > 100
 
 
 def test_memory_survives_an_exception_at_every_step() -> None:
@@ -439,6 +522,33 @@ def test_a_step_on_a_memory_map_is_an_error(kind: Any, tmp_path: Path) -> None:
         m.load_state_dict(nn.Linear(64, 64).state_dict())
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "name"),
+    [(optim.SGD, {"momentum": 0.9}, "momentum_buffer"), (optim.Adam, {}, "exp_avg"),
+     (optim.Adam, {}, "exp_avg_sq"), (optim.RMSprop, {}, "square_avg"),
+     (optim.RMSprop, {"momentum": 0.9}, "momentum_buffer")],
+)
+def test_an_optimizers_state_in_a_memory_map_is_an_error(
+    kind: Any, options: Any, name: str, tmp_path: Path
+) -> None:
+    m = nn.Linear(64, 64, bias=False)
+    optimizer = kind(m.parameters(), lr=0.1, **options)
+    m(tc.randn(8, 64)).sum().backward()
+    optimizer.step()
+    state = optimizer.state[m.weight]
+    state[name] = read_only(state[name], tmp_path)
+    before = m.weight.detach().clone()
+    with pytest.raises(tc.GraphError, match="read-only"):
+        optimizer.step()
+    assert (m.weight == before).all()
+
+
+def test_statistics_in_a_memory_map_can_be_traced(tmp_path: Path) -> None:
+    m = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
+    m[1].running_mean = read_only(m[1].running_mean, tmp_path)
+    assert "BatchNorm2d" in tc.trace(m, tc.randn(2, 1, 8, 8)).text()
+
+
 @pytest.mark.parametrize("name", ["running_mean", "running_var", "num_batches_tracked"])
 def test_statistics_in_a_memory_map_are_not_moved(name: str, tmp_path: Path) -> None:
     m = nn.BatchNorm2d(8)
@@ -450,8 +560,6 @@ def test_statistics_in_a_memory_map_are_not_moved(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("kernel", WRITTEN)
 @pytest.mark.parametrize("kind", [*KINDS, "reference"])
 def test_every_kernel_that_writes_refuses_read_only_memory(kernel: str, kind: str) -> None:
-    from tinyconv.backend import CPU
-
     listed = kernel in ("adam", "sgd")
 
     def argument(frozen: bool) -> Any:

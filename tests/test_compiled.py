@@ -1,6 +1,7 @@
 """The compiled kernels: right for drawn shapes and every tile, and within their buffers."""
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -716,3 +717,23 @@ def test_a_worker_that_slept_comes_back() -> None:
             if not worker.asleep:
                 break
         assert not worker.asleep
+
+
+def test_images_that_are_read_where_they_are_take_no_scratch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A satellite's image, in strides: a copy of it for each thread would take all memory."""
+    taken: dict[str, int] = {}
+    empty = direct.scratch_memory
+
+    def look(name: str, shape: Any, dtype: Any) -> Any:
+        taken[name] = taken.get(name, 0) + math.prod(shape)
+        return empty(name, shape, dtype)
+
+    monkeypatch.setattr(direct, "scratch_memory", look)
+    x, w = draw(1, 16, 48, 60, dtype="float32"), draw(16, 16, 3, 3, dtype="float32")
+    geometry = {"stride": (3, 3), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    y = conv.conv2d(x, w, **geometry)
+    conv.conv2d_weight(x, y, kernel_size=(3, 3), **geometry)
+    assert taken["weights"] > 0
+    assert taken["image"] == taken["gradient"] == 0

@@ -682,3 +682,17 @@ def test_parameters_whose_memory_is_exchanged_between_steps() -> None:
     p.grad = tc.tensor([1.0, 1.0])
     optimizer.step()
     np.testing.assert_allclose(p.array, [-0.75, 0.25])
+
+
+@pytest.mark.parametrize("saved", [optim.SGD, optim.Adam, optim.RMSprop])
+@pytest.mark.parametrize("loaded", [optim.SGD, optim.Adam, optim.RMSprop])
+def test_state_of_another_kind_is_refused(saved: Any, loaded: Any) -> None:
+    m = nn.Linear(2, 2)
+    first, second = saved(m.parameters(), lr=0.1), loaded(m.parameters(), lr=0.2)
+    if saved is loaded:
+        second.load_state_dict(first.state_dict())
+        assert second.param_groups[0]["lr"] == 0.1
+    else:
+        with pytest.raises(ValueError, match="another kind of optimizer"):
+            second.load_state_dict(first.state_dict())
+        assert second.param_groups[0]["lr"] == 0.2

@@ -18,10 +18,11 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -252,8 +253,13 @@ class kernels:
 
     The environment variable TINYCONV_KERNELS picks what is used from the start.
     Acts at once, on all threads; used as ``with tc.kernels("naive"):`` it is undone at the end of
-    the block, and as a decorator it acts during each call.  ValueError for any other choice.
+    the block, and as a decorator it acts during each call.  Of blocks that overlap, in two threads
+    say, the last one to begin decides, and after the last one to end all is as before the first.
+    ValueError for any other choice, TypeError as a decorator of a generator or async function.
     """
+
+    _lock = threading.RLock()  # not Lock: a signal handler may choose, too
+    _open: ClassVar[list[dict[Backend, str]]] = []  # of each block, what its end brings back
 
     def __init__(self, choice: str) -> None:
         for backend in BACKENDS.values():
@@ -261,23 +267,54 @@ class kernels:
                 raise ValueError(f"kernels: {choice!r} is none of {', '.join(backend.choices)}")
         self.choice = choice
         self.before = {backend: backend.choice for backend in BACKENDS.values()}
-        for backend in self.before:
-            backend.use(choice)
+        self.blocks: list[dict[Backend, str]] = []  # those of `_open` that are this object's
+        self._use()
 
-    def __enter__(self) -> None:
+    def _use(self) -> None:
         for backend in self.before:
             backend.use(self.choice)
 
+    def _end(self, block: dict[Backend, str]) -> None:
+        """Bring back what was there before; where a later block goes on, at that one's end."""
+        with self._lock:
+            later = next((i for i, b in enumerate(self._open, 1) if b is block), 0)
+            if not later:  # it was interrupted before it began
+                return
+            del self._open[later - 1]
+            if later <= len(self._open):
+                self._open[later - 1].update(block)
+            else:
+                for backend, choice in block.items():
+                    backend.use(choice)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            block = dict(self.before)
+            self.blocks.append(block)
+            self._open.append(block)
+            self._use()
+
     def __exit__(self, *_: object) -> None:
-        for backend, choice in self.before.items():
-            backend.use(choice)
+        self._end(self.blocks.pop())
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        self.__exit__()  # it was not to act at once
+        for backend, choice in self.before.items():  # it was not to act at once
+            backend.use(choice)
+        kinds = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+        if any(is_kind(function) for is_kind in kinds):
+            raise TypeError("kernels: the choice is for all threads, so it cannot come and go with "
+                            f"the steps of {function.__name__}; write `with tc.kernels(...):`")
 
         @functools.wraps(function)
         def decorated(*args: Any, **kwargs: Any) -> Any:
-            with kernels(self.choice):
+            block: dict[Backend, str] = {}
+            try:
+                with self._lock:
+                    self._open.append(block)
+                    block |= {backend: backend.choice for backend in BACKENDS.values()}
+                    self._use()
                 return function(*args, **kwargs)
+            finally:
+                self._end(block)
 
         return decorated

@@ -86,7 +86,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.inside = 0  # the thread that is in `empty`
+        self.inside: dict[int, bool] = {}  # threads that are in `empty`
         self.torn = False  # did an exception from a signal handler leave it half way?
         self.slabs: list[_Slab] = []
         self.loans: dict[int, _Loan] = {}  # by their identity
@@ -99,14 +99,14 @@ class Memory:
             return np.empty(shape, dtype)
         size = (-(-count * dtype.itemsize // LINE) + STAGGER) * LINE
         me = threading.get_ident()
-        if self.inside == me:  # a signal handler or a finalizer computes, in the midst of this
+        if me in self.inside:  # a signal handler or a finalizer computes, in the midst of this
             return np.empty(shape, dtype)
-        with self.lock:
-            try:
-                self.inside = me
+        try:
+            self.inside[me] = True
+            with self.lock:
                 owner = self._lend(size, dtype, count)
-            finally:
-                self.inside = 0
+        finally:
+            self.inside.pop(me, None)  # a child that a handler forked has none
         return owner.reshape(shape)  # a view: it and all views of it refer to the owner
 
     def _lend(self, size: int, dtype: Any, count: int) -> Array:

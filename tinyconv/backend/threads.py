@@ -77,6 +77,8 @@ def set_num_threads(n: int) -> None:
     """
     global _threads
     try:
+        if isinstance(n, bool):
+            raise TypeError
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"set_num_threads: {n!r} is no number of threads; give an int") from None

@@ -13,7 +13,7 @@ from tinyconv.autograd import enable_grad, no_grad, wrap
 from tinyconv.backend import Array, Backend, array_module, backend_of
 from tinyconv.backend.silence import silence
 from tinyconv.context import context
-from tinyconv.errors import DTypeError, GraphError, ShapeError
+from tinyconv.errors import READ_ONLY, DTypeError, GraphError, ShapeError
 from tinyconv.tensor import Tensor
 
 Group = dict[str, Any]
@@ -238,7 +238,10 @@ def memory(state: State, key: str, p: Array) -> Array:
     """The array ``state[key]``, in p's shape and dtype; zeros the first time."""
     if key not in state:
         state[key] = wrap(array_module(p).zeros_like(p))
-    return state[key].array
+    array = state[key].array
+    if not getattr(array.flags, "writeable", True):
+        raise GraphError(key, READ_ONLY)
+    return array
 
 
 def _number(option: Any) -> Any:

@@ -48,6 +48,8 @@ def run(
         see(node, array)
 
     buffers = [b for model in models if isinstance(model, Module) for b in model.buffers()]
+    # What is read-only, a memory map say, nobody changes.
+    buffers = [b for b in buffers if getattr(b.array.flags, "writeable", True)]
     with _put_back(buffers), _watched(watch), enable_grad():
         try:
             outcome.output = function(*inputs)
