@@ -501,6 +501,52 @@ def test_forks_while_a_thread_computes(kind: str) -> None:
     assert "done" in python(FORK, kind)
 
 
+FORK_IN_HANDLER = """
+import os, random, signal, sys, time, warnings
+warnings.simplefilter("ignore")
+import numpy as np, tinyconv as tc
+from tinyconv.nn import functional as F
+tc.kernels(sys.argv[1])
+tc.set_num_threads(2)
+x, w = tc.randn(32, 16, 28, 28), tc.randn(16, 16, 3, 3)
+def compute():
+    return F.conv2d(x, w, padding=1).numpy()
+good, child = compute().copy(), False
+def handler(*_):
+    global child
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        child = True
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # where it hangs
+signal.signal(signal.SIGALRM, handler)
+start = time.time()
+compute()
+rng, takes = random.Random(0), time.time() - start
+while time.time() < start + 1.5:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1.2 * takes))
+        right = np.array_equal(compute(), good)
+        if not child:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except RuntimeError as error:
+        right = child and "forked" in str(error)
+    if child:
+        os._exit(not (right and np.array_equal(compute(), good)))
+    assert right
+print("done")
+"""
+
+
+@needs_timer
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("kind", KINDS)
+def test_forks_in_a_handler_amid_a_kernel(kind: str) -> None:
+    """In the child the kernel's other threads are missing: it says so, or nothing was theirs."""
+    assert "done" in python(FORK_IN_HANDLER, kind)
+
+
 # -------------------------------------------------------------------------- read-only memory
 
 
