@@ -653,6 +653,9 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path: Path) -> None:
         other = files[(i + 2) % len(files)].read_bytes()
         damaged = (bytes(content), content[:place], b"", other, b"cos\nsystem\n(S'exit'\ntR.")
         file.write_bytes(damaged[i % len(damaged)])
+    if hasattr(os, "mkfifo"):
+        files[0].unlink()
+        os.mkfifo(files[0])
     assert int(python(CACHE, **cache).split()[0]) > 0
     assert int(python(CACHE, **cache).split()[0]) == 0
 
@@ -772,6 +775,18 @@ def test_modes_of_files_are_kept(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe, received = tmp_path / "pipe", tmp_path / "received"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: received.write_bytes(pipe.read_bytes()))
+    reader.start()
+    io.save({"w": tc.ones(2)}, pipe)
+    assert pipe.is_fifo()
+    reader.join()
+    assert (io.load(received)["w"] == 1).all()
 
 
 def test_what_contains_itself_is_not_saved(tmp_path: Path) -> None:
