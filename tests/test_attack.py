@@ -40,7 +40,7 @@ def python(code: str, *arguments: str, timeout: float = 300, **environment: str)
 RACE = """
 import faulthandler, random, sys, threading, time
 faulthandler.enable()
-faulthandler.dump_traceback_later(120, exit=True)
+faulthandler.dump_traceback_later(280, exit=True)  # the first kernels are compiled
 import numpy as np, tinyconv as tc
 from tinyconv.nn import functional as F
 tc.kernels(sys.argv[1])
@@ -59,6 +59,7 @@ def run(x, w, given):
     return [y.detach().numpy(), z.detach().numpy(), x.grad.numpy(), w.grad.numpy()]
 tc.set_num_threads(1)
 good = [run(*case) for case in cases]
+faulthandler.dump_traceback_later(60, exit=True)
 stop = False
 def flip():
     rng = random.Random(0)
