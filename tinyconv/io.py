@@ -74,7 +74,11 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     former one.  TypeError for other objects: it says where, and what to save instead.  ValueError
     for what contains itself.
     """
-    write(Path(path).resolve(), encoded(obj))  # through a link: replace the file, not the link
+    target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        target.write_bytes(encoded(obj))  # a device or a pipe: a file must not take its place
+    else:
+        write(target.resolve(), encoded(obj))  # through a link: replace the file, not the link
 
 
 def encoded(obj: Any) -> bytes:

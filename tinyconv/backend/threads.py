@@ -255,6 +255,7 @@ def _together(job: Callable[[Sequence[T]], R], spans: list[Sequence[T]], threads
     team = _Team(take_spans, threads - 1)
     late: BaseException | None = None
     try:
+        _teams.append(team)
         team.summon()
         take_spans()
     finally:  # after an error or Ctrl-C, too, nobody goes on behind the caller's back
@@ -264,9 +265,13 @@ def _together(job: Callable[[Sequence[T]], R], spans: list[Sequence[T]], threads
                 team.dismiss()
             except BaseException as error:  # Ctrl-C now: when everybody is done
                 late = error
+        _teams.remove(team)
         if late is not None:
             raise late
     team.raise_errors()
+    if len(results) < len(spans):
+        raise RuntimeError("a signal handler forked in the midst of a kernel, whose threads the "
+                           "child has not; end the child in the handler, or start it elsewhere")
     return [results[i] for i in range(len(spans))]
 
 
@@ -276,6 +281,7 @@ class _Team:
     def __init__(self, task: Callable[[], None], size: int) -> None:
         self.task, self.size = task, size
         self.dismissed = False
+        self.lost = False  # this is the child of a fork, and the workers are its parent's
         self.places: dict[int, str] = {}  # who has it: the worker, or the caller, who is done
         self.ended: dict[int, BaseException | None] = {}  # by place, of workers who came
         self.news: SimpleQueue[None] = SimpleQueue()  # one of them has ended
@@ -303,15 +309,22 @@ class _Team:
         """Wait for those who came.  Where a signal handler raises in here, call it again."""
         for place in range(self.size):
             if self.places.setdefault(place, "caller") == "worker":
-                while place not in self.ended:
+                while place not in self.ended and not self.lost:
                     self.news.get()
         self.dismissed = True
+
+    def lose(self) -> None:
+        self.lost = True
+        self.news.put(None)
 
     def raise_errors(self) -> None:
         """What one of them raised."""
         for error in self.ended.values():
             if error is not None:
                 raise error
+
+
+_teams: list[_Team] = []  # at work
 
 
 def evenly(blocks: int, threads: int) -> int:
@@ -368,6 +381,8 @@ def _arranged(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
 def _after_fork() -> None:
     """In the child: other threads do not survive a fork, and what they held, nobody gives back."""
     _workers.clear()
+    for team in _teams:
+        team.lose()
     _placement.threads.clear()
     _single_threaded_blas.lock = threading.Lock()
     _single_threaded_blas.inside.clear()

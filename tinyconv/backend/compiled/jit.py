@@ -146,7 +146,9 @@ class _Files(caching.IndexDataCacheFile):
 
     def _read(self, path: str) -> Any:
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            # A pipe must not keep us waiting.
+            flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            descriptor = os.open(path, os.O_RDONLY | flags)
             with open(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 content = file.read() if stat.S_ISREG(status.st_mode) else b""
