@@ -39,7 +39,7 @@ def shard() -> tuple[int, int]:
     return world().rank, world().size
 
 
-def _reduced(array: Array, op: str) -> Array:
+def reduced(array: Array, op: str) -> Array:
     """A new array: the sum, min or max over the ranks."""
     result = array.copy(order="C")
     world().all_reduce(result, op)
@@ -49,7 +49,7 @@ def _reduced(array: Array, op: str) -> Array:
 @op(name="all_reduce")
 def all_reduce_sum(x: Array) -> Array:
     """The sum of all ranks' x, on each rank."""
-    return _reduced(x, "sum")
+    return reduced(x, "sum")
 
 
 # Each rank's output counts once in the sum of all ranks' losses, so every input's gradient is the
@@ -74,7 +74,7 @@ def all_reduce(tensor: Tensor, op: str = "sum") -> Tensor:
             f"it writes {tensor.shape} in place and has no derivative. With one: "
             "y = dist.functional.all_reduce(x); without: dist.all_reduce(x.detach())",
         )
-    result = _reduced(tensor.array, "sum" if op == "mean" else op)
+    result = reduced(tensor.array, "sum" if op == "mean" else op)
     tensor._write("all_reduce")[...] = result / world().size if op == "mean" else result
     return tensor
 
@@ -118,7 +118,7 @@ def check_identical(module: Module) -> None:
         return
     names, tensors = zip(*_state(module), strict=True)
     own = np.array([_checksum(tensor.array) for tensor in tensors])
-    differs = np.flatnonzero(_reduced(own, "min") != _reduced(own, "max"))
+    differs = np.flatnonzero(reduced(own, "min") != reduced(own, "max"))
     if len(differs):
         raise DistError(
             "check_identical",

@@ -12,11 +12,11 @@ from typing import Any
 
 from tinyconv.autograd import op
 from tinyconv.backend import Array, array_module, backend_of
-from tinyconv.dist.collectives import _reduced, all_reduce_sum, differs
+from tinyconv.dist.collectives import all_reduce_sum, differs, reduced
 from tinyconv.dist.world import DistError, world
 from tinyconv.nn.functional.norm import move
 from tinyconv.nn.module import Module
-from tinyconv.nn.norm import BatchNorm1d, BatchNorm2d, _BatchNorm, take_relu
+from tinyconv.nn.norm import BatchNorm, BatchNorm1d, BatchNorm2d, take_relu
 from tinyconv.ops.elementwise import relu_backward
 from tinyconv.ops.norm import channel_axes, channel_mean, input_rule, weight_rule
 from tinyconv.ops.reduce import sum
@@ -30,7 +30,7 @@ def _mean(x: Any) -> Any:
 
 
 def _average(array: Array) -> Array:
-    return _reduced(array, "sum") / world().size
+    return reduced(array, "sum") / world().size
 
 
 @op(takes="floats", outputs=3, constants=(1, 2))
@@ -144,7 +144,7 @@ sync_batch_norm_relu.defvjp(
 )
 
 
-class SyncBatchNorm(_BatchNorm):
+class SyncBatchNorm(BatchNorm):
     """Batch norm of (N, C, ...) whose mean and variance are those of all ranks' batches.
 
     With a batch dealt out over the ranks it computes what BatchNorm2d computes on the whole batch,

@@ -101,7 +101,7 @@ class _RunningNorm(_Affine):
                 f"track_running_stats={self.track_running_stats}")
 
 
-class _BatchNorm(_RunningNorm):
+class BatchNorm(_RunningNorm):
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
         affine: bool = True, track_running_stats: bool = True, device: str | None = None,
@@ -144,7 +144,7 @@ class _BatchNorm(_RunningNorm):
         )
 
 
-class BatchNorm1d(_BatchNorm):
+class BatchNorm1d(BatchNorm):
     """Each channel of (N, C) or (N, C, L) to mean 0 and variance 1 over the batch.
 
     Training uses the batch's statistics and updates the running ones (momentum None: their mean
@@ -155,7 +155,7 @@ class BatchNorm1d(_BatchNorm):
     axes = "(N,C) or (N,C,L)"
 
 
-class BatchNorm2d(_BatchNorm):
+class BatchNorm2d(BatchNorm):
     """Each channel of (N, C, H, W) to mean 0 and variance 1 over batch and image.
 
     Training uses the batch's statistics and updates the running ones (momentum None: their mean
@@ -173,7 +173,7 @@ _RELU, _BATCH_NORM = F.relu, F.batch_norm
 
 
 def take_relu(norm: type[Module]) -> None:
-    """Declare that ``norm.forward`` takes ``residual`` and ``relu`` as `_BatchNorm.forward`."""
+    """Declare that ``norm.forward`` takes ``residual`` and ``relu`` as `BatchNorm.forward`."""
     bases: list[Any] = [c for c in norm.__mro__ if "forward" in vars(c) and c is not Module]
     _TAKE_RELU[norm] = [(cls, cls.forward, cls.__call__) for cls in {norm, *bases, ReLU}]
 

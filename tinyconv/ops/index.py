@@ -203,7 +203,7 @@ def is_basic(index: Any) -> bool:
 
 
 @op(name="gather")
-def _gather(x: Array, index: Array, *, dim: int) -> Array:
+def take_along(x: Array, index: Array, *, dim: int) -> Array:
     """out[i][j] = x[index[i][j]][j] for dim = 0."""
     return x[_grid(index, dim)]
 
@@ -236,20 +236,20 @@ def _scatter_into(g: Array, index: Array, *, shape: Shape, dim: int) -> Array:
     return out
 
 
-_gather.defvjp(
+take_along.defvjp(
     lambda g, _y, _x, index, *, dim: _scatter_into(g, index, shape=_x.shape, dim=dim),
     None,
     samples=[sample((4, 3), ints(2, 3, high=4), dim=0), sample((3, 4), ints(3, 5, high=4), dim=-1)],
 )
 _scatter_into.defvjp(
-    lambda h, _y, _g, index, *, shape, dim: _gather(h, index, dim=dim),
+    lambda h, _y, _g, index, *, shape, dim: take_along(h, index, dim=dim),
     None,
     samples=[sample((2, 3), ints(2, 3, high=4), shape=(4, 3), dim=0)],
 )
 _scatter_add.defvjp(
     lambda g, _y, _x, _index, _src, *, dim: g,
     None,
-    lambda g, _y, _x, index, _src, *, dim: _like_source(_gather(g, index, dim=dim), _src.shape),
+    lambda g, _y, _x, index, _src, *, dim: _like_source(take_along(g, index, dim=dim), _src.shape),
     samples=[
         sample((4, 3), ints(2, 3, high=4), (2, 3), dim=0),
         sample((2, 4), ints(2, 3, high=4), (2, 5), dim=1),
@@ -281,7 +281,7 @@ def gather(x: Any, dim: int, index: Any) -> Any:
     if not (x.ndim and index.ndim):
         return reshape(gather(row(x), dim, row(index)), shape=index.shape)
     _check_positions("gather", x, dim, index)
-    return _gather(x, index, dim=dim)
+    return take_along(x, index, dim=dim)
 
 
 @function(sample((4, 3), 0, ints(2, 3, high=4), (2, 3)))

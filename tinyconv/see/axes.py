@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinyconv.nn.functional.shape import _POSITIONS as REFLECTED
+from tinyconv.nn.functional.shape import POSITIONS as REFLECTED
 
 Positions: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -13,7 +13,7 @@ from tinyconv.backend import backend_of
 from tinyconv.errors import DTypeError, ShapeError, not_a_tensor, not_taken
 from tinyconv.nn.functional.checks import CASTS, check_positions, check_shape
 from tinyconv.ops.elementwise import abs_, clamp, log, log1p, softplus, where
-from tinyconv.ops.index import _gather as gather
+from tinyconv.ops.index import take_along as gather
 from tinyconv.ops.loss import cross_entropy as _cross_entropy
 from tinyconv.ops.reduce import log_softmax, mean, sum
 from tinyconv.ops.shape import permute, reshape, squeeze, unsqueeze

@@ -15,7 +15,7 @@ from tinyconv.nn.functional.checks import check_images, or_one, whole
 from tinyconv.nn.functional.conv import Padding, Pair, check_least, pair, span
 from tinyconv.ops import pool as ops
 from tinyconv.ops.elementwise import abs_, in_float32, maximum, ones_like, pow, relu, sign, where
-from tinyconv.ops.index import _gather as gather
+from tinyconv.ops.index import take_along as gather
 from tinyconv.ops.move import band_product, even_band
 from tinyconv.ops.reduce import argmax, mean
 from tinyconv.samples import function, positive, sample

@@ -49,8 +49,8 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     if mode == "constant":
         _check_cut(input.shape, per_axis)
         return pad_zeros(input, padding=per_axis, value=_filling(input.dtype, value))
-    if mode not in _POSITIONS:
-        raise ValueError(f"pad: mode={mode!r} is none of 'constant', {str([*_POSITIONS])[1:-1]}")
+    if mode not in POSITIONS:
+        raise ValueError(f"pad: mode={mode!r} is none of 'constant', {str([*POSITIONS])[1:-1]}")
     if value:
         raise ValueError(f"pad: value={value} is for mode='constant'; mode={mode!r} has its own")
     left = [n + a + b for n, (a, b) in zip(input.shape, per_axis, strict=True)]
@@ -83,7 +83,7 @@ def _positions(shape: tuple[int, ...], axis: int, before: int, after: int, mode:
     if n < 0 or n + before + after < 0:
         said = f"({before}, {after}) cuts off more than there is along axis {axis} of {shape}"
         raise ShapeError("pad", said)
-    return start + _POSITIONS[mode](np.arange(-before, n + after), n)
+    return start + POSITIONS[mode](np.arange(-before, n + after), n)
 
 
 def _check_cut(shape: tuple[int, ...], padding: tuple[tuple[int, int], ...]) -> None:
@@ -106,7 +106,7 @@ def _filling(dtype: Any, value: float | None) -> Any:
     return int(value) if dtype.kind in "iu" else value
 
 
-_POSITIONS: dict[str, Callable[[Any, int], Any]] = {
+POSITIONS: dict[str, Callable[[Any, int], Any]] = {
     "reflect": lambda i, n: (n - 1) - np.abs((n - 1) - np.abs(i)),
     "replicate": lambda i, n: np.clip(i, 0, n - 1),
     "circular": lambda i, n: i % n,
