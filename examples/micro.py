@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Tensor:
-    """An array, what it was computed from, and how to send its gradient there.  Twin: tensor.py."""
+    """An array, what it was computed from, and how to send its gradient there.  Twin: tensor/."""
 
     def __init__(self, data, inputs=(), vjp=None):
         self.data = np.asarray(data, np.float32)

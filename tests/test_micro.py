@@ -1,5 +1,7 @@
 """examples/micro.py: short, right, and good at digits."""
 
+import ast
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,3 +68,24 @@ def test_every_twin_is_there() -> None:
 def test_it_reads_digits(capsys: pytest.CaptureFixture[str]) -> None:
     micro.main()
     assert float(capsys.readouterr().out.splitlines()[-1].split()[0]) > 95
+
+
+def test_the_course_quotes_it() -> None:
+    """docs/course/micro.md defines the same functions, docstrings apart."""
+
+    def defined(text: str) -> dict[str, str]:
+        found = {}
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(part):
+                        part.body = part.body[1:]
+                found[node.name] = ast.dump(node)
+        return found
+
+    page = (PAGE.parent.parent / "docs" / "course" / "micro.md").read_text()
+    blocks = "\n".join(re.findall(r"^```python\n(?!>>>)(.*?)^```$", page, re.M | re.S))
+    quoted, real = defined(blocks), defined(PAGE.read_text())
+    assert quoted.keys() >= real.keys() - {"main"}
+    for name in real.keys() - {"main"}:
+        assert quoted[name] == real[name], name
