@@ -173,15 +173,33 @@ def check_conv(case: Any, dtype: str) -> None:
         assert_close(actual, expected, dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Each kind of kernel once; the rest of the table, whose kernels take minutes to compile, is slow.
+KINDS = [CASES[0], CASES[2], CASES[9]]
+
+
+def rest(*fast: Any) -> Any:
+    """The parameters of a slow test."""
+    return pytest.param(*fast, marks=pytest.mark.slow, id="-".join(map(str, fast)))
+
+
+IN_FLOAT64 = [
+    (case, "float64") if case in KINDS else rest(case, "float64") for case in CASES
+]
+ON_OTHERS = [
+    (case, tile) if case in KINDS or tile == "avx512" else rest(case, tile)
+    for case in CASES[:7] + CASES[9:10] for tile in TILES
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"), [*((case, "float32") for case in CASES), *IN_FLOAT64], ids=str
+)
 def test_convolutions_stay_in_their_buffers(case: Any, dtype: str, guarded: Guarded) -> None:
     check_conv(case, dtype)
     guarded.check()
 
 
-@pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("case", CASES[:7] + CASES[9:10], ids=str)
+@pytest.mark.parametrize(("case", "tile"), ON_OTHERS, ids=str)
 def test_every_tile_on_this_machine(case: Any, tile: str, guarded: Guarded) -> None:
     host.use(tile)
     check_conv(case, "float32")

@@ -30,6 +30,7 @@ import re
 import sys
 import types
 import unittest
+import unittest.mock
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -52,7 +53,9 @@ def _databases() -> tuple[Any, Any, Any]:
         stand_in: Any = types.ModuleType("expecttest")
         stand_in.TestCase = unittest.TestCase
         sys.modules["expecttest"] = stand_in
-    with warnings.catch_warnings():
+    # What is imported would forbid every later test of the process to set torch's flags.
+    untouched = unittest.mock.patch.object(torch.backends, "disable_global_flags", lambda: None)
+    with warnings.catch_warnings(), untouched:
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_methods_invocations import op_db
         from torch.testing._internal.common_modules import module_db
