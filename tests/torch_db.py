@@ -54,7 +54,7 @@ def _databases() -> tuple[Any, Any, Any]:
         stand_in.TestCase = unittest.TestCase
         sys.modules["expecttest"] = stand_in
     # What is imported would forbid every later test of the process to set torch's flags.
-    untouched = unittest.mock.patch.object(torch.backends, "disable_global_flags", lambda: None)
+    untouched = unittest.mock.patch.object(torch.backends, "disable_global_flags")
     with warnings.catch_warnings(), untouched:
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_methods_invocations import op_db
