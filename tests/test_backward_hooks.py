@@ -86,7 +86,7 @@ def test_a_removed_hook_is_gone() -> None:
     handle.remove()
     model(tc.ones(1, 2)).sum().backward()
     assert seen == [1]
-    assert not model.hooked
+    assert not model._hooks
 
 
 def test_guided_backprop_ends_the_fusion() -> None:
@@ -97,7 +97,7 @@ def test_guided_backprop_ends_the_fusion() -> None:
     model(x).sum().backward()
     plain = x.grad.clone()
     x.grad = None
-    model[2]._backward_hooks.clear()
+    model[2]._hooks.clear()
     model[2].register_full_backward_hook(lambda m, gi, go: (gi[0] * 0,))
     model(x).sum().backward()
     assert not x.grad.array.any()

@@ -741,6 +741,7 @@ def works(sanitize: str) -> bool:
 
 
 @pytest.mark.skipif(SANITIZE is not None, reason="runs the other tests under sanitizers")
+@pytest.mark.slow  # it compiles the kernels anew
 @pytest.mark.parametrize("sanitize", ["address,undefined", "thread"])
 def test_the_kernels_run_clean_under(sanitize: str) -> None:
     """No index outside of an array, no undefined arithmetic; no two threads at one place."""

@@ -49,8 +49,7 @@ def ranks(n, *arguments, folder=None, **environment):
 @pytest.mark.parametrize(
     ("n", "cases"),
     [
-        (2, "half_batches+many_steps"),
-        (2, "norms+second_order"),
+        (2, "half_batches+many_steps+norms+second_order"),
         (3, "all_reduce_derivatives+in_place+evaluation"),
     ],
 )

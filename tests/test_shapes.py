@@ -434,7 +434,7 @@ def test_the_model_is_left_as_it_was():
     assert buffers == {id(b) for b in model.buffers()}
     for key, value in model.state_dict().items():
         np.testing.assert_array_equal(value.array, before[key])
-    assert not any(module.hooked for module in model.modules())
+    assert not any(module._hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -134,6 +134,15 @@ def plain(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
+_harmless: set[type] = {type(None), bool, int, float, str, tuple}  # and others, as they are met
+
+
+def _without_scalars(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same without NumPy's scalars, save the first: a 0-d array's number is computed on."""
+    _harmless.update(kind for kind in map(type, args) if not issubclass(kind, np.generic))
+    return (*args[:1], *map(_plain, args[1:]))
+
+
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
@@ -154,11 +163,9 @@ def function(*samples: Sample, name: str | None = None, takes: str = "any") -> C
         def registered(*args: Any, **params: Any) -> Any:
             if ruled and not (args and getattr(args[0], "dtype", None) is float32):
                 _check_floats(key, f, samples, args, params)
-            for value in args[1:]:  # the first is what it computes on: a 0-d array's number, too
-                if isinstance(value, np.generic):
-                    args = (args[0], *(_plain(value) for value in args[1:]))
-                    break
-            if params:
+            if not _harmless.issuperset(map(type, args)):
+                args = _without_scalars(args)
+            if params and not _harmless.issuperset(map(type, params.values())):
                 params = plain(params)
             try:
                 return f(*args, **params)

@@ -127,6 +127,7 @@ class Module:
     is_layer = False  # True where forward is one operation: errors then name the layer instead
 
     training: bool
+    _hooks: list[tuple[str, Callable[..., Any]]]  # of all kinds; most modules have none
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module | None]
@@ -134,7 +135,7 @@ class Module:
     def __init__(self) -> None:
         self.__dict__.update(
             training=True, **{table: _Table(self, {}) for table in _TABLES}, _not_saved=set(),
-            _forward_pre_hooks=[], _forward_hooks=[], _backward_pre_hooks=[], _backward_hooks=[],
+            _hooks=[],
         )  # not by assignment: __setattr__ looks into the tables
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -160,7 +161,7 @@ class Module:
             path = _join(outer_scope, type(self).__name__)
         now["module"], now["scope"] = self, path
         try:
-            if self.hooked:
+            if self._hooks:
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except (AttributeError, TypeError) as error:
@@ -179,25 +180,20 @@ class Module:
             _found_paths[self] = found, _registrations[0]
         return found
 
-    @property
-    def hooked(self) -> bool:
-        """Is any hook registered?"""
-        return bool(
-            self._forward_pre_hooks or self._forward_hooks
-            or self._backward_pre_hooks or self._backward_hooks
-        )  # fmt: skip
+    def _hooks_of(self, kind: str) -> list[Callable[..., Any]]:
+        return [hook for name, hook in self._hooks if name == kind]
 
     def _call_with_hooks(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        for hook in self._forward_pre_hooks:
+        for hook in self._hooks_of("forward pre"):
             replaced = hook(self, args)
             if replaced is not None:
                 args = replaced if isinstance(replaced, tuple) else (replaced,)
-        boundary = None
-        if self._backward_pre_hooks or self._backward_hooks:
-            boundary = Boundary(self, self._backward_pre_hooks, self._backward_hooks)
+        before, after = self._hooks_of("backward pre"), self._hooks_of("backward")
+        boundary = Boundary(self, before, after) if before or after else None
+        if boundary is not None:
             args = boundary.enter(args)
         output = self.forward(*args, **kwargs)
-        for hook in self._forward_hooks:
+        for hook in self._hooks_of("forward"):
             replaced = hook(self, args, output)
             output = output if replaced is None else replaced
         return output if boundary is None else boundary.leave(output)
@@ -207,14 +203,14 @@ class Module:
 
         Returns a handle; ``handle.remove()`` takes the hook out again.
         """
-        return RemovableHandle(self._forward_pre_hooks, hook)
+        return RemovableHandle(self._hooks, ("forward pre", hook))
 
     def register_forward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(module, args, output)`` after forward; what it returns replaces the output.
 
         Returns a handle; ``handle.remove()`` takes the hook out again.
         """
-        return RemovableHandle(self._forward_hooks, hook)
+        return RemovableHandle(self._hooks, ("forward", hook))
 
     def register_full_backward_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(module, grad_input, grad_output)`` when the inputs' gradients are there.
@@ -223,14 +219,14 @@ class Module:
         is no gradient.  What the hook returns replaces grad_input.  Returns a handle;
         ``handle.remove()`` takes the hook out again.
         """
-        return RemovableHandle(self._backward_hooks, hook)
+        return RemovableHandle(self._hooks, ("backward", hook))
 
     def register_full_backward_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(module, grad_output)`` before the module's backward pass.
 
         What it returns replaces grad_output.
         """
-        return RemovableHandle(self._backward_pre_hooks, hook)
+        return RemovableHandle(self._hooks, ("backward pre", hook))
 
     # --- attributes
 

@@ -205,7 +205,7 @@ def fuses(norm: Module, relu: Module) -> bool:
     if through is None or type(relu) is not ReLU:
         return False
     own, other = norm.__dict__, relu.__dict__
-    if "forward" in own or "forward" in other or norm.hooked or relu.hooked:
+    if "forward" in own or "forward" in other or norm._hooks or relu._hooks:
         return False
     for cls, forward, call in through:
         if cls.forward is not forward or cls.__call__ is not call:
