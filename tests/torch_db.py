@@ -104,6 +104,7 @@ REFUSALS: tuple[tuple[str, str, str], ...] = (
     ("^einsum", r"that may overflow", "PyTorch adds some of these in int64 and some not"),
     ("avg_pool2d", r"stride=\(\)", "an empty stride; leave it out"),
     ("pow", r"negative integer", "what is no integer is not cut to 0"),
+    ("", r"is float\d+ and operand \d is float\d+; convert one", "floats of two kinds: say which"),
     ("^(gather|scatter_add)$", r"as many axes", "an index without entries must fit, too"),
     ("^(gather|index_select|scatter_add)$", r"index is uint8", "even an index without entries"),
 )
@@ -435,6 +436,8 @@ def difference(
             if isinstance(a, tc.Tensor) or (values and not _same_number(a, b)):
                 return f"{nth}{a!r}, not {b!r}"
             continue
+        if isinstance(a, (int, float)) and b.ndim == 0:  # of two numbers a number
+            a = tc.tensor(np.asarray(a, str(b.dtype).removeprefix("torch.")))
         if not isinstance(a, tc.Tensor):
             return f"{nth}a {type(a).__name__}, not a tensor"
         if a.shape != tuple(b.shape):
