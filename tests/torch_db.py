@@ -82,7 +82,7 @@ OTHER_MEANING = {
 
 # What tinyconv refuses on purpose: the entry's name and the message (regular expressions), why.
 OPTIONS = (
-    "memory_format|recompute_scale_factor|layout|pin_memory|out|dtype|capturable|max_norm|"
+    "antialias|memory_format|recompute_scale_factor|layout|pin_memory|out|dtype|capturable|max_norm|"
     "scale_grad_by_freq|sparse"
 )
 REFUSALS: tuple[tuple[str, str, str], ...] = (
