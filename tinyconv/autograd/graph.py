@@ -113,7 +113,7 @@ class Variable:
 
     __slots__ = ("__weakref__", "_grad", "array", "hooks", "node", "requires_grad")
 
-    tensor_type: type[Tensor]  # set by tensor.py: the class that operations return
+    tensor_type: type[Tensor]  # set by tinyconv.tensor: what operations return
     seq = 0  # a leaf is older than every node
 
     array: Array
